@@ -1,0 +1,32 @@
+"""The default job: a tiny Llama learns, from nothing and on a CPU, to use execution feedback on the mini contest."""
+
+from rlef_jax.config import default
+
+
+def get_config(arg=None):
+    config = default()
+    config.name = "mini"
+
+    config.episode.max_prompt_tokens = 28
+    config.episode.max_response_tokens = 28
+    config.episode.max_feedback_tokens = 40
+    config.sampler.slots = 96
+    config.sampler.chunk = 8
+    config.sampler.splice_length = 32
+    config.batch.lengths = (48, 96, 192)
+
+    config.sft.steps = 600
+    config.sft.demonstrations = (4096, 6144, 1536)
+    config.sft.learning_rate = 3e-3
+
+    config.ppo.updates = 60
+    config.ppo.rollouts = 192
+    config.ppo.minibatches = 3
+    config.ppo.learning_rate = 6e-4
+    config.ppo.value_learning_rate = 6e-4
+    config.ppo.warmup_steps = 10
+
+    config.eval.temperatures = (0.2, 1.0)
+    config.eval.every = 0
+    config.checkpoint.every = 10
+    return config

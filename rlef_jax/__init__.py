@@ -1,0 +1,1 @@
+"""RLEF in JAX: teach language models to use execution feedback (arXiv 2410.02089)."""

@@ -1,0 +1,251 @@
+"""Every setting of a run, with the paper's value as the default, and the checks made before anything is compiled.
+
+Marks: [paper] stated in arXiv 2410.02089; [open] the paper is silent and the value is this project's choice.
+Configuration files (`experiments/configs/*.py`) start from `default()` and override.
+"""
+
+import difflib
+import os
+
+from ml_collections import ConfigDict
+
+CHOICES = {
+    "data.name": ("mini_contest",),
+    "data.level": ("standard", "hard"),
+    "data.prompt": ("mini", "code_contests"),
+    "data.comparison": ("strict", "codecontests", "exact-lines"),
+    "episode.feedback": ("true", "random", "none"),
+    "eval.feedback": ("true", "random", "none"),
+    "ppo.value": ("turn", "token"),
+    "ppo.loss_aggregation": ("token_mean", "turn_mean"),
+    "model.dtype": ("float32", "bfloat16"),
+}
+
+
+def default() -> ConfigDict:
+    """The paper's settings where it states them. Locked: a misspelt field is an error, not a new field."""
+    config = ConfigDict()
+    config.name = "default"  # names the default workdir, runs/<name>
+    config.seed = 0  # of weights, data order, demonstrations and sampling noise
+
+    config.data = ConfigDict()
+    config.data.name = "mini_contest"
+    config.data.dir = ""  # where prepared data sets live; empty: <workdir>/data
+    config.data.seed = 0  # mini contest: which problems are made
+    config.data.train = 4096  # mini contest: problems per split
+    config.data.valid = 256
+    config.data.test = 384
+    config.data.level = "standard"  # mini contest: difficulty
+    config.data.prompt = "mini"  # wording of messages and feedback
+    config.data.comparison = "exact-lines"  # how outputs are compared
+
+    config.tokenizer = ConfigDict()
+    config.tokenizer.path = ""  # a SentencePiece model; empty: one is trained on the data set's train split
+    config.tokenizer.vocab_size = 768  # of the trained one
+
+    config.model = ConfigDict()
+    config.model.d_model = 64
+    config.model.n_layers = 3
+    config.model.n_heads = 2
+    config.model.n_kv_heads = 2
+    config.model.head_dim = 32
+    config.model.d_ff = 192
+    config.model.rope_theta = 10_000.0
+    config.model.tied_embeddings = True
+    config.model.dtype = "float32"
+    config.model.unroll_layers = True
+    config.model.remat = False
+    config.model.logit_chunk = 0
+
+    config.mesh = ConfigDict()  # sizes multiply to the number of devices; -1 takes what is left
+    config.mesh.data = -1
+    config.mesh.fsdp = 1
+    config.mesh.tensor = 1
+
+    config.episode = ConfigDict()
+    config.episode.turn_limit = 3  # [paper]; 1 is the single-turn ablation
+    config.episode.feedback = "true"  # [paper] true; random and none are its ablations
+    config.episode.max_prompt_tokens = 2048  # [open] problems with longer first messages are left out, and counted
+    config.episode.max_response_tokens = 1024  # [open] a response cut here counts as its turn
+    config.episode.max_feedback_tokens = 1024  # [open] longer feedback is cut
+
+    config.executor = ConfigDict()
+    config.executor.workers = 0  # processes that run programs; 0: one for each CPU core
+
+    config.sampler = ConfigDict()
+    config.sampler.slots = 64  # conversations in flight
+    config.sampler.chunk = 32  # tokens sampled between two looks at the host
+    config.sampler.splice_length = 128  # tokens spliced at a time; longer ones take several calls
+    config.sampler.refill = 0.25  # splice once this share of the slots waits (or nothing else can run)
+    config.sampler.temperature = 1.0  # [paper] in training, with no top-p
+
+    config.batch = ConfigDict()  # how sequences are laid out for the learner; changes speed, not results
+    config.batch.rows = 16  # sequences in a microbatch; gradients accumulate over microbatches
+    config.batch.lengths = (512, 1024, 2048, 4096, 8192)  # padded lengths; the longest stream fits into the last
+
+    config.sft = ConfigDict()  # warm start; 0 steps skips it (the paper starts from Instruct models)
+    config.sft.steps = 0
+    config.sft.demonstrations = (0, 0, 0)  # pool of demonstrations of 1, 2, 3 turns
+    config.sft.batch = (24, 40, 8)  # demonstrations of 1, 2, 3 turns in a step
+    config.sft.learning_rate = 1e-3
+    config.sft.warmup_steps = 30
+    config.sft.weight_decay = 0.1
+    config.sft.fix_probability = 0.25  # a later attempt is the right program
+    config.sft.repeat_probability = 0.45  # ... repeats the attempt before it; else it is a fresh guess
+    config.sft.broken_probability = 0.04  # any attempt is spoilt
+
+    config.ppo = ConfigDict()
+    config.ppo.updates = 3000  # collections; the paper's 12,000 updates are 4 to a collection
+    config.ppo.rollouts = 1024  # [paper] episodes a collection
+    config.ppo.minibatches = 4  # [paper] 4 updates of 256 sequences
+    config.ppo.epochs = 1  # [paper] one pass
+    config.ppo.learning_rate = 2e-7  # [paper]
+    config.ppo.value_learning_rate = 2e-7  # [open]
+    config.ppo.warmup_steps = 50  # [paper] in optimiser steps, linear; constant afterwards [open]
+    config.ppo.weight_decay = 0.1  # [paper]
+    config.ppo.adam_b1 = 0.9  # [open]
+    config.ppo.adam_b2 = 0.95  # [open]
+    config.ppo.grad_clip = 1.0  # [open] global norm
+    config.ppo.clip = 0.2  # [paper] epsilon
+    config.ppo.value_clip = 0.2  # [paper] alpha
+    config.ppo.kl_coefficient = 0.05  # [paper] beta
+    config.ppo.invalid_penalty = 0.2  # [paper] taken off at a non-final turn without valid code
+    config.ppo.value = "turn"  # [paper] turn; token is its ablation
+    config.ppo.normalize_advantages = True  # [paper]; over the whole collection [open]
+    config.ppo.loss_aggregation = "token_mean"  # [open]
+    config.ppo.value_head_std = 0.01  # [open] of the value network's random output layer
+    config.ppo.max_logprob_gap = 1e-4  # a run stops when sampler and learner disagree by more nats on the same weights
+
+    config.eval = ConfigDict()
+    config.eval.split = "test"
+    config.eval.turn_limit = 3  # [paper]
+    config.eval.feedback = "true"
+    config.eval.rollouts = 3  # per problem; the first responses of 3 are the single-turn samples at equal budget
+    config.eval.temperatures = (0.2, 1.0)  # [paper] 0.2 for 1@3
+    config.eval.top_p = 0.95  # [paper]
+    config.eval.resamples = 200  # [paper] bootstrap resamples of the 95 % intervals
+    config.eval.every = 200  # collections between evaluations on the valid split; 0: never [paper: 800 updates]
+    config.eval.valid_rollouts = 1
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every = 50  # collections
+    config.checkpoint.sft_every = 200  # steps
+    config.checkpoint.keep = 2
+
+    config.episodes_every = 10  # collections between those whose conversations are written to <workdir>/episodes; 0: none
+    return config.lock()
+
+
+def _leaves(config: ConfigDict, prefix: str = ""):
+    for name, value in config.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, ConfigDict):
+            yield from _leaves(value, path + ".")
+        else:
+            yield path, value
+
+
+def field_names() -> list[str]:
+    return [path for path, _ in _leaves(default())]
+
+
+def suggestion(path: str) -> str:
+    """' Did you mean ppo.clip?' or '' for an unknown field."""
+    close = difflib.get_close_matches(path, field_names(), n=1)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises ValueError, in one sentence that names the field, for a configuration that cannot be run."""
+    known, given = dict(_leaves(default())), dict(_leaves(config))
+    for path in given:
+        if path not in known:
+            raise ValueError(f"unknown config field {path}.{suggestion(path)}")
+    for path, reference in known.items():
+        if path not in given:
+            raise ValueError(f"config field {path} is missing: start from rlef_jax.config.default()")
+        _check_type(path, reference, given[path])
+    for path, choices in CHOICES.items():
+        if given[path] not in choices:
+            raise ValueError(f"{path} is {given[path]!r}: choose one of {', '.join(choices)}")
+    _check_ranges(given)
+    _check_sizes(config)
+
+
+def _check_type(path: str, reference, value) -> None:
+    kind = type(reference)
+    fine = isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
+    if not fine or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"{path} is {value!r}, a {type(value).__name__}: it must be a {kind.__name__}")
+    if kind is tuple:
+        number = (int, float) if isinstance(reference[0], float) else int
+        if not value or not all(isinstance(item, number) and not isinstance(item, bool) for item in value):
+            raise ValueError(f"{path} is {value!r}: it must be a non-empty tuple of numbers like {reference!r}")
+
+
+def _check_ranges(given: dict) -> None:
+    at_least_1 = (
+        "episode.turn_limit", "episode.max_prompt_tokens", "episode.max_response_tokens", "episode.max_feedback_tokens",
+        "sampler.slots", "sampler.chunk", "sampler.splice_length", "batch.rows", "ppo.rollouts", "ppo.minibatches",
+        "ppo.epochs", "eval.rollouts", "eval.turn_limit", "eval.valid_rollouts", "eval.resamples", "checkpoint.every", "checkpoint.sft_every",
+        "checkpoint.keep", "data.train", "data.valid", "data.test",
+    )  # fmt: skip
+    at_least_0 = (
+        "executor.workers", "sft.steps", "ppo.updates", "ppo.warmup_steps", "sft.warmup_steps", "eval.every", "episodes_every",
+        "ppo.kl_coefficient", "ppo.invalid_penalty", "ppo.weight_decay", "sft.weight_decay", "seed", "data.seed",
+    )  # fmt: skip
+    positive = (
+        "sampler.temperature", "ppo.learning_rate", "ppo.value_learning_rate", "sft.learning_rate", "ppo.clip",
+        "ppo.value_clip", "ppo.grad_clip", "ppo.max_logprob_gap", "ppo.value_head_std", "model.rope_theta",
+    )  # fmt: skip
+    probability = ("sampler.refill", "sft.fix_probability", "sft.repeat_probability", "sft.broken_probability")
+    for paths, fine, rule in (
+        (at_least_1, lambda v: v >= 1, "at least 1"),
+        (at_least_0, lambda v: v >= 0, "at least 0"),
+        (positive, lambda v: v > 0, "greater than 0"),
+        (probability, lambda v: 0 <= v <= 1, "between 0 and 1"),
+        (("eval.top_p",), lambda v: 0 < v <= 1, "greater than 0 and at most 1"),
+    ):
+        for path in paths:
+            if not fine(given[path]):
+                raise ValueError(f"{path} is {given[path]}: it must be {rule}")
+
+
+def _check_sizes(config: ConfigDict) -> None:
+    if config.ppo.rollouts % config.ppo.minibatches:
+        raise ValueError(
+            f"ppo.rollouts ({config.ppo.rollouts}) must be a multiple of ppo.minibatches ({config.ppo.minibatches}): "
+            "every optimiser step takes the same number of episodes"
+        )
+    if min(config.eval.temperatures) <= 0:
+        raise ValueError(f"eval.temperatures is {config.eval.temperatures}: each must be greater than 0")
+    if list(config.batch.lengths) != sorted(set(config.batch.lengths)):
+        raise ValueError(f"batch.lengths is {config.batch.lengths}: it must be increasing")
+    if config.batch.lengths[-1] < stream_capacity(config):
+        raise ValueError(
+            f"the last of batch.lengths is {config.batch.lengths[-1]}, but a conversation can take {stream_capacity(config)} "
+            "tokens (episode.max_prompt_tokens + the responses of all turns + the feedback between them): add a longer one"
+        )
+    if len(config.sft.batch) != 3 or len(config.sft.demonstrations) != 3:
+        raise ValueError("sft.batch and sft.demonstrations need three numbers: demonstrations of 1, 2 and 3 turns")
+    if config.sft.steps and (sum(config.sft.batch) < 1 or sum(config.sft.demonstrations) < 1):
+        raise ValueError("sft.steps is positive, but sft.batch or sft.demonstrations is all zeros: nothing to train on")
+    for turns, (batch, pool) in enumerate(zip(config.sft.batch, config.sft.demonstrations), start=1):
+        if config.sft.steps and batch > pool:
+            raise ValueError(
+                f"sft.batch takes {batch} demonstrations of {turns} turn(s) a step, but sft.demonstrations makes {pool}"
+            )
+    if config.tokenizer.path and not os.path.isfile(config.tokenizer.path):
+        raise ValueError(f"tokenizer.path: there is no file {config.tokenizer.path}")
+
+
+def most_turns(config: ConfigDict) -> int:
+    """The longest conversation of the run in turns: training, evaluation or demonstrations."""
+    demonstrated = [turns for turns, n in enumerate(config.sft.demonstrations, start=1) if n and config.sft.steps]
+    return max(config.episode.turn_limit, config.eval.turn_limit, *demonstrated, 1)
+
+
+def stream_capacity(config: ConfigDict) -> int:
+    """The longest conversation in tokens: what a sampler slot must hold."""
+    e, turns = config.episode, most_turns(config)
+    return e.max_prompt_tokens + turns * e.max_response_tokens + (turns - 1) * e.max_feedback_tokens

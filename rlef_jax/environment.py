@@ -1,0 +1,104 @@
+"""The world a model acts in: messages as tokens, programs run, feedback chosen. Between the pure episode and its rollout."""
+
+import dataclasses
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+import numpy as np
+
+import executor
+from rlef_jax import episode as episodes
+from rlef_jax.prompts import ChatLayout, Messages, fenced
+from rlef_jax.tokenizer import SentencePieceTokenizer
+from rlef_jax.types import Episode, Problem
+
+# What the random-feedback ablation shows when another problem's wrong solution fails none of its tests (paper, section 3.3).
+_NOT_IMPLEMENTED = "raise NotImplementedError()"
+
+
+@dataclasses.dataclass(frozen=True)
+class Environment:
+    """Everything an episode needs from outside: tokenizer, wording, executor, and the rules of the conversation.
+
+    `others` are the problems whose wrong solutions give the random-feedback ablation its messages.
+    """
+
+    tokenizer: SentencePieceTokenizer
+    layout: ChatLayout
+    messages: Messages
+    pool: executor.Pool
+    comparison: str
+    turn_limit: int
+    feedback: str  # true, random or none
+    max_prompt_tokens: int
+    max_response_tokens: int
+    max_feedback_tokens: int
+    seed: int
+    others: Sequence[Problem] = ()
+
+    def prompt(self, problem: Problem) -> list[int]:
+        """The stream up to the first response."""
+        return self.layout.first(self.tokenizer.encode(self.messages.first_message(problem.statement)))
+
+    def fits(self, problem: Problem) -> bool:
+        """Whether the first message keeps to `max_prompt_tokens`."""
+        return len(self.prompt(problem)) <= self.max_prompt_tokens
+
+    def start(self, id: int, problem: Problem) -> Episode:
+        return episodes.start(id, problem, self.prompt(problem))
+
+    def response_tokens(self, program: str) -> list[int]:
+        """The response that a demonstration gives: the fenced program and the token that ends it, within the cap."""
+        return [*self.tokenizer.encode(fenced(program)), self.layout.end][: self.max_response_tokens]
+
+    def receive_response(self, episode: Episode, tokens, logprobs) -> Episode:
+        return episodes.receive_response(episode, tokens, logprobs, self.tokenizer.decode(list(map(int, tokens))))
+
+    def submit_public(self, episode: Episode) -> Future | None:
+        """Starts the last program on the public tests; None when there is no program to run."""
+        program = episode.turns[-1].program
+        if program is None:
+            return None
+        return self.pool.submit(self._public_job(program, episode.problem))
+
+    def submit_private(self, episode: Episode) -> Future:
+        """Starts the final program on the private tests. Nothing of their result but pass or fail goes any further (I7)."""
+        problem = episode.problem
+        job = executor.Job(episode.turns[-1].program, problem.private_tests, problem.limits, self.comparison, True)
+        return self.pool.submit(job)
+
+    def receive_public(self, episode: Episode, result: executor.Result | None) -> Episode:
+        """Takes the public result; when the conversation goes on, splices the message about it."""
+        if episodes.is_over(episode, result, self.turn_limit):
+            return episodes.receive_feedback(episode, result, self.turn_limit)
+        message = self._message(episode, result)
+        closed = episode.stream.tokens_T[-1] == self.layout.end
+        room = self.max_feedback_tokens - self.layout.overhead
+        tokens = self.layout.splice(self.tokenizer.encode(message)[:room], closed)
+        return episodes.receive_feedback(episode, result, self.turn_limit, message, tokens)
+
+    def _public_job(self, program: str, problem: Problem) -> executor.Job:
+        first_only = self.messages.feedback.max_failures == 1
+        return executor.Job(program, problem.public_tests, problem.limits, self.comparison, first_only)
+
+    def _message(self, episode: Episode, result: executor.Result | None) -> str:
+        template = self.messages.feedback
+        if self.feedback == "none":
+            return self.messages.no_feedback
+        if self.feedback == "random":
+            return self._random_feedback(episode)
+        if result is None:
+            return template.invalid
+        return executor.feedback(result, episode.problem.public_tests, template)
+
+    def _random_feedback(self, episode: Episode) -> str:
+        """Feedback about a wrong solution of another problem, chosen by seed, episode and turn."""
+        rng = np.random.default_rng((self.seed, episode.id, len(episode.turns)))
+        others = [problem for problem in self.others if problem.incorrect_solutions and problem.name != episode.problem.name]
+        other = others[rng.integers(len(others))] if others else episode.problem
+        programs = [other.incorrect_solutions[rng.integers(len(other.incorrect_solutions))]] if others else []
+        for program in (*programs, _NOT_IMPLEMENTED):
+            result = self.pool.submit(self._public_job(program, other)).result()
+            if not result.passed and result.verdict != executor.Verdict.INFRASTRUCTURE:
+                return executor.feedback(result, other.public_tests, self.messages.feedback)
+        return self.messages.no_feedback

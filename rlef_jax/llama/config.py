@@ -1,0 +1,65 @@
+"""The shape of a Llama, and the arithmetic that follows from it."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3.1's stretching of the rotary frequencies: long wavelengths slow down by `factor`, short ones stay."""
+
+    factor: float = 8.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_context: int = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class LlamaConfig:
+    """Sizes and numerics of one Llama; hashable, so that it can be a static argument of a jitted function.
+
+    Raises ValueError, naming the field, for sizes that cannot form a model.
+    """
+
+    vocab_size: int
+    d_model: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    d_ff: int
+    rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    norm_eps: float = 1e-5
+    tied_embeddings: bool = False
+    dtype: str = "float32"  # of activations and of the KV cache; parameters are held in float32
+    unroll_layers: bool = False  # faster on a CPU for small models; compile time grows with the depth
+    remat: bool = False  # recompute each block in the backward pass
+    logit_chunk: int = 0  # score this many positions at a time, so that [B, T, V] never exists; 0 means all at once
+
+    def __post_init__(self):
+        for name in ("vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "head_dim", "d_ff"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} is {getattr(self, name)}: it must be at least 1")
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(
+                f"model.n_heads ({self.n_heads}) must be a multiple of model.n_kv_heads ({self.n_kv_heads}): "
+                "each key/value head serves an equal group of query heads"
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"model.head_dim is {self.head_dim}: rotary embeddings rotate pairs, so it must be even")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"model.dtype is {self.dtype!r}: choose 'float32' or 'bfloat16'")
+
+    @property
+    def compute_dtype(self):
+        return jnp.dtype(self.dtype)
+
+    @property
+    def n_params(self) -> int:
+        """Trainable scalars, the output projection counted once when it is tied to the embedding."""
+        attention = self.d_model * self.head_dim * (2 * self.n_heads + 2 * self.n_kv_heads)
+        block = attention + 3 * self.d_model * self.d_ff + 2 * self.d_model
+        embeddings = self.vocab_size * self.d_model * (1 if self.tied_embeddings else 2)
+        return self.n_layers * block + embeddings + self.d_model

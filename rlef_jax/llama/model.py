@@ -1,0 +1,206 @@
+"""Llama in thin flax.linen: one module serves training (no cache) and sampling (with one).
+
+Parameter names and the half-rotation layout of the rotary embedding follow the Hugging Face checkpoints, so that weights
+move between the two without permutation. Kernels are [in, out]; the layers are stacked on a leading axis and scanned.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlef_jax.llama import cache as kv
+from rlef_jax.llama.config import LlamaConfig
+from rlef_jax.sharding import constrain_batch
+
+_kernel_init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+_embed_init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=1, out_axis=0)
+
+
+def rope_frequencies(config: LlamaConfig) -> np.ndarray:
+    """Angular frequency of each rotated pair, float32 [head_dim / 2], radians a position (Llama 3 scaling included).
+
+    A pair's wavelength is 2π / frequency. Wavelengths beyond original_context / low_freq_factor are stretched by `factor`,
+    those below original_context / high_freq_factor stay, and between the two the frequency is interpolated.
+    """
+    frequency = 1.0 / config.rope_theta ** (np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim)
+    scaling = config.rope_scaling
+    if scaling is not None:
+        turns = scaling.original_context * frequency / (2 * np.pi)  # full rotations within the original context
+        keep = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+        keep = np.clip(keep, 0.0, 1.0)
+        frequency = keep * frequency + (1 - keep) * frequency / scaling.factor
+    return frequency.astype(np.float32)
+
+
+def rotate(x_BTHK, cos_BTK, sin_BTK):
+    """Rotates the pair (k, k + head_dim/2) of every head by its position's angle."""
+    low, high = jnp.split(x_BTHK, 2, axis=-1)
+    cos, sin = cos_BTK[:, :, None], sin_BTK[:, :, None]
+    return jnp.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1).astype(x_BTHK.dtype)
+
+
+def attend(q_BTHK, k_BGSK, v_BGSK, mask_BTS):
+    """Grouped-query attention with a float32 softmax; query head h reads key/value head h // (H / G). -> [B, T, H, K]"""
+    B, T, H, K = q_BTHK.shape
+    G = k_BGSK.shape[1]
+    q_BTGRK = q_BTHK.reshape(B, T, G, H // G, K) * K**-0.5
+    scores_BGRTS = jnp.einsum("BTGRK,BGSK->BGRTS", q_BTGRK, k_BGSK, preferred_element_type=jnp.float32)
+    scores_BGRTS = jnp.where(mask_BTS[:, None, None], scores_BGRTS, -1e30)
+    weights_BGRTS = jax.nn.softmax(scores_BGRTS, axis=-1).astype(v_BGSK.dtype)
+    return jnp.einsum("BGRTS,BGSK->BTGRK", weights_BGRTS, v_BGSK).reshape(B, T, H, K)
+
+
+class RMSNorm(nn.Module):
+    eps: float
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        x32 = x.astype(jnp.float32)
+        normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
+        return (normed * scale).astype(x.dtype)
+
+
+def _dense(features, config, name):
+    return nn.Dense(features, use_bias=False, dtype=config.compute_dtype, kernel_init=_kernel_init, name=name)
+
+
+class Attention(nn.Module):
+    config: LlamaConfig
+
+    @nn.compact
+    def __call__(self, x_BTD, cache, layer, context):
+        c = self.config
+        B, T, _ = x_BTD.shape
+        q_BTHK = _dense(c.n_heads * c.head_dim, c, "q_proj")(x_BTD).reshape(B, T, c.n_heads, c.head_dim)
+        k_BTGK = _dense(c.n_kv_heads * c.head_dim, c, "k_proj")(x_BTD).reshape(B, T, c.n_kv_heads, c.head_dim)
+        v_BTGK = _dense(c.n_kv_heads * c.head_dim, c, "v_proj")(x_BTD).reshape(B, T, c.n_kv_heads, c.head_dim)
+        q_BTHK = rotate(q_BTHK, context["cos_BTK"], context["sin_BTK"])
+        k_BTGK = rotate(k_BTGK, context["cos_BTK"], context["sin_BTK"])
+        k_BGSK, v_BGSK = k_BTGK.swapaxes(1, 2), v_BTGK.swapaxes(1, 2)
+        if cache is not None:
+            cache = kv.write(cache, layer, context["slots_BT"], k_BGSK, v_BGSK)
+            k_BGSK, v_BGSK = kv.read(cache, layer)
+        mixed_BTHK = attend(q_BTHK, k_BGSK, v_BGSK, context["mask_BTS"])
+        return _dense(c.d_model, c, "o_proj")(mixed_BTHK.reshape(B, T, -1)), cache
+
+
+class FeedForward(nn.Module):
+    config: LlamaConfig
+
+    @nn.compact
+    def __call__(self, x_BTD):
+        c = self.config
+        gate_BTF = _dense(c.d_ff, c, "gate_proj")(x_BTD)
+        up_BTF = _dense(c.d_ff, c, "up_proj")(x_BTD)
+        return _dense(c.d_model, c, "down_proj")(nn.silu(gate_BTF) * up_BTF)
+
+
+class Block(nn.Module):
+    config: LlamaConfig
+    mesh: jax.sharding.Mesh | None
+
+    @nn.compact
+    def __call__(self, carry, layer, context):
+        x_BTD, cache = carry
+        norm = functools.partial(RMSNorm, self.config.norm_eps)
+        attended_BTD, cache = Attention(self.config, name="self_attn")(
+            norm(name="input_layernorm")(x_BTD), cache, layer, context
+        )
+        x_BTD = x_BTD + attended_BTD
+        x_BTD = x_BTD + FeedForward(self.config, name="mlp")(norm(name="post_attention_layernorm")(x_BTD))
+        return (constrain_batch(x_BTD, self.mesh), cache), None
+
+
+class Llama(nn.Module):
+    """Tokens to final, normalised hidden states."""
+
+    config: LlamaConfig
+    mesh: jax.sharding.Mesh | None = None
+
+    @nn.compact
+    def __call__(self, tokens_BT, positions_BT, cache=None, slots_BT=None):
+        """Runs the transformer over `tokens_BT` at `positions_BT` (int32 each).
+
+        Without a cache a token sees its own row up to itself. With one, keys and values are first written to `slots_BT`
+        (a slot beyond the capacity drops the write) and a token sees every slot up to its position.
+
+        Returns (hidden_BTD, cache).
+        """
+        c = self.config
+        table_VD = self.param("embed_tokens", _embed_init, (c.vocab_size, c.d_model), jnp.float32)
+        if not c.tied_embeddings:
+            self.param("lm_head", _kernel_init, (c.d_model, c.vocab_size), jnp.float32)
+        x_BTD = constrain_batch(table_VD.astype(c.compute_dtype)[tokens_BT], self.mesh)
+        angles_BTK = positions_BT[:, :, None].astype(jnp.float32) * rope_frequencies(c)
+        keys_S = jnp.arange(tokens_BT.shape[1] if cache is None else cache.capacity)
+        queries_BT = jnp.arange(tokens_BT.shape[1])[None] if cache is None else positions_BT
+        context = {
+            "cos_BTK": jnp.cos(angles_BTK),
+            "sin_BTK": jnp.sin(angles_BTK),
+            "mask_BTS": keys_S <= queries_BT[:, :, None],
+            "slots_BT": slots_BT,
+        }
+        block = nn.remat(Block, prevent_cse=False) if c.remat else Block
+        layers = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast),
+            length=c.n_layers,
+            unroll=c.n_layers if c.unroll_layers else 1,
+        )(c, self.mesh, name="layers")
+        (x_BTD, cache), _ = layers((x_BTD, cache), jnp.arange(c.n_layers), context)
+        return RMSNorm(c.norm_eps, name="norm")(x_BTD), cache
+
+
+def init(config: LlamaConfig, key) -> dict:
+    """Random parameters, a nested dict of float32 arrays."""
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    return Llama(config).init(key, tokens, tokens)["params"]
+
+
+def hidden(config: LlamaConfig, params, tokens_BT, mesh=None):
+    """Final hidden states of whole, right-padded sequences: [B, T, D] in the compute dtype."""
+    positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
+    return Llama(config, mesh).apply({"params": params}, tokens_BT, positions_BT)[0]
+
+
+def hidden_cached(config: LlamaConfig, params, tokens_BT, positions_BT, slots_BT, cache: kv.KVCache, mesh=None):
+    """(hidden_BTD, cache) of tokens that continue the rows of a cache; see `Llama.__call__`."""
+    return Llama(config, mesh).apply({"params": params}, tokens_BT, positions_BT, cache, slots_BT)
+
+
+def unembed(config: LlamaConfig, params, hidden_D):
+    """Float32 logits [..., V] of hidden states [..., D]."""
+    kernel_DV = params["embed_tokens"].T if config.tied_embeddings else params["lm_head"]
+    return jnp.matmul(hidden_D, kernel_DV.astype(hidden_D.dtype), preferred_element_type=jnp.float32)
+
+
+def logits(config: LlamaConfig, params, tokens_BT, mesh=None):
+    """Next-token logits, float32 [B, T, V], of int32 tokens [B, T]."""
+    return unembed(config, params, hidden(config, params, tokens_BT, mesh))
+
+
+def token_logprobs(config: LlamaConfig, params, tokens_BT, temperature: float = 1.0, mesh=None):
+    """Log-probability of each token given those before it, and the entropy of the distribution it was drawn from.
+
+    Both float32 [B, T], in nats; index 0, which nothing precedes, is 0. The distribution is softmax(logits / temperature).
+    """
+    hidden_BTD = hidden(config, params, tokens_BT, mesh)[:, :-1]
+    targets_BT = tokens_BT[:, 1:]
+
+    def score(hidden_BCD, targets_BC):
+        logprobs_BCV = jax.nn.log_softmax(unembed(config, params, hidden_BCD) / temperature, axis=-1)
+        entropy_BC = -jnp.sum(jnp.exp(logprobs_BCV) * logprobs_BCV, axis=-1)
+        return jnp.take_along_axis(logprobs_BCV, targets_BC[..., None], axis=-1)[..., 0], entropy_BC
+
+    T = targets_BT.shape[1]
+    chunk = config.logit_chunk or T
+    score = jax.checkpoint(score) if chunk < T else score
+    pieces = [score(hidden_BTD[:, i : i + chunk], targets_BT[:, i : i + chunk]) for i in range(0, T, chunk)]
+    pad = lambda x_BT: jnp.pad(x_BT, ((0, 0), (1, 0)))
+    return tuple(pad(jnp.concatenate(piece, axis=1)) for piece in zip(*pieces))

@@ -1,0 +1,93 @@
+"""What remains of a run: episodes as JSON lines, the figure, and the table at the end."""
+
+import gzip
+import json
+import os
+from collections.abc import Iterable
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from rich.console import Console
+from rich.table import Table
+
+from rlef_jax.types import Episode
+
+
+def write_episodes(path: str, episodes: Iterable[Episode]) -> None:
+    """One JSON object a line, gzipped: the conversation, its verdicts, and every token with its mask and log-prob."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with gzip.open(path + ".part", "wt", compresslevel=3) as file:
+        file.writelines(json.dumps(_record(episode)) + "\n" for episode in episodes)
+    os.replace(path + ".part", path)
+
+
+def _record(episode: Episode) -> dict:
+    stream = episode.stream
+    return {
+        "id": episode.id,
+        "problem": episode.problem.name,
+        "statement": episode.problem.statement,
+        "passed": episode.passed,
+        "passed_public": episode.passed_public,
+        "turns": [
+            {
+                "start": turn.start,
+                "stop": turn.stop,
+                "response": turn.response,
+                "program": turn.program,
+                "verdict": turn.result.verdict.value if turn.result else None,
+                "feedback": turn.feedback,
+            }
+            for turn in episode.turns
+        ],
+        "tokens": stream.tokens_T.tolist(),
+        "is_action": stream.is_action_T.astype(int).tolist(),
+        "logprobs": [round(float(x), 6) for x in stream.logprobs_T],
+    }
+
+
+def figure(path: str, lines: list[dict], before: dict, after: dict) -> None:
+    """Training curves and the held-out solve rates before and after, one PNG.
+
+    `lines` are the metrics of the updates; `before` and `after` map a temperature to the figures of `evaluate.summarize`.
+    """
+    plots, (curve, bars) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    steps = [line["step"] for line in lines]
+    turns = sorted(name for name in (lines[0] if lines else {}) if name.startswith("solved_by_turn_"))
+    for name in turns:
+        raw = [line[name] for line in lines]
+        smooth = [sum(raw[max(0, i - 4) : i + 1]) / len(raw[max(0, i - 4) : i + 1]) for i in range(len(raw))]
+        curve.plot(steps, smooth, label=f"by turn {name[-1]}")
+    curve.set(xlabel="collection", ylabel="solved", title="Training problems (mean of 5 collections)", ylim=(0, 1))
+    curve.legend(frameon=False)
+    groups = [(f"{when}\nT={t}", figures) for t in before for when, figures in (("warm start", before[t]), ("RLEF", after[t]))]
+    names = [name for name in groups[0][1] if "@" in name]
+    for i, name in enumerate(sorted(names)):
+        rates = [figures[name] for _, figures in groups]
+        errors = [[r["rate"] - r["low"] for r in rates], [r["high"] - r["rate"] for r in rates]]
+        places = [g + 0.36 * i for g in range(len(groups))]
+        label = "multi-turn, with feedback" if not name.startswith("independent") else "independent samples"
+        bars.bar(places, [r["rate"] for r in rates], 0.34, yerr=errors, capsize=3, label=f"{name.split('_')[-1]} {label}")
+    bars.set(xticks=[g + 0.18 for g in range(len(groups))], ylim=(0, 1), title="Held-out problems, 95 % intervals")
+    bars.set_xticklabels([label for label, _ in groups])
+    bars.legend(frameon=False, loc="upper left")
+    plots.savefig(path, dpi=110)
+    plt.close(plots)
+
+
+def table(before: dict, after: dict, split: str) -> None:
+    """Prints solve rates before and after, in percent with their intervals."""
+    out = Table(title=f"Held-out problems ({split} split), solved in %  [95 % interval]", title_justify="left")
+    for column in ("temperature", "figure", "warm start", "after RLEF", "gain"):
+        out.add_column(column, justify="right" if column != "figure" else "left")
+    show = lambda r: f"{100 * r['rate']:.1f} \\[{100 * r['low']:.1f}, {100 * r['high']:.1f}]"
+    for temperature in before:
+        for name, old in before[temperature].items():
+            if isinstance(old, dict):
+                new = after[temperature][name]
+                gain = f"{100 * (new['rate'] - old['rate']):+.1f}"
+                out.add_row(temperature, name.replace("_", " "), show(old), show(new), gain)
+        out.add_section()
+    Console().print(out)

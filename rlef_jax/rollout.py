@@ -1,0 +1,204 @@
+"""The scheduler: fills sampler slots with episodes, sends programs to the executor, splices feedback, returns what is done.
+
+Rows never wait for each other: while the programs of some run, the others speak, and a row whose episode has ended is given
+the next one. Which row, batch or moment an episode gets does not touch its tokens, since its noise is its own (I10).
+"""
+
+import collections
+import dataclasses
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+
+import jax
+import numpy as np
+
+import executor
+from rlef_jax import episode as episodes
+from rlef_jax import sampler, sharding
+from rlef_jax.environment import Environment
+from rlef_jax.llama import LlamaConfig
+from rlef_jax.types import Episode, Problem, Status
+
+
+@dataclasses.dataclass
+class Stats:
+    """What a collection cost. Seconds of wall clock; `executor_wait` is the time in which nothing else could run."""
+
+    episodes: int = 0
+    dropped: int = 0  # given up because the sandbox failed, not the program
+    tokens: int = 0
+    seconds: float = 0.0
+    executor_wait: float = 0.0
+
+
+class Roller:
+    """The sampler bound to one model shape, mesh and slot count: compiled once, used for every collection."""
+
+    def __init__(self, model: LlamaConfig, mesh, config, capacity: int, stop_ids):
+        self._extend, self._decode = sampler.compiled(model, mesh)
+        self._chunk, self._splice, self._rows = config.sampler.chunk, config.sampler.splice_length, config.sampler.slots
+        self._refill = max(1, int(config.sampler.refill * self._rows))
+        self._stop_ids = np.asarray(stop_ids, np.int32)
+        self._max_response = config.episode.max_response_tokens
+        init = lambda: sampler.init_slots(model, self._rows, capacity)
+        self._init = jax.jit(init, out_shardings=_slot_shardings(jax.eval_shape(init), mesh))
+        self._by_row = sharding.batch_sharding(mesh)
+
+    def warm_up(self, params, top_ps: Iterable[float]) -> None:
+        """Compiles everything `collect` calls, by running it on silent rows."""
+        slots = self._init()
+        slots = self._extend(params, slots, *self._splice_arrays({}))
+        for top_p in top_ps:
+            slots, *_ = self._decode(self._chunk, top_p, params, slots, jax.random.key(0), 1.0, self._stop_ids)
+        jax.block_until_ready(slots)
+
+    def collect(
+        self,
+        params,
+        environment: Environment,
+        starts: Iterable[tuple[int, Problem]],
+        key,
+        temperature: float,
+        top_p: float = 1.0,
+        on_done: Callable[[int], None] = lambda n: None,
+    ) -> tuple[list[Episode], Stats]:
+        """Plays one episode for each (id, problem). Returns the finished ones in the order of their ids, and the cost.
+
+        An episode whose sandbox failed even on a retry is dropped, and counted. `on_done` hears of every episode that ends.
+        """
+        state = _Play(environment, collections.deque(starts), self._rows)
+        slots, began = self._init(), time.perf_counter()
+        total = len(state.queue)
+        while len(state.finished) + state.stats.dropped < total:
+            before = len(state.finished) + state.stats.dropped
+            state.take_results()
+            state.seat()
+            waiting, speaking = state.rows_to_splice(), state.rows_speaking()
+            if len(waiting) >= self._refill or (waiting and not speaking):
+                slots = self._splice_rows(params, slots, state, waiting)
+            elif speaking:
+                slots, *sampled = self._decode(self._chunk, top_p, params, slots, key, temperature, self._stop_ids)
+                state.take_tokens(*map(np.asarray, sampled), max_response=self._max_response, stop_ids=self._stop_ids)
+            else:
+                state.wait_for_executor()
+            on_done(len(state.finished) + state.stats.dropped - before)
+        state.stats.seconds = time.perf_counter() - began
+        state.stats.episodes = len(state.finished)
+        return sorted(state.finished, key=lambda episode: episode.id), state.stats
+
+    def _splice_rows(self, params, slots, state: "_Play", waiting: list[int]):
+        """Feeds each waiting row what its stream holds and the cache does not, a piece at a time, its last token pending."""
+        while waiting:
+            pieces = {row: state.next_piece(row, self._splice) for row in waiting}
+            slots = self._extend(params, slots, *self._splice_arrays(pieces))
+            waiting = [row for row in waiting if not state.spliced(row)]
+        return slots
+
+    def _splice_arrays(self, pieces: dict):
+        """The arguments of `sampler.extend` for {row: (tokens, pending, episode id, fresh, last)}."""
+        B = self._rows
+        tokens_BC = np.zeros((B, self._splice), np.int32)
+        counts_B, pending_B, left_B = np.zeros(B, np.int32), np.zeros(B, np.int32), np.zeros(B, np.int32)
+        episode_B, fresh_B = np.zeros(B, np.uint32), np.zeros(B, bool)
+        for row, (tokens, pending, episode_id, fresh, last) in pieces.items():
+            tokens_BC[row, : len(tokens)] = tokens
+            counts_B[row], pending_B[row], episode_B[row], fresh_B[row] = len(tokens), pending, episode_id, fresh
+            left_B[row] = self._max_response if last else 0
+        return jax.device_put((tokens_BC, counts_B, pending_B, episode_B, left_B, fresh_B), self._by_row)
+
+
+def _slot_shardings(slots, mesh):
+    by_row = sharding.batch_sharding(mesh)
+    rows = jax.tree.map(lambda _: by_row, slots)
+    return dataclasses.replace(rows, cache=sharding.shardings(slots.cache, mesh))
+
+
+class _Play:
+    """The host's book of one collection: which episode sits in which row, and what each waits for."""
+
+    def __init__(self, environment: Environment, queue: collections.deque, rows: int):
+        self.environment, self.queue, self.stats = environment, queue, Stats()
+        self.finished: list[Episode] = []
+        self._seats: list[Episode | None] = [None] * rows
+        self._cached = [0] * rows  # tokens of the row's stream that the KV cache holds
+        self._spoken: list[list] = [[] for _ in range(rows)]  # (token, log-prob) of the response under way
+        self._speaking: set[int] = set()
+        self._public: dict[int, Future] = {}  # row -> its public tests
+        self._private: dict[Future, Episode] = {}  # the judge; these episodes have left their rows
+
+    def seat(self) -> None:
+        """Gives every free row the next episode."""
+        for row, seated in enumerate(self._seats):
+            if seated is None and self.queue:
+                self._seats[row] = self.environment.start(*self.queue.popleft())
+                self._cached[row] = 0
+
+    def rows_to_splice(self) -> list[int]:
+        return [r for r, e in enumerate(self._seats) if e and e.status == Status.RESPONSE and r not in self._speaking]
+
+    def rows_speaking(self) -> set[int]:
+        return self._speaking
+
+    def next_piece(self, row: int, size: int):
+        """(tokens, pending token, episode id, fresh, last) of the next splice into a row; the stream is the source (I2)."""
+        episode, cached = self._seats[row], self._cached[row]
+        missing = episode.stream.tokens_T[cached:]
+        count = min(size, len(missing) - 1)
+        self._cached[row] += count
+        return missing[:count], missing[count], episode.id, cached == 0, self.spliced(row)
+
+    def spliced(self, row: int) -> bool:
+        """Whether the cache holds the row's stream but for its pending token; the row then speaks."""
+        done = self._cached[row] == len(self._seats[row].stream) - 1
+        if done:
+            self._speaking.add(row)
+        return done
+
+    def take_tokens(self, tokens_BN, logprobs_BN, counts_B, max_response: int, stop_ids) -> None:
+        """Adds sampled tokens to the responses under way; a finished response goes to the executor."""
+        for row in sorted(self._speaking):
+            n = int(counts_B[row])
+            self.stats.tokens += n
+            self._cached[row] += n
+            spoken = self._spoken[row]
+            spoken.extend(zip(tokens_BN[row, :n].tolist(), logprobs_BN[row, :n].tolist()))
+            if spoken[-1][0] in stop_ids or len(spoken) == max_response:
+                self._speaking.discard(row)
+                self._spoken[row] = []
+                episode = self.environment.receive_response(self._seats[row], *zip(*spoken))
+                self._seats[row] = episode
+                future = self.environment.submit_public(episode)
+                if future is None:
+                    self._advance(row, None)
+                else:
+                    self._public[row] = future
+
+    def take_results(self) -> None:
+        """Moves on every episode whose tests have been run."""
+        for row in [row for row, future in self._public.items() if future.done()]:
+            self._advance(row, self._public.pop(row).result())
+        for future in [future for future in self._private if future.done()]:
+            episode, result = self._private.pop(future), future.result()
+            if result.verdict == executor.Verdict.INFRASTRUCTURE:
+                self.stats.dropped += 1
+            else:
+                self.finished.append(episodes.receive_verdict(episode, result.passed))
+
+    def _advance(self, row: int, result: executor.Result | None) -> None:
+        if result is not None and result.verdict == executor.Verdict.INFRASTRUCTURE:
+            self.stats.dropped += 1
+            self._seats[row] = None
+            return
+        episode = self.environment.receive_public(self._seats[row], result)
+        self._seats[row] = episode if episode.status == Status.RESPONSE else None
+        if episode.status == Status.VERDICT:
+            self._private[self.environment.submit_private(episode)] = episode
+        elif episode.status == Status.DONE:
+            self.finished.append(episode)
+
+    def wait_for_executor(self) -> None:
+        """Nothing can be sampled or spliced: sleeps until a program has been judged."""
+        began = time.perf_counter()
+        wait([*self._public.values(), *self._private], return_when=FIRST_COMPLETED)
+        self.stats.executor_wait += time.perf_counter() - began

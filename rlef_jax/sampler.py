@@ -1,0 +1,133 @@
+"""Sampling on the device: `extend` splices tokens into live rows, `decode_chunk` lets active rows speak.
+
+A row of `Slots` holds one episode's stream. Its newest token is *pending*: known, but not yet in the KV cache. So a step
+feeds the pending token and samples its successor, and a splice feeds what is missing and leaves its last token pending:
+neither needs logits to outlive a call, and what is fed is the stream itself, token for token (invariant I2).
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from rlef_jax import llama
+from rlef_jax.llama import KVCache, LlamaConfig
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Slots:
+    """The sampler's whole state; both device functions take it, donate it, and hand it back."""
+
+    cache: KVCache
+    lengths_B: jax.Array  # int32, tokens in the cache
+    pending_B: jax.Array  # int32, the token after those
+    episode_B: jax.Array  # uint32, keys the sampling noise
+    left_B: jax.Array  # int32, tokens the current response may still take; 0 when the row is not speaking
+
+
+def init_slots(config: LlamaConfig, rows: int, capacity: int) -> Slots:
+    """Empty rows; `capacity` is the longest stream a row can hold."""
+    zeros = lambda dtype=jnp.int32: jnp.zeros(rows, dtype)
+    return Slots(llama.init_cache(config, rows, capacity), zeros(), zeros(), zeros(jnp.uint32), zeros())
+
+
+def extend(config: LlamaConfig, mesh, params, slots: Slots, tokens_BC, counts_B, pending_B, episode_B, left_B, fresh_B):
+    """Splices `tokens_BC[b, :counts_B[b]]` into row b and makes `pending_B[b]` its pending token.
+
+    `fresh_B` rows are emptied first and take the episode id `episode_B`; `left_B` is the row's new response budget.
+    Rows with a count of 0 are left untouched. All int32 except bool `fresh_B` and uint32 `episode_B`.
+    """
+    C = tokens_BC.shape[1]
+    touched_B = counts_B > 0
+    start_B = jnp.where(fresh_B, 0, slots.lengths_B)
+    positions_BC = start_B[:, None] + jnp.arange(C)
+    slots_BC = jnp.where(jnp.arange(C) < counts_B[:, None], positions_BC, slots.cache.capacity)
+    _, cache = llama.hidden_cached(config, params, tokens_BC, positions_BC, slots_BC, slots.cache, mesh)
+    pick = lambda new_B, old_B: jnp.where(touched_B, new_B, old_B)
+    return Slots(
+        cache,
+        pick(start_B + counts_B, slots.lengths_B),
+        pick(pending_B, slots.pending_B),
+        jnp.where(touched_B & fresh_B, episode_B, slots.episode_B),
+        pick(left_B, slots.left_B),
+    )
+
+
+def sampled_logprobs(logits_BV, temperature, top_p: float):
+    """Log-probabilities of the distribution that is sampled from: softmax(logits / temperature), cut to its nucleus.
+
+    The nucleus is the smallest set of most likely tokens whose mass reaches `top_p`; the rest get -inf. float32 [B, V].
+    """
+    logprobs_BV = jax.nn.log_softmax(logits_BV.astype(jnp.float32) / temperature, axis=-1)
+    if top_p >= 1.0:
+        return logprobs_BV
+    sorted_BV = -jnp.sort(-logprobs_BV, axis=-1)
+    mass_before_BV = jnp.cumsum(jnp.exp(sorted_BV), axis=-1) - jnp.exp(sorted_BV)
+    kept_BV = jnp.where(mass_before_BV < top_p, sorted_BV, jnp.inf)
+    threshold_B1 = jnp.min(kept_BV, axis=-1, keepdims=True)
+    return jax.nn.log_softmax(jnp.where(logprobs_BV >= threshold_B1, logprobs_BV, -jnp.inf), axis=-1)
+
+
+def draw(logprobs_BV, uniform_B):
+    """The token at which the cumulative probability passes `uniform_B` in [0, 1): inverse-CDF sampling, one number a token."""
+    cdf_BV = jnp.cumsum(jnp.exp(logprobs_BV), axis=-1)
+    return jnp.argmax(cdf_BV > uniform_B[:, None] * cdf_BV[:, -1:], axis=-1).astype(jnp.int32)
+
+
+def noise(key, episode_B, position_B):
+    """One uniform number a row, a function of the seed, the episode and the position of the token in its stream (I10)."""
+    one = lambda episode, position: jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, episode), position))
+    return jax.vmap(one)(episode_B, position_B)
+
+
+def decode_chunk(config: LlamaConfig, mesh, n: int, top_p: float, params, slots: Slots, key, temperature, stop_ids):
+    """Samples up to `n` tokens in every speaking row; a row falls silent at a stop token or when its budget is spent.
+
+    Returns (slots, tokens_BN int32, logprobs_BN float32, counts_B int32): row b's new tokens are the first counts_B[b].
+    """
+    B = slots.lengths_B.shape[0]
+    rows_B = jnp.arange(B)
+
+    def step(state):
+        i, slots, tokens_BN, logprobs_BN, counts_B = state
+        speaking_B = slots.left_B > 0
+        slot_B = jnp.where(speaking_B, slots.lengths_B, slots.cache.capacity)
+        hidden_B1D, cache = llama.hidden_cached(
+            config, params, slots.pending_B[:, None], slots.lengths_B[:, None], slot_B[:, None], slots.cache, mesh
+        )
+        logits_BV = llama.unembed(config, params, hidden_B1D[:, 0])
+        logprobs_BV = sampled_logprobs(logits_BV, temperature, top_p)
+        lengths_B = slots.lengths_B + speaking_B
+        token_B = draw(logprobs_BV, noise(key, slots.episode_B, lengths_B))
+        stopped_B = jnp.any(token_B[:, None] == stop_ids, axis=-1)
+        tokens_BN = tokens_BN.at[:, i].set(token_B)
+        logprobs_BN = logprobs_BN.at[:, i].set(logprobs_BV[rows_B, token_B])
+        slots = Slots(
+            cache,
+            lengths_B,
+            jnp.where(speaking_B, token_B, slots.pending_B),
+            slots.episode_B,
+            jnp.where(speaking_B, jnp.where(stopped_B, 0, slots.left_B - 1), 0),
+        )
+        return i + 1, slots, tokens_BN, logprobs_BN, counts_B + speaking_B
+
+    def more(state):
+        i, slots = state[:2]
+        return (i < n) & jnp.any(slots.left_B > 0)
+
+    state = (0, slots, jnp.zeros((B, n), jnp.int32), jnp.zeros((B, n), jnp.float32), jnp.zeros(B, jnp.int32))
+    _, slots, tokens_BN, logprobs_BN, counts_B = jax.lax.while_loop(more, step, state)
+    return slots, tokens_BN, logprobs_BN, counts_B
+
+
+def compiled(config: LlamaConfig, mesh=None):
+    """(extend, decode_chunk) under jit, bound to a model and mesh, with their slots donated.
+
+    decode_chunk then takes (n, top_p, params, slots, key, temperature, stop_ids), the first two static.
+    """
+    return (
+        jax.jit(functools.partial(extend, config, mesh), donate_argnums=1),
+        jax.jit(functools.partial(decode_chunk, config, mesh), static_argnums=(0, 1), donate_argnums=3),
+    )

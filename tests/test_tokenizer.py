@@ -1,0 +1,107 @@
+"""The tokenizer: exact round trips, special tokens that no text can forge, stable ids, compact mini contest texts."""
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import executor
+from rlef_jax import tokenizer
+from rlef_jax.datasets import demonstrations
+from rlef_jax.datasets.mini_contest import problems
+from rlef_jax.types import Problem
+
+
+def mini_problems(count: int) -> list[Problem]:
+    drawn = [problems.draw_problem(0, "train", index) for index in range(count)]
+    return [
+        Problem(
+            str(index), p.statement, tuple(executor.Test(*t) for t in p.public_tests), (), p.solutions, p.incorrect_solutions
+        )
+        for index, p in enumerate(drawn)
+    ]
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer") / "new" / "mini.model"
+    tokenizer.train_sentencepiece(demonstrations.tokenizer_texts(mini_problems(800)), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tok(model_path):
+    return tokenizer.SentencePieceTokenizer(model_path)
+
+
+TEXTS = st.text() | st.text(alphabet=" \n\r\t\u2581`'<>|_srpad/0x1eF9k\x00\x1e\u2028é漢") | st.lists(
+    st.sampled_from([*tokenizer.SPECIAL_TOKENS, "<unk>", "<0x0A>", "\r\n", "  ", "\n", "k, *a", "12", "\u2581"])
+).map("".join)  # fmt: skip
+
+
+@settings(max_examples=400, deadline=None)
+@given(text=TEXTS)
+@example(text=" \u2581 \u2581\u2581")
+@example(text="\x00<s>\r\n \t\x1e\n\n")
+@example(text="é漢字🙂\ufeff\u0301")
+def test_round_trip_is_exact_and_makes_no_special_token(tok, text):
+    ids = tok.encode(text)
+    assert tok.decode(ids) == text
+    assert tok.decode(ids, keep_special=True) == text
+    specials = {tok.id(special) for special in tokenizer.SPECIAL_TOKENS}
+    assert not specials & set(ids) and 0 not in ids
+    assert all(0 <= i < tok.vocab_size for i in ids)
+
+
+def test_special_tokens_are_distinct_and_decode_on_request(tok):
+    ids = [tok.id(special) for special in tokenizer.SPECIAL_TOKENS]
+    assert len(set(ids)) == len(ids) == 5
+    assert tok.pad_id == tok.id("<pad>") != tok.id("<|end|>")
+    mixed = [tok.id("<|user|>"), *tok.encode(" hi "), tok.id("<|end|>"), tok.pad_id]
+    assert tok.decode(mixed) == " hi "
+    assert tok.decode(np.array(mixed, np.int32), keep_special=True) == "<|user|> hi <|end|><pad>"
+    with pytest.raises(KeyError, match="no special token '<bos>'"):
+        tok.id("<bos>")
+
+
+def test_every_id_decodes_and_cut_characters_do_not_raise(tok):
+    for i in range(tok.vocab_size):
+        assert isinstance(tok.decode([i], keep_special=True), str)
+    assert tok.decode(tok.encode("é")[:1]) == "\ufffd"
+    assert tok.decode(tok.encode("a\ud800b")) == "a?b"
+
+
+def test_training_twice_gives_the_same_model(model_path, tmp_path):
+    again = tmp_path / "again.model"
+    tokenizer.train_sentencepiece(demonstrations.tokenizer_texts(mini_problems(800)), again)
+    assert again.read_bytes() == model_path.read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["again.model"]
+
+
+def test_vocabulary_size_and_token_counts(tok):
+    assert tok.vocab_size == 768
+    mini = mini_problems(300)
+    statements = [len(tok.encode(p.statement)) for p in mini]
+    programs = [len(tok.encode(f"```python\n{p.solutions[0]}\n```")) for p in mini]
+    assert np.mean(statements) <= 12
+    assert np.mean(programs) <= 17
+
+
+@pytest.mark.parametrize("number", range(1, 13))
+def test_numbers_of_a_list_are_one_token_each(tok, number):
+    assert [tok.decode([i]) for i in tok.encode(f"{number}\n3 {number} 5")][-2:] == [f" {number}", " 5"]
+    assert len(tok.encode(f"{number}")) == 1
+    assert [tok.decode([i]) for i in tok.encode(f"3 , {number} - 5")] == ["3", " ,", f" {number}", " -", " 5"]
+
+
+def test_errors_name_what_is_wrong(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no tokenizer model at .*absent.model"):
+        tokenizer.SentencePieceTokenizer(tmp_path / "absent.model")
+    (tmp_path / "junk.model").write_bytes(b"junk")
+    with pytest.raises(ValueError, match="junk.model is not a SentencePiece model"):
+        tokenizer.SentencePieceTokenizer(tmp_path / "junk.model")
+    with pytest.raises(ValueError, match="vocab_size 100"):
+        tokenizer.train_sentencepiece(["some text"], tmp_path / "m.model", vocab_size=100)
+    with pytest.raises(ValueError, match="must hold <pad>"):
+        tokenizer.train_sentencepiece(["some text"], tmp_path / "m.model", special_tokens=("<s>",))
+    assert not (tmp_path / "m.model").exists()
