@@ -139,7 +139,7 @@ class _Slot:
         """Run the job; once more, on a fresh worker, if that fails for a reason that is not the program's."""
         for attempt in range(2):
             try:
-                result = self._attempt(job)
+                result = self._attempt(job, in_judge=attempt > 0)
             except Exception as error:  # whatever it is: a future that is never resolved would hang the caller
                 result = broken_job(job, f"{type(error).__name__}: {error}")
             if result.verdict is not Verdict.INFRASTRUCTURE:
@@ -149,7 +149,7 @@ class _Slot:
                 break
         return result
 
-    def _attempt(self, job: Job) -> Result:
+    def _attempt(self, job: Job, in_judge: bool) -> Result:
         program_key, test_keys = _keys(job)
         message = self._cache.get(program_key)
         if isinstance(message, str):
@@ -167,7 +167,8 @@ class _Slot:
             return not (job.stop_at_first_failure and _fails(job, at, outcome))
 
         try:
-            self._ready_worker().run(job.program, [job.tests[at].input for at in todo], job.limits, seen)
+            inputs = [job.tests[at].input for at in todo]
+            self._ready_worker().run(job.program, inputs, job.limits, seen, in_judge)
         except InvalidProgram as error:
             self._cache.put(program_key, str(error))
             return invalid_job(job, str(error))

@@ -83,14 +83,16 @@ class WorkerProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def run(self, program: str, inputs: list[str], limits: Limits, seen: Callable[[int, Outcome], bool]) -> None:
+    def run(self, program: str, inputs: list[str], limits: Limits, seen: Callable[[int, Outcome], bool],
+            in_judge: bool = False) -> None:
         """Run `program` on each of `inputs`, calling `seen(index, outcome)` as outcomes come, until that returns False.
 
+        `in_judge` is slower and compiles in a process of its own, so that a crash of the compiler is recognised.
         Raises InvalidProgram if it does not compile, and WorkerError.
         """
         encoded = [text.encode("utf-8", "surrogatepass") for text in inputs]
-        self._send(pack_job(limits.seconds, limits.wall_cap, limits.memory_mb << 20, limits.output_bytes,
-                            limits.processes, program.encode("utf-8", "surrogatepass"), encoded))
+        self._send(pack_job(in_judge, limits.seconds, limits.wall_cap, limits.memory_mb << 20,
+                            limits.output_bytes, limits.processes, program.encode("utf-8", "surrogatepass"), encoded))
         expected, wanted, invalid = 0, True, None
         while True:
             kind, body = self._read_frame(time.monotonic() + limits.wall_cap + GRACE_SECONDS)

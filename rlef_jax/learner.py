@@ -41,13 +41,15 @@ def make_optimizer(learning_rate, weight_decay: float, grad_clip: float, b1: flo
 class Learner:
     """Minimises `loss(params, piece) -> (loss, metrics)` over minibatches cut into microbatches of a few shapes.
 
-    `optimizers` names the networks. Losses are weighted sums whose weights add to 1 over the minibatch, so gradients of the
+    `optimizers` names the networks, `piece_dtypes` the [B, T] arrays of a microbatch. Losses are weighted sums whose weights add to 1 over the minibatch, so gradients of the
     pieces simply add up. Metrics named `max_*` are combined by maximum, all others are added.
     """
 
-    def __init__(self, mesh, optimizers: dict, loss: Callable, rows: int, lengths: Sequence[int]):
-        self._mesh, self._optimizers, self._rows, self._lengths = mesh, optimizers, rows, tuple(lengths)
-        self._by_row = sharding.batch_sharding(mesh)
+    def __init__(self, mesh, optimizers: dict, loss: Callable, params: dict, piece_dtypes: dict, rows: int, lengths: Sequence[int]):
+        self._rows, self._lengths, self._by_row = rows, tuple(lengths), sharding.batch_sharding(mesh)
+        self._piece_dtypes = piece_dtypes
+        piece = {name: jax.ShapeDtypeStruct((rows, lengths[0]), dtype) for name, dtype in piece_dtypes.items()}
+        metric_names = ("loss", *jax.eval_shape(loss, params, piece)[1])
         gradient = jax.value_and_grad(loss, has_aux=True)
 
         def accumulate(params, total, piece):
@@ -66,50 +68,41 @@ class Learner:
                 norms[f"grad_norm_{name}"] = optax.global_norm(grads[name])
             return TrainState(params, opt_state, state.step + 1), norms
 
-        def zeros(params, piece):
-            metrics = jax.eval_shape(loss, params, piece)[1]
-            grads = jax.tree.map(jnp.zeros_like, params)
-            return grads, {name: jnp.zeros(()) for name in ("loss", *metrics)}
+        def zeros(params):
+            return jax.tree.map(jnp.zeros_like, params), {name: jnp.zeros(()) for name in metric_names}
 
-        self._accumulate = jax.jit(accumulate, donate_argnums=1)
-        self._apply = jax.jit(apply, donate_argnums=(0, 1))
-        self._zeros = jax.jit(zeros)
+        def init(params):
+            opt_state = {name: optimizer.init(params[name]) for name, optimizer in optimizers.items()}
+            return TrainState(params, opt_state, jnp.zeros((), jnp.int32))
 
-    def init(self, params: dict) -> TrainState:
-        """A sharded state around the parameters of each network; the optimiser starts fresh."""
-        init = lambda params: TrainState(
-            params, {name: tx.init(params[name]) for name, tx in self._optimizers.items()}, jnp.zeros((), jnp.int32)
-        )
-        return jax.jit(init, out_shardings=self.state_shardings(params))(params)
-
-    def abstract(self, params: dict):
-        """Shapes, dtypes and shardings of the state around such parameters: what a checkpoint is restored into."""
-        shapes = jax.eval_shape(
-            lambda p: TrainState(p, {n: tx.init(p[n]) for n, tx in self._optimizers.items()}, jnp.zeros((), jnp.int32)), params
-        )
+        shapes = jax.eval_shape(init, params)
         place = lambda shape, at: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=at)
-        return jax.tree.map(place, shapes, sharding.shardings(shapes, self._mesh))
-
-    def state_shardings(self, params: dict):
-        return jax.tree.map(lambda leaf: leaf.sharding, self.abstract(params))
+        # What a checkpoint is restored into. Every program below returns arrays that lie exactly like this, so that none is
+        # ever compiled again for another layout.
+        self.abstract: TrainState = jax.tree.map(place, shapes, sharding.shardings(shapes, mesh))
+        at = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
+        whole = sharding.replicated(mesh)
+        self.init = jax.jit(init, out_shardings=at)  # parameters -> TrainState; the optimiser starts fresh
+        self._zeros = jax.jit(zeros, out_shardings=(at.params, whole))
+        self._accumulate = jax.jit(accumulate, donate_argnums=1, out_shardings=(at.params, whole))
+        self._apply = jax.jit(apply, donate_argnums=0, out_shardings=(at, whole))
 
     def step(self, state: TrainState, arrays: dict, lengths_B) -> tuple[TrainState, dict[str, float]]:
         """One optimiser step on a minibatch of [B, T] arrays. `state` is donated."""
-        total = None
+        total = self._zeros(state.params)
         for _, piece in trajectories.microbatches(arrays, lengths_B, self._rows, self._lengths):
             piece = jax.device_put(piece, self._by_row)
-            total = self._zeros(state.params, piece) if total is None else total
             total = self._accumulate(state.params, total, piece)
         grads, metrics = total
         state, norms = self._apply(state, grads)
         return state, {name: float(value) for name, value in {**metrics, **norms}.items()}
 
-    def warm_up(self, state: TrainState, names_and_dtypes: dict) -> None:
+    def warm_up(self, state: TrainState) -> None:
         """Compiles every program of `step`, for every length, by running it on empty pieces and a copy of the state."""
         for length in self._lengths:
-            piece = {name: np.zeros((self._rows, length), dtype) for name, dtype in names_and_dtypes.items()}
+            piece = {name: np.zeros((self._rows, length), dtype) for name, dtype in self._piece_dtypes.items()}
             piece = jax.device_put(piece, self._by_row)
-            total = self._accumulate(state.params, self._zeros(state.params, piece), piece)
+            total = self._accumulate(state.params, self._zeros(state.params), piece)
         copy = jax.tree.map(lambda x: jax.device_put(np.asarray(x), x.sharding), state)
         jax.block_until_ready(self._apply(copy, total[0]))
 
@@ -151,7 +144,7 @@ def ppo_loss(model: LlamaConfig, mesh, config, params: dict, piece: dict):
 class Ppo:
     """A collection of episodes in, a better policy out (paper section 2.2)."""
 
-    def __init__(self, model: LlamaConfig, mesh, config):
+    def __init__(self, model: LlamaConfig, mesh, config, params: dict):
         p, self._config, self._model, self._mesh = config.ppo, config, model, mesh
         schedule = lambda peak: optax.linear_schedule(peak / max(p.warmup_steps, 1), peak, p.warmup_steps)
         make = lambda rate: make_optimizer(schedule(rate), p.weight_decay, p.grad_clip, p.adam_b1, p.adam_b2)
@@ -159,6 +152,8 @@ class Ppo:
             mesh,
             {"policy": make(p.learning_rate), "value": make(p.value_learning_rate)},
             functools.partial(ppo_loss, model, mesh, config),
+            params,
+            PPO_PIECE,
             config.batch.rows,
             config.batch.lengths,
         )
@@ -173,7 +168,7 @@ class Ppo:
         for length in self._config.batch.lengths:
             tokens_BT = np.zeros((self._config.batch.rows, length), np.int32)
             self._score_piece(reference, state.params["value"], jax.device_put(tokens_BT, sharding.batch_sharding(self._mesh)))
-        self.learner.warm_up(state, PPO_PIECE)
+        self.learner.warm_up(state)
 
     def score(self, state: TrainState, reference, batch: TrajectoryBatch) -> tuple[np.ndarray, np.ndarray]:
         """(log ρ of every token, V at every position), float32 [B, T] each, of a collection before it is learnt from."""

@@ -91,7 +91,7 @@ def to_arrays(episodes: Sequence[Episode], length: int, pad_id: int) -> tuple[di
     return {"tokens": tokens_BT, "is_action": is_action_BT}, np.array([len(e.stream) for e in episodes], np.int32)
 
 
-def make_learner(model: LlamaConfig, mesh, config) -> Learner:
+def make_learner(model: LlamaConfig, mesh, config, params: dict) -> Learner:
     """Cross-entropy over response tokens; AdamW with linear warm-up and cosine decay to a tenth."""
     s, p = config.sft, config.ppo
 
@@ -99,9 +99,9 @@ def make_learner(model: LlamaConfig, mesh, config) -> Learner:
         logprobs_BT, _ = llama.token_logprobs(model, params["policy"], piece["tokens"], 1.0, mesh)
         return -jnp.sum(piece["weights"] * logprobs_BT), {}
 
-    schedule = optax.warmup_cosine_decay_schedule(0.0, s.learning_rate, s.warmup_steps, s.steps, 0.1 * s.learning_rate)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, s.learning_rate, s.warmup_steps, max(s.steps, s.warmup_steps + 1), 0.1 * s.learning_rate)
     optimizer = make_optimizer(schedule, s.weight_decay, p.grad_clip, p.adam_b1, p.adam_b2)
-    return Learner(mesh, {"policy": optimizer}, loss, config.batch.rows, config.batch.lengths)
+    return Learner(mesh, {"policy": optimizer}, loss, params, SFT_PIECE, config.batch.rows, config.batch.lengths)
 
 
 def step_batch(pools: list[tuple[dict, np.ndarray]], config, step: int) -> tuple[dict, np.ndarray]:

@@ -198,18 +198,18 @@ class Phase:
 def warm_start(run: Run, problems: list[Problem]) -> dict:
     """The policy that RLEF starts from, and its KL reference: random weights, after supervised steps on demonstrations."""
     config, s = run.config, run.config.sft
-    learner = sft.make_learner(run.model, run.mesh, config)
     params = {"policy": jax.jit(lambda key: llama.init(run.model, key))(jax.random.key(config.seed))}
+    learner = sft.make_learner(run.model, run.mesh, config, params)
     checkpoints = Checkpoints(run.path("checkpoints", "sft"), config.checkpoint.keep)
     done = checkpoints.latest
     if done is None:
         state, done = learner.init(params), 0
     else:
-        state, _ = checkpoints.restore(done, learner.abstract(params))
+        state, _ = checkpoints.restore(done, learner.abstract)
     if done < s.steps:
         phase = Phase(run, "sft")
         pools = demonstration_pools(run, problems)
-        learner.warm_up(state, sft.SFT_PIECE)
+        learner.warm_up(state)
         phase.warmed_up()
         run.metrics.rewind("sft", done)
         with progress(s.steps, "warm start (SFT)", "step", done) as bar:
@@ -282,15 +282,16 @@ def problem_of(problems: list[Problem], seed: int, episode_id: int) -> Problem:
 def rlef(run: Run, reference, data: dict):
     """RLEF proper: collect, score, update. Returns the trained policy."""
     config, p = run.config, run.config.ppo
-    ppo, key = Ppo(run.model, run.mesh, config), sampling_key(config, _TRAINING)
+    key = sampling_key(config, _TRAINING)
     value = init_value(reference, jax.random.fold_in(jax.random.key(config.seed), 11), config.model.d_model, p.value_head_std)
     params = {"policy": reference, "value": value}
+    ppo = Ppo(run.model, run.mesh, config, params)
     checkpoints = Checkpoints(run.path("checkpoints", "rlef"), config.checkpoint.keep)
     done = checkpoints.latest
     if done is None:
-        state, done = ppo.learner.init(jax.tree.map(lambda x: jax.device_put(np.asarray(x), x.sharding), params)), 0
+        state, done = ppo.learner.init(params), 0
     else:
-        state, _ = checkpoints.restore(done, ppo.learner.abstract(params))
+        state, _ = checkpoints.restore(done, ppo.learner.abstract)
     if done < p.updates:
         phase = Phase(run, "rlef")
         run.roller.warm_up(state.params["policy"], [1.0, config.eval.top_p] if config.eval.every else [1.0])

@@ -1,13 +1,16 @@
 """The worker: a clean interpreter that runs one job after the other. Started by path, standard library only.
 
+    worker --fork per test--> program
     worker --fork per job--> judge --fork per test--> program
 
-The worker never compiles or runs anything. The judge compiles the program, then forks, watches and clears up after one
-process a test. Input comes from a memory file and output goes to memory files, so that nothing blocks and the file-size
+The worker compiles a short program itself; a long one, or one that broke a worker before, is compiled by a judge, so that
+a compiler that crashes takes nothing else with it. A judge also imports the modules of a program once for all its tests,
+and they do not stay in the worker. Whoever compiled forks, watches and clears up after one process a test. Input comes from a memory file and output goes to memory files, so that nothing blocks and the file-size
 limit is the output limit. Expected outputs never come here: the parent compares.
 """
 
 import builtins
+import collections
 import gc
 import os
 import resource
@@ -25,7 +28,10 @@ from worker_processes import (
     choose_user,
     count_tasks,
     end_descendants,
+    longest_wait,
     prctl,
+    resident_bytes,
+    waited_for_processor,
 )
 from worker_program import SETUP_FAILED, run_program, start_program
 from worker_protocol import (
@@ -48,14 +54,19 @@ from worker_protocol import (
 from worker_trace import describe
 
 CHANNEL = 3
+LONGEST_COMPILED_HERE = 16 << 10  # characters
 COMPILE_SECONDS = 10
 COMPILE_BYTES = 2 << 30
 FIRST_NAP, LONGEST_NAP = 0.005, 0.05
 ERROR_HEAD, ERROR_TAIL = 8 << 10, 24 << 10
 PRELOADABLE = frozenset(
-    "array bisect cmath collections copy datetime decimal fractions functools heapq io itertools math operator queue"
-    " random re string threading time typing".split()
+    "array bisect cmath copy datetime decimal fractions heapq math queue random"
+    " re string threading time typing".split()
 )
+
+
+# Where programs run: the process whose death ends everything, the directory, and the user; see `choose_user`.
+Place = collections.namedtuple("Place", "parent scratch user keep_reading")
 
 
 class Cancelled(Exception):
@@ -83,46 +94,97 @@ def write_all(descriptor, data):
         view = view[os.write(descriptor, view):]
 
 
-# ---- the judge: one process per job ----------------------------------------------------------------------------------
+# ---- a job -----------------------------------------------------------------------------------------------------------
 
-def judge(body, scratch, user, keep_reading):
-    """Compile the program of the job and run it on every input; send the results and END."""
-    worker = os.getppid()
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != worker:
-        return
-    os.setsid()
-    prctl(PR_SET_CHILD_SUBREAPER, 1)
-    limits, source, inputs = unpack_job(body)
-    if user is None and os.geteuid() != 0:
+def run_job(body, place):
+    """Run a job and send its results. Raises EOFError when the parent is gone."""
+    in_judge, limits, source, inputs = unpack_job(body)
+    if place.user is None and os.geteuid() != 0:
         limits[4] += count_tasks(os.geteuid())
+    source = source.decode("utf-8", "surrogatepass")
+    if in_judge or len(source) > LONGEST_COMPILED_HERE:
+        run_judge(None, source, inputs, limits, place)
+        return
+    code = compile_or_tell(source, bounded=False)
+    if code is None:
+        return
+    if len(inputs) > 1 and to_preload(code):
+        run_judge(code, source, inputs, limits, place)
+    else:
+        run_tests(code, source, inputs, limits, place)
+
+
+def run_judge(code, source, inputs, limits, place):
+    """Fork a judge that does the rest of the job; tell the parent if it does not survive."""
+    worker = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            prctl(PR_SET_CHILD_SUBREAPER, 1)
+            code = code or compile_or_tell(source, bounded=True)
+            if code is not None and os.getppid() == worker:
+                for name in to_preload(code):
+                    __import__(name)
+                run_tests(code, source, inputs, limits, place._replace(parent=worker))
+            status = 0
+        finally:
+            os._exit(status)
+    process = os.pidfd_open(pid)
     try:
-        source = source.decode("utf-8", "surrogatepass")
-        code = compile_source(source)
+        wait_for(process, 0, place.parent)
+    finally:
+        os.close(process)
+        os.kill(pid, signal.SIGKILL)
+        status = os.waitpid(pid, 0)[1]
+        end_descendants(place.user)
+    if status != 0:
+        write_all(CHANNEL, frame(CRASH, CRASH_HEAD.pack(os.waitstatus_to_exitcode(status)) + b"the judge was ended"))
+
+
+def compile_or_tell(source, bounded):
+    """The code of the program; None if it does not compile, and then the parent has been told."""
+    try:
+        return compile_bounded(source) if bounded else compile(source, "solution.py", "exec", dont_inherit=True)
     except Exception as error:
         write_all(CHANNEL, frame(INVALID, describe(error).encode("utf-8", "replace")) + frame(END))
-        return
-    if len(inputs) > 1:
-        preload(code)
+        return None
+
+
+def to_preload(code):
+    """The standard modules that the program may import and that are not here yet."""
+    return PRELOADABLE.intersection(code.co_names).difference(sys.modules)
+
+
+def run_tests(code, source, inputs, limits, place):
+    """Run the program on every input; send the results and END, or CRASH."""
     pending = bytearray()
 
     def send_pending():
         write_all(CHANNEL, pending)
         pending.clear()
 
-    sent = time.monotonic()
-    for index, data in enumerate(inputs):
-        scratch.enter()
-        pending += run_test(index, data, code, source, limits, user, keep_reading, send_pending)
-        if time.monotonic() - sent > FIRST_NAP:
-            send_pending()
-            sent = time.monotonic()
-    pending += frame(END)
+    try:
+        sent = time.monotonic()
+        for index, data in enumerate(inputs):
+            place.scratch.enter()
+            pending += run_test(index, data, code, source, limits, place, send_pending)
+            if time.monotonic() - sent > FIRST_NAP:
+                send_pending()
+                sent = time.monotonic()
+        pending += frame(END)
+    except Cancelled:
+        pending += frame(END)
+    except EOFError:
+        raise
+    except Exception as error:  # a failure of ours, never of the program
+        pending += frame(CRASH, CRASH_HEAD.pack(0) + describe(error).encode("utf-8", "replace"))
     send_pending()
 
 
-def compile_source(source):
-    """Compile within bounds of time and memory; a compiler that crashes takes only the judge with it."""
+def compile_bounded(source):
+    """Compile within bounds of processor time and memory, which hold for the whole process."""
     bounds = ((resource.RLIMIT_CPU, COMPILE_SECONDS), (resource.RLIMIT_AS, COMPILE_BYTES))
     before = [resource.getrlimit(kind) for kind, _ in bounds]
     for (kind, bound), (_, hard) in zip(bounds, before):
@@ -134,13 +196,7 @@ def compile_source(source):
             resource.setrlimit(kind, limit)
 
 
-def preload(code):
-    """Import once, not once a test, the standard modules that the program may import."""
-    for name in PRELOADABLE.intersection(code.co_names):
-        __import__(name)
-
-
-def run_test(index, data, code, source, limits, user, keep_reading, send_pending):
+def run_test(index, data, code, source, limits, place, send_pending):
     """Run the program on one input in a fork; its RESULT frame."""
     files = [os.memfd_create(name) for name in ("stdin", "stdout", "stderr")]
     me = os.getpid()
@@ -151,20 +207,20 @@ def run_test(index, data, code, source, limits, user, keep_reading, send_pending
         pid = os.fork()
         if pid == 0:
             try:
-                start_program(me, files, limits, user, keep_reading)
+                start_program(me, files, limits, place.user, place.keep_reading)
             except BaseException as error:
                 os.write(2, describe(error).encode("utf-8", "replace"))
                 os.kill(os.getpid(), SETUP_FAILED)
             run_program(code, source)
         process = os.pidfd_open(pid)
         try:
-            outcome = watch(pid, process, started, limits, files, send_pending)
+            outcome = watch(pid, process, started, limits, files, place.parent, send_pending)
             seconds = max(0.0, time.monotonic() - started - waited_for_processor(pid))
         finally:
             os.kill(pid, signal.SIGKILL)  # not reaped yet, so the number is still its own
             os.close(process)
             _, status, usage = os.wait4(pid, 0)
-            end_descendants(user)
+            end_descendants(place.user)
         size = max(os.fstat(file).st_size for file in files[1:])
         output, error = os.pread(files[1], limits[3], 0), read_error(files[2])
     finally:
@@ -177,7 +233,7 @@ def run_test(index, data, code, source, limits, user, keep_reading, send_pending
     return pack_result(index, outcome, exit_status, seconds, output, error)
 
 
-def watch(pid, process, started, limits, files, send_pending):
+def watch(pid, process, started, limits, files, parent, send_pending):
     """Wait for the end of the program or for a limit that it passes: what came first."""
     limit_seconds, wall_cap, memory, output_limit, _ = limits
     poller = select.poll()
@@ -191,6 +247,8 @@ def watch(pid, process, started, limits, files, send_pending):
         if CHANNEL in ready:
             read_frame()  # CANCEL is all that can come during a job
             raise Cancelled
+        if os.getppid() != parent:
+            raise EOFError
         if first:
             send_pending()
             first = False
@@ -205,31 +263,6 @@ def watch(pid, process, started, limits, files, send_pending):
         if resident_bytes(pid) > memory:
             return NO_MEMORY
         nap = max(0.001, min(2 * nap, LONGEST_NAP, left))
-
-
-def waited_for_processor(pid, task=None):
-    """Seconds that the main thread, or thread `task`, was ready to run but had no processor."""
-    path = f"/proc/{pid}/schedstat" if task is None else f"/proc/{pid}/task/{task}/schedstat"
-    try:
-        with open(path, "rb", 0) as file:
-            return int(file.read().split()[1]) / 1e9
-    except (OSError, IndexError):
-        return 0.0  # it has ended, or the kernel does not count
-
-
-def longest_wait(pid):
-    try:
-        return max((waited_for_processor(pid, task) for task in os.listdir(f"/proc/{pid}/task")), default=0.0)
-    except OSError:
-        return 0.0
-
-
-def resident_bytes(pid):
-    try:
-        with open(f"/proc/{pid}/statm", "rb", 0) as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
-    except (OSError, IndexError):
-        return 0
 
 
 def read_error(file):
@@ -253,34 +286,6 @@ def classify(exit_status, output_bytes, error, peak_bytes, limits):
 
 
 # ---- the worker ------------------------------------------------------------------------------------------------------
-
-def run_job(body, scratch, user, keep_reading, parent):
-    """Run the job in a judge of its own; report if that does not survive. Raises EOFError when the parent is gone."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            judge(body, scratch, user, keep_reading)
-            status = 0
-        except Cancelled:
-            write_all(CHANNEL, frame(END))
-            status = 0
-        except BaseException as error:
-            write_all(CHANNEL, frame(CRASH, CRASH_HEAD.pack(0) + describe(error).encode("utf-8", "replace")))
-            status = 0
-        finally:
-            os._exit(status)
-    process = os.pidfd_open(pid)
-    try:
-        wait_for(process, 0, parent)
-    finally:
-        os.close(process)
-        os.kill(pid, signal.SIGKILL)
-        status = os.waitpid(pid, 0)[1]
-        end_descendants(user)
-    if status != 0:
-        write_all(CHANNEL, frame(CRASH, CRASH_HEAD.pack(os.waitstatus_to_exitcode(status)) + b"the judge was ended"))
-
 
 def wait_for(descriptor, channel_events, parent):
     """Wait for `descriptor`. Raises EOFError when the parent is gone, even if a fork of it holds the socket open."""
@@ -316,7 +321,7 @@ def main(root):
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it: ends a program at its output limit
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     user, keep_reading = choose_user()
-    scratch = Scratch(root, user)
+    place = Place(parent, Scratch(root, user), user, keep_reading)
     gc.collect()
     gc.disable()
     gc.freeze()
@@ -326,9 +331,9 @@ def main(root):
             wait_for(CHANNEL, select.POLLIN, parent)
             kind, body = read_frame()
             if kind == JOB:  # a CANCEL here came too late to matter
-                run_job(body, scratch, user, keep_reading, parent)
+                run_job(body, place)
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        scratch.remove()
+        place.scratch.remove()
 
 
 if __name__ == "__main__":

@@ -116,6 +116,31 @@ def end_descendants(user):
         time.sleep(0.001)
 
 
+def waited_for_processor(pid, task=None):
+    """Seconds that the main thread, or thread `task`, was ready to run but had no processor."""
+    path = f"/proc/{pid}/schedstat" if task is None else f"/proc/{pid}/task/{task}/schedstat"
+    try:
+        with open(path, "rb", 0) as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0  # it has ended, or the kernel does not count
+
+
+def longest_wait(pid):
+    try:
+        return max((waited_for_processor(pid, task) for task in os.listdir(f"/proc/{pid}/task")), default=0.0)
+    except OSError:
+        return 0.0
+
+
+def resident_bytes(pid):
+    try:
+        with open(f"/proc/{pid}/statm", "rb", 0) as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except (OSError, IndexError):
+        return 0
+
+
 class Scratch:
     """The directory that programs start in, empty for every test: `scratch` below `root`, which is this worker's alone."""
 

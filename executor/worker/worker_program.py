@@ -19,7 +19,7 @@ SETUP_FAILED = signal.SIGSTKFLT  # a signal that nothing sends: the program neve
 
 def start_program(judge, files, limits, user, keep_reading):
     """Turn a fresh fork of the judge into a confined process with nothing but its three descriptors."""
-    os.setpgid(0, 0)
+    os.setsid()
     for descriptor, file in enumerate(files):
         os.dup2(file, descriptor)
     os.closerange(3, ALL_DESCRIPTORS)

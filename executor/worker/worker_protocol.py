@@ -14,7 +14,7 @@ READY, JOB, CANCEL, RESULT, INVALID, END, CRASH = range(7)
 EXITED, TIMED_OUT, NO_MEMORY, TOO_MUCH_OUTPUT, BROKEN = range(5)
 
 CRASH_HEAD = struct.Struct("<i")  # wait status of the judge as an exit code; the message follows
-_JOB_HEAD = struct.Struct("<ddQQIII")
+_JOB_HEAD = struct.Struct("<?ddQQIII")
 _RESULT_HEAD = struct.Struct("<IBidI")
 
 
@@ -22,16 +22,16 @@ def frame(kind, body=b""):
     return FRAME.pack(kind, len(body)) + body
 
 
-def pack_job(seconds, wall_cap, memory, output, processes, program, inputs):
-    """Times in seconds, sizes in bytes; `program` and `inputs` are bytes."""
-    head = _JOB_HEAD.pack(seconds, wall_cap, memory, output, processes, len(inputs), len(program))
+def pack_job(in_judge, seconds, wall_cap, memory, output, processes, program, inputs):
+    """Times in seconds, sizes in bytes; `program` and `inputs` are bytes. `in_judge`: compile in a process of its own."""
+    head = _JOB_HEAD.pack(in_judge, seconds, wall_cap, memory, output, processes, len(inputs), len(program))
     lengths = struct.pack(f"<{len(inputs)}I", *map(len, inputs))
     return frame(JOB, b"".join((head, lengths, program, *inputs)))
 
 
 def unpack_job(body):
-    """((seconds, wall_cap, memory, output, processes), program, inputs)"""
-    *limits, count, size = _JOB_HEAD.unpack_from(body)
+    """(in_judge, [seconds, wall_cap, memory, output, processes], program, inputs)"""
+    in_judge, *limits, count, size = _JOB_HEAD.unpack_from(body)
     at = _JOB_HEAD.size
     lengths = struct.unpack_from(f"<{count}I", body, at)
     at += 4 * count
@@ -39,7 +39,7 @@ def unpack_job(body):
     for length in lengths:
         inputs.append(body[at:at + length])
         at += length
-    return limits, program, inputs
+    return in_judge, limits, program, inputs
 
 
 def pack_result(index, outcome, exit_status, seconds, output, error):

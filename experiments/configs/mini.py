@@ -13,7 +13,7 @@ def get_config(arg=None):
     config.sampler.slots = 96
     config.sampler.chunk = 8
     config.sampler.splice_length = 32
-    config.batch.lengths = (48, 96, 192)
+    config.batch.lengths = (32, 64, 96, 128, 192)
 
     config.sft.steps = 600
     config.sft.demonstrations = (4096, 6144, 1536)

@@ -1,0 +1,95 @@
+import dataclasses
+
+import pytest
+
+from executor import CODE_CONTESTS, Result, Test, TestResult, Verdict, feedback
+
+REMINDER = (
+    "Your code should be enclosed in triple backticks like so: ```python YOUR CODE HERE ```. "
+    "Use the backticks for your code only."
+)
+
+
+def result(*verdicts, output="", error=""):
+    tests = tuple(TestResult(verdict, 0.1, output, error) for verdict in verdicts)
+    failed = [v for v in verdicts if v not in (Verdict.OK, Verdict.SKIPPED)]
+    return Result(failed[0] if failed else Verdict.OK, tests, 0.1, error)
+
+
+def test_golden_text():
+    verdicts = (Verdict.OK, Verdict.WRONG_ANSWER, Verdict.RUNTIME_ERROR, Verdict.TIMEOUT, Verdict.OUT_OF_MEMORY,
+                Verdict.SKIPPED)
+    tests = [Test(f"{i}\n1\n", f"{i}\n") for i in range(6)]
+    judged = result(*verdicts, output="7\n", error="Traceback (most recent call last):\nZeroDivisionError: x\n")
+    assert feedback(judged, tests, CODE_CONTESTS) == (
+        "Your code failed the following tests:\n"
+        "\n"
+        "- input `1\n1` failed:\n"
+        "Expected output `1` but got `7`\n"
+        "- input `2\n1` failed:\n"
+        "Traceback (most recent call last):\n"
+        "ZeroDivisionError: x\n"
+        "- input `3\n1` failed: Execution took too long.\n"
+        "- input `4\n1` failed: Out of memory.\n"
+        "\n"
+        "Give it another try.\n" + REMINDER
+    )
+
+
+def test_code_that_cannot_be_parsed():
+    judged = Result(Verdict.INVALID_PROGRAM, (TestResult(Verdict.INVALID_PROGRAM),), 0.0, "SyntaxError: x")
+    text = feedback(judged, [Test("1", "2")], CODE_CONTESTS)
+    assert text == "Could not parse your code.\nGive it another try.\n" + REMINDER
+
+
+def test_braces_in_untrusted_text_are_only_text():
+    judged = result(Verdict.WRONG_ANSWER, output="{expected} {0} {")
+    text = feedback(judged, [Test("{got} {x.__class__}", "{input}")], CODE_CONTESTS)
+    assert "- input `{got} {x.__class__}` failed:\nExpected output `{input}` but got `{expected} {0} {`" in text
+
+
+def test_long_texts_are_cut():
+    judged = result(Verdict.WRONG_ANSWER, output="b" * 512)
+    text = feedback(judged, [Test("a" * 513, "")], CODE_CONTESTS)
+    assert "`" + "a" * 512 + "... (cut)`" in text
+    assert "`" + "b" * 512 + "`" in text
+
+
+def test_a_trace_keeps_its_first_and_last_lines():
+    judged = result(Verdict.RUNTIME_ERROR, error="\n".join(f"line {i}" for i in range(100)))
+    template = dataclasses.replace(CODE_CONTESTS, max_trace_lines=4)
+    text = feedback(judged, [Test("1", "2")], template)
+    assert "line 0\nline 1\n  ... (96 lines left out)\nline 98\nline 99\n" in text
+
+
+def test_at_most_max_failures():
+    judged = result(*[Verdict.TIMEOUT] * 5)
+    template = dataclasses.replace(CODE_CONTESTS, max_failures=2)
+    assert feedback(judged, [Test(str(i), "") for i in range(5)], template).count("took too long") == 2
+
+
+def test_nothing_to_say_about_a_passing_program():
+    assert feedback(result(Verdict.OK), [Test("1", "2")], CODE_CONTESTS) == ""
+
+
+def test_infrastructure_is_never_shown():
+    with pytest.raises(ValueError, match="infrastructure"):
+        feedback(result(Verdict.INFRASTRUCTURE), [Test("1", "2")], CODE_CONTESTS)
+
+
+def test_tests_and_results_must_pair():
+    with pytest.raises(ValueError, match="2 tests but 1"):
+        feedback(result(Verdict.OK), [Test("1", "2")] * 2, CODE_CONTESTS)
+
+
+def test_a_real_trace(judge):
+    program = "def f(x):\n    return 1 // x\n\nf(int(input()))\n"
+    judged = judge(program, "0\n", "1\n")
+    assert feedback(judged, [Test("0\n", "1\n")], CODE_CONTESTS) == (
+        "Your code failed the following tests:\n\n- input `0` failed:\n"
+        "Traceback (most recent call last):\n"
+        '  File "solution.py", line 4, in <module>\n    f(int(input()))\n'
+        '  File "solution.py", line 2, in f\n    return 1 // x\n'
+        "ZeroDivisionError: integer division or modulo by zero\n"
+        "\nGive it another try.\n" + REMINDER
+    )
