@@ -24,9 +24,9 @@ def check_comparison(name: str) -> None:
 def compare(expected: str, got: str, comparison: str = "strict") -> bool:
     """Whether the output `got` is right where `expected` is expected.
 
-    `codecontests`: as the CodeContests data set judges. Tokens between white space, ASCII case ignored; tokens that both
-        read as numbers (decimal, hexadecimal, inf, nan) are compared as doubles and may differ by less than 1e-5, so
-        integers above 2**53 tie. Made for the figures of the paper.
+    `codecontests`: as the CodeContests data set judges. Tokens between white space, ASCII case ignored; tokens that
+        both read as numbers (decimal, hexadecimal, inf, nan) are compared as doubles and may differ by less than 1e-5,
+        so integers above 2**53 tie. Made for the figures of the paper.
     `strict`: tokens between white space, case ignored; integers are exact; where the expected token has a decimal point
         or an exponent, numbers may differ by 1e-5, or by 1e-6 of the expected one. Infinities and NaN match as words.
     `exact-lines`: line by line, case matters; white space at the end of a line and empty lines at the end do not.

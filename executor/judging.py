@@ -63,7 +63,7 @@ def _how_it_died(exit_status: int) -> str:
 
 
 def judge_job(job: Job, outcomes: list[Outcome | None]) -> Result:
-    """The result of a job that compiled. A test without an outcome may only stand after a failure that stopped the job."""
+    """The result of a job that compiled. Only after a failure that stopped it may outcomes lack."""
     judged: list[TestResult] = []
     stopped = False
     for test, outcome in zip(job.tests, outcomes):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import select
 import signal
 import socket
 import subprocess
@@ -33,6 +31,8 @@ from executor.worker.worker_protocol import (
 START_SECONDS = 30.0
 # How long a worker may be silent beyond what its present test is allowed.
 GRACE_SECONDS = 30.0
+# How long a worker may take to clear up and leave.
+CLOSE_SECONDS = 5.0
 _WORKER = Path(__file__).parent / "worker"
 # Signals that a crash of the compiler, and nothing else, gives the judge before the first test.
 _COMPILER_CRASHES = tuple(-number for number in (
@@ -53,7 +53,7 @@ class WorkerProcess:
     `root` is an existing directory for this worker alone; the worker removes it when it ends.
     """
 
-    def __init__(self, root: str, start_seconds: float = START_SECONDS) -> None:
+    def __init__(self, root: str) -> None:
         self._buffer = bytearray()
         self._socket, theirs = socket.socketpair()
         self._log = tempfile.TemporaryFile()
@@ -73,7 +73,7 @@ class WorkerProcess:
         finally:
             theirs.close()
         try:
-            kind, _ = self._read_frame(time.monotonic() + start_seconds)
+            kind, _ = self._read_frame(time.monotonic() + START_SECONDS)
             if kind != READY:
                 raise WorkerError(f"the worker started with message {kind}")
         except WorkerError as error:
@@ -131,7 +131,7 @@ class WorkerProcess:
         """End the worker and everything below it; what it wrote to standard error, if anything. May be called again."""
         self._socket.close()  # it takes the end of file as the order to clear up and leave
         try:
-            self._process.wait(5.0)
+            self._process.wait(CLOSE_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -11,25 +11,47 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from rlef_jax import config as configs
+
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="Python file with get_config(arg=None)", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", "", "where the run keeps everything; default: runs/<config name>")
 
 
-def main(argv):
-    if len(argv) > 1:
-        sys.exit(f"error: unexpected argument {argv[1]!r}: settings are given as --config.path.to.field=VALUE")
-    if _CONFIG.value is None:
-        sys.exit("error: --config is missing: name a file such as experiments/configs/mini.py")
-    logging.set_verbosity(logging.WARNING)
-    from rlef_jax.train import train
-
+def parse(argv: list[str]) -> None:
+    """Reads flags and configuration file; whatever is wrong with them is one line on stderr."""
+    names = [arg.lstrip("-").partition("=")[0] for arg in argv[1:] if arg.startswith("-")]
+    if "config" not in names:
+        if not any(name.startswith("help") for name in names):
+            sys.exit("error: --config is missing: name a file such as experiments/configs/mini.py")
+    for name in names:
+        path = name.removeprefix("config.")
+        if path != name and path not in configs.field_names():
+            sys.exit(f"error: unknown config field {path}.{configs.suggestion(path)}")
     try:
+        rest = flags.FLAGS(argv)[1:]
+        configs.validate(_CONFIG.value)
+    except OSError as error:  # the configuration file cannot be read; ml_collections ends its story with the reason
+        sys.exit(f"error: --config: {str(error).splitlines()[-1].strip()}")
+    except (flags.Error, ValueError) as error:
+        sys.exit(f"error: {error}")
+    except Exception as error:  # raised by the configuration file, which may hold any code
+        sys.exit(f"error: --config: {type(error).__name__}: {' '.join(str(error).split())}")
+    if rest:
+        sys.exit(f"error: unexpected argument {rest[0]!r}: settings are given as --config.path.to.field=VALUE")
+
+
+def main(_) -> None:
+    logging.set_verbosity(logging.WARNING)
+    try:
+        from rlef_jax.train import train
+
         train(_CONFIG.value, _WORKDIR.value or os.path.join("runs", _CONFIG.value.name))
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("\ninterrupted; the same command goes on from the last checkpoint")
+        print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse)

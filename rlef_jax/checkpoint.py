@@ -31,6 +31,10 @@ class Checkpoints:
         restored = self._manager.restore(step, args=args)
         return restored["state"], restored["host"]
 
+    def host(self, step: int) -> dict:
+        """The host-side numbers of a step, without its arrays."""
+        return self._manager.restore(step, args=ocp.args.Composite(host=ocp.args.JsonRestore()))["host"]
+
     def wait(self) -> None:
         self._manager.wait_until_finished()
 

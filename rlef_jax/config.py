@@ -16,6 +16,7 @@ CHOICES = {
     "data.comparison": ("strict", "codecontests", "exact-lines"),
     "episode.feedback": ("true", "random", "none"),
     "eval.feedback": ("true", "random", "none"),
+    "eval.split": ("train", "valid", "test"),
     "ppo.value": ("turn", "token"),
     "ppo.loss_aggregation": ("token_mean", "turn_mean"),
     "model.dtype": ("float32", "bfloat16"),
@@ -188,23 +189,26 @@ def _check_ranges(given: dict) -> None:
         "episode.turn_limit", "episode.max_prompt_tokens", "episode.max_response_tokens", "episode.max_feedback_tokens",
         "sampler.slots", "sampler.chunk", "sampler.splice_length", "batch.rows", "ppo.rollouts", "ppo.minibatches",
         "ppo.epochs", "eval.rollouts", "eval.turn_limit", "eval.valid_rollouts", "eval.resamples", "checkpoint.every", "checkpoint.sft_every",
-        "checkpoint.keep", "data.train", "data.valid", "data.test",
+        "checkpoint.keep", "data.train", "data.valid", "data.test", "tokenizer.vocab_size", "model.d_model", "model.n_layers",
+        "model.n_heads", "model.n_kv_heads", "model.head_dim", "model.d_ff",
     )  # fmt: skip
     at_least_0 = (
         "executor.workers", "sft.steps", "ppo.updates", "ppo.warmup_steps", "sft.warmup_steps", "eval.every", "episodes_every",
         "ppo.kl_coefficient", "ppo.invalid_penalty", "ppo.weight_decay", "sft.weight_decay", "seed", "data.seed",
+        "model.logit_chunk",
     )  # fmt: skip
     positive = (
         "sampler.temperature", "ppo.learning_rate", "ppo.value_learning_rate", "sft.learning_rate", "ppo.clip",
         "ppo.value_clip", "ppo.grad_clip", "ppo.max_logprob_gap", "ppo.value_head_std", "model.rope_theta",
     )  # fmt: skip
-    probability = ("sampler.refill", "sft.fix_probability", "sft.repeat_probability", "sft.broken_probability")
+    probability = ("sampler.refill", "sft.fix_probability", "sft.repeat_probability")
     for paths, fine, rule in (
         (at_least_1, lambda v: v >= 1, "at least 1"),
         (at_least_0, lambda v: v >= 0, "at least 0"),
         (positive, lambda v: v > 0, "greater than 0"),
         (probability, lambda v: 0 <= v <= 1, "between 0 and 1"),
         (("eval.top_p",), lambda v: 0 < v <= 1, "greater than 0 and at most 1"),
+        (("ppo.adam_b1", "ppo.adam_b2", "sft.broken_probability"), lambda v: 0 <= v < 1, "at least 0 and below 1"),
     ):
         for path in paths:
             if not fine(given[path]):
@@ -219,8 +223,8 @@ def _check_sizes(config: ConfigDict) -> None:
         )
     if min(config.eval.temperatures) <= 0:
         raise ValueError(f"eval.temperatures is {config.eval.temperatures}: each must be greater than 0")
-    if list(config.batch.lengths) != sorted(set(config.batch.lengths)):
-        raise ValueError(f"batch.lengths is {config.batch.lengths}: it must be increasing")
+    if list(config.batch.lengths) != sorted(set(config.batch.lengths)) or config.batch.lengths[0] < 1:
+        raise ValueError(f"batch.lengths is {config.batch.lengths}: it must be positive and increasing")
     if config.batch.lengths[-1] < stream_capacity(config):
         raise ValueError(
             f"the last of batch.lengths is {config.batch.lengths[-1]}, but a conversation can take {stream_capacity(config)} "
@@ -228,6 +232,10 @@ def _check_sizes(config: ConfigDict) -> None:
         )
     if len(config.sft.batch) != 3 or len(config.sft.demonstrations) != 3:
         raise ValueError("sft.batch and sft.demonstrations need three numbers: demonstrations of 1, 2 and 3 turns")
+    if min(*config.sft.batch, *config.sft.demonstrations) < 0:
+        raise ValueError("sft.batch and sft.demonstrations must not be negative")
+    if config.sft.fix_probability + config.sft.repeat_probability > 1:
+        raise ValueError("sft.fix_probability and sft.repeat_probability must add up to at most 1")
     if config.sft.steps and (sum(config.sft.batch) < 1 or sum(config.sft.demonstrations) < 1):
         raise ValueError("sft.steps is positive, but sft.batch or sft.demonstrations is all zeros: nothing to train on")
     for turns, (batch, pool) in enumerate(zip(config.sft.batch, config.sft.demonstrations), start=1):

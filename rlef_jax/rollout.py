@@ -32,7 +32,7 @@ class Stats:
     executor_wait: float = 0.0
 
 
-class Roller:
+class Collector:
     """The sampler bound to one model shape, mesh and slot count: compiled once, used for every collection."""
 
     def __init__(self, model: LlamaConfig, mesh, config, capacity: int, stop_ids):

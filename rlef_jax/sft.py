@@ -5,6 +5,7 @@ that its token stream has exactly the form of a sampled conversation.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
@@ -89,6 +90,24 @@ def to_arrays(episodes: Sequence[Episode], length: int, pad_id: int) -> tuple[di
         n = len(episode.stream)
         tokens_BT[b, :n], is_action_BT[b, :n] = episode.stream.tokens_T, episode.stream.is_action_T
     return {"tokens": tokens_BT, "is_action": is_action_BT}, np.array([len(e.stream) for e in episodes], np.int32)
+
+
+def save_pools(path: str, pools: Sequence[Sequence[Episode]], length: int, pad_id: int) -> None:
+    """Writes demonstrations of 1, 2, 3 turns as arrays, in one step: a killed run leaves no half of them."""
+    content = {}
+    for turns, episodes in enumerate(pools, start=1):
+        arrays, lengths_B = to_arrays(episodes, length, pad_id)
+        content |= {f"{name}_{turns}": array for name, array in (*arrays.items(), ("lengths", lengths_B))}
+    np.savez_compressed(path + ".part.npz", **content)
+    os.replace(path + ".part.npz", path)
+
+
+def load_pools(path: str) -> list[tuple[dict, np.ndarray]]:
+    """What `save_pools` wrote: for each number of turns, ({'tokens', 'is_action'}, lengths) as from `to_arrays`."""
+    with np.load(path) as content:
+        count = sum(name.startswith("lengths_") for name in content)
+        names = ("tokens", "is_action")
+        return [({n: content[f"{n}_{t}"] for n in names}, content[f"lengths_{t}"]) for t in range(1, count + 1)]
 
 
 def make_learner(model: LlamaConfig, mesh, config, params: dict) -> Learner:

@@ -16,6 +16,7 @@ import numpy as np
 import executor
 from rlef_jax import config as configs
 from rlef_jax import datasets, evaluate, llama, report, sft, sharding, trajectories
+from rlef_jax import workdir as workdirs
 from rlef_jax.checkpoint import Checkpoints
 from rlef_jax.datasets import demonstrations
 from rlef_jax.environment import Environment
@@ -23,7 +24,7 @@ from rlef_jax.learner import Ppo, init_value
 from rlef_jax.llama import LlamaConfig
 from rlef_jax.metrics import CompileCounter, Metrics, progress
 from rlef_jax.prompts import MESSAGES, ChatLayout
-from rlef_jax.rollout import Roller
+from rlef_jax.rollout import Collector
 from rlef_jax.tokenizer import SentencePieceTokenizer, train_sentencepiece
 from rlef_jax.types import Problem
 
@@ -40,12 +41,15 @@ class Run:
     mesh: jax.sharding.Mesh
     model: LlamaConfig
     environment: Environment
-    roller: Roller
+    collector: Collector
     metrics: Metrics
     compiles: CompileCounter
 
     def path(self, *names: str) -> str:
         return os.path.join(self.workdir, *names)
+
+    def phase(self, name: str) -> workdirs.Phase:
+        return workdirs.Phase(self.workdir, name, self.compiles)
 
 
 def train(config, workdir: str) -> dict:
@@ -55,16 +59,19 @@ def train(config, workdir: str) -> dict:
     """
     configs.validate(config)
     mesh = check_devices(config)
-    claim_workdir(config, workdir)
+    workdirs.claim(config, workdir)
+    compiles = CompileCounter()
+    phase = workdirs.Phase(workdir, "prepare", compiles)
     data = load_data(config, workdir)
     tokenizer = load_tokenizer(config, workdir, data["train"])
-    metrics, compiles = Metrics(workdir), CompileCounter()
+    phase.save()
+    metrics = Metrics(workdir)
     with executor.Pool(config.executor.workers or None) as pool:
         environment = make_environment(config, tokenizer, pool, data["train"])
         data = {split: fitting(problems, environment, split) for split, problems in data.items()}
         model = model_config(config, tokenizer.vocab_size)
-        roller = Roller(model, mesh, config, configs.stream_capacity(config), [environment.layout.end])
-        run = Run(config, workdir, mesh, model, environment, roller, metrics, compiles)
+        collector = Collector(model, mesh, config, configs.stream_capacity(config), [environment.layout.end])
+        run = Run(config, workdir, mesh, model, environment, collector, metrics, compiles)
         say(run, data)
         policy = warm_start(run, data["train"])
         before = evaluate_policy(run, policy, data, "before")
@@ -83,34 +90,6 @@ def check_devices(config) -> jax.sharding.Mesh:
         if rows % ways:
             raise ValueError(f"{name}={rows} is not divisible by the {ways} devices that rows are dealt over (mesh.data x mesh.fsdp)")
     return mesh
-
-
-def claim_workdir(config, workdir: str) -> None:
-    """Writes config.json into a new workdir; refuses one that holds a run of another configuration."""
-    os.makedirs(workdir, exist_ok=True)
-    path, new = os.path.join(workdir, "config.json"), json.loads(config.to_json())
-    if os.path.exists(path):
-        with open(path) as file:
-            difference = _first_difference(json.load(file), new)
-        if difference:
-            raise ValueError(f"{workdir} holds a run with {difference}: choose another --workdir, or delete it to start anew")
-    else:
-        write_json(path, new)
-
-
-def _first_difference(old, new, path="") -> str:
-    """'ppo.clip = 0.2 instead of 0.3', or '' when there is none."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        differences = (_first_difference(old.get(k), new.get(k), f"{path}.{k}" if path else k) for k in {**old, **new})
-        return next((difference for difference in differences if difference), "")
-    return "" if old == new else f"{path} = {old} instead of {new}"
-
-
-def write_json(path: str, content) -> None:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path + ".part", "w") as file:
-        json.dump(content, file, indent=2)
-    os.replace(path + ".part", path)
 
 
 def load_data(config, workdir: str) -> dict[str, list[Problem]]:
@@ -171,30 +150,6 @@ def sampling_key(config, which: int):
     return jax.random.fold_in(jax.random.key(config.seed), which)
 
 
-class Phase:
-    """Times a phase over all the calls it takes, and counts what is compiled after its warm-up, into `phases/<name>.json`."""
-
-    def __init__(self, run: Run, name: str):
-        self._run, self._path, self.name = run, run.path("phases", f"{name}.json"), name
-        self._book = {"seconds": 0.0, "recompilations": 0}
-        if os.path.exists(self._path):
-            with open(self._path) as file:
-                self._book = json.load(file)
-        self._began, self._warm = time.perf_counter(), None
-
-    def warmed_up(self) -> None:
-        self._warm = self._run.compiles.count
-
-    @property
-    def recompilations(self) -> int:
-        return self._book["recompilations"] + (self._run.compiles.count - self._warm if self._warm is not None else 0)
-
-    def save(self) -> None:
-        """To be called when progress is on disk."""
-        seconds = self._book["seconds"] + time.perf_counter() - self._began
-        write_json(self._path, {"seconds": round(seconds, 2), "recompilations": self.recompilations})
-
-
 def warm_start(run: Run, problems: list[Problem]) -> dict:
     """The policy that RLEF starts from, and its KL reference: random weights, after supervised steps on demonstrations."""
     config, s = run.config, run.config.sft
@@ -207,8 +162,8 @@ def warm_start(run: Run, problems: list[Problem]) -> dict:
     else:
         state, _ = checkpoints.restore(done, learner.abstract)
     if done < s.steps:
-        phase = Phase(run, "sft")
-        pools = demonstration_pools(run, problems)
+        pools = demonstrate(run, problems)
+        phase = run.phase("sft")
         learner.warm_up(state)
         phase.warmed_up()
         run.metrics.rewind("sft", done)
@@ -226,27 +181,16 @@ def warm_start(run: Run, problems: list[Problem]) -> dict:
     return state.params["policy"]
 
 
-def demonstration_pools(run: Run, problems: list[Problem]) -> list[tuple[dict, np.ndarray]]:
+def demonstrate(run: Run, problems: list[Problem]) -> list[tuple[dict, np.ndarray]]:
     """Arrays of demonstrations for each number of turns, made once and kept in the workdir."""
-    path, pools = run.path("demonstrations.npz"), None
-    names = [f"turns_{turns}" for turns in range(1, len(run.config.sft.demonstrations) + 1)]
+    path = run.path("demonstrations.npz")
     if not os.path.exists(path):
-        phase = Phase(run, "demonstrations")
+        phase = run.phase("demonstrations")
         with progress(sum(run.config.sft.demonstrations), "demonstrations", "episode") as bar:
-            played = sft.make_demonstrations(problems, run.environment, run.config, bar.update)
-        length, pad_id = configs.stream_capacity(run.config), run.environment.tokenizer.pad_id
-        pools = {}
-        for name, episodes in zip(names, played):
-            arrays, lengths_B = sft.to_arrays(episodes, length, pad_id)
-            pools |= {f"{name}_tokens": arrays["tokens"], f"{name}_is_action": arrays["is_action"], f"{name}_lengths": lengths_B}
-        np.savez_compressed(path + ".part.npz", **pools)
-        os.replace(path + ".part.npz", path)
+            pools = sft.make_demonstrations(problems, run.environment, run.config, bar.update)
+        sft.save_pools(path, pools, configs.stream_capacity(run.config), run.environment.tokenizer.pad_id)
         phase.save()
-    with np.load(path) as pools:
-        return [
-            ({"tokens": pools[f"{name}_tokens"], "is_action": pools[f"{name}_is_action"]}, pools[f"{name}_lengths"])
-            for name in names
-        ]
+    return sft.load_pools(path)
 
 
 def evaluate_policy(run: Run, policy, data: dict, when: str) -> dict:
@@ -254,21 +198,20 @@ def evaluate_policy(run: Run, policy, data: dict, when: str) -> dict:
     config, e = run.config, run.config.eval
     path = run.path("evaluations", f"{when}.json")
     if os.path.exists(path):
-        with open(path) as file:
-            return json.load(file)
-    phase, key = Phase(run, f"evaluate_{when}"), sampling_key(config, _TESTING)
+        return workdirs.read_json(path)
+    phase, key = run.phase(f"evaluate_{when}"), sampling_key(config, _TESTING)
     environment = dataclasses.replace(run.environment, turn_limit=e.turn_limit, feedback=e.feedback)
-    run.roller.warm_up(policy, [e.top_p])
+    run.collector.warm_up(policy, [e.top_p])
     phase.warmed_up()
     figures = {}
     for temperature in e.temperatures:
         total = len(data[e.split]) * e.rollouts
         with progress(total, f"evaluate {when}, T={temperature}", "episode") as bar:
-            collect = lambda starts: run.roller.collect(policy, environment, starts, key, temperature, e.top_p, bar.update)[0]
+            collect = lambda starts: run.collector.collect(policy, environment, starts, key, temperature, e.top_p, bar.update)[0]
             found, episodes = evaluate.evaluate(collect, data[e.split], e.rollouts, e.turn_limit, e.resamples)
         figures[str(temperature)] = found
         report.write_episodes(run.path("episodes", f"{when}_T{temperature}.jsonl.gz"), episodes)
-    write_json(path, figures)
+    workdirs.write_json(path, figures)
     phase.save()
     return figures
 
@@ -287,14 +230,15 @@ def rlef(run: Run, reference, data: dict):
     params = {"policy": reference, "value": value}
     ppo = Ppo(run.model, run.mesh, config, params)
     checkpoints = Checkpoints(run.path("checkpoints", "rlef"), config.checkpoint.keep)
+    best = Checkpoints(run.path("checkpoints", "best"), 1)
     done = checkpoints.latest
     if done is None:
         state, done = ppo.learner.init(params), 0
     else:
         state, _ = checkpoints.restore(done, ppo.learner.abstract)
     if done < p.updates:
-        phase = Phase(run, "rlef")
-        run.roller.warm_up(state.params["policy"], [1.0, config.eval.top_p] if config.eval.every else [1.0])
+        phase = run.phase("rlef")
+        run.collector.warm_up(state.params["policy"], [1.0, config.eval.top_p] if config.eval.every else [1.0])
         ppo.warm_up(state, reference)
         phase.warmed_up()
         run.metrics.rewind("rlef", done)
@@ -302,7 +246,7 @@ def rlef(run: Run, reference, data: dict):
             for update in range(done, p.updates):
                 state, metrics = rlef_update(run, ppo, state, reference, data["train"], key, update)
                 if config.eval.every and (update + 1) % config.eval.every == 0:
-                    metrics |= validate(run, state.params["policy"], data["valid"])
+                    metrics |= validate(run, state.params["policy"], data["valid"], best, update + 1)
                 metrics["recompilations"] = phase.recompilations
                 run.metrics.write("rlef", update, **metrics)
                 bar.set_postfix(solved=f"{metrics['solved']:.2f}", kl=f"{metrics['kl_to_reference']:.3f}", refresh=False)
@@ -311,8 +255,10 @@ def rlef(run: Run, reference, data: dict):
                     checkpoints.save(update + 1, state, {"episodes": (update + 1) * p.rollouts})
                     phase.save()
         checkpoints.wait()
+    policy = state.params["policy"] if best.latest is None else best.restore(best.latest, ppo.learner.abstract.params["policy"])[0]
     checkpoints.close()
-    return state.params["policy"]
+    best.close()
+    return policy
 
 
 def rlef_update(run: Run, ppo: Ppo, state, reference, problems, key, update: int):
@@ -320,7 +266,7 @@ def rlef_update(run: Run, ppo: Ppo, state, reference, problems, key, update: int
     config, p = run.config, run.config.ppo
     ids = range(update * p.rollouts, (update + 1) * p.rollouts)
     starts = [(id, problem_of(problems, config.seed, id)) for id in ids]
-    episodes, stats = run.roller.collect(
+    episodes, stats = run.collector.collect(
         state.params["policy"], run.environment, starts, key, config.sampler.temperature
     )
     began = time.perf_counter()
@@ -357,23 +303,25 @@ def check_first_step(config, metrics: dict, update: int) -> None:
         raise RuntimeError(f"the first policy is {metrics['kl_to_reference']:.2e} nats from its reference: it should be the reference")
 
 
-def validate(run: Run, policy, problems: list[Problem]) -> dict[str, float]:
-    """1@k on the valid split with the first evaluation temperature."""
+def validate(run: Run, policy, problems: list[Problem], best: Checkpoints, update: int) -> dict[str, float]:
+    """1@k on the valid split at the first evaluation temperature; the best policy by it, so far, is kept (paper, section 3.1)."""
     config, e = run.config, run.config.eval
     environment = dataclasses.replace(run.environment, turn_limit=e.turn_limit, feedback=e.feedback)
-    collect = lambda starts: run.roller.collect(
+    collect = lambda starts: run.collector.collect(
         policy, environment, starts, sampling_key(config, _VALIDATION), e.temperatures[0], e.top_p
     )[0]
+    name = f"1@{e.turn_limit}"
     figures, _ = evaluate.evaluate(collect, problems, e.valid_rollouts, e.turn_limit, e.resamples)
-    return {f"valid_1@{e.turn_limit}": figures[f"1@{e.turn_limit}"]["rate"]}
+    rate = figures[name]["rate"]
+    if best.latest is None or rate > best.host(best.latest)["rate"]:
+        best.save(update, policy, {"rate": rate})
+        best.wait()
+    return {f"valid_{name}": rate}
 
 
 def summarize(run: Run, before: dict, after: dict) -> dict:
     """Writes summary.json and the figure, prints the table."""
-    phases = {}
-    for name in sorted(os.listdir(run.path("phases"))):
-        with open(run.path("phases", name)) as file:
-            phases[name.removesuffix(".json")] = json.load(file)
+    phases = workdirs.phases(run.workdir)
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "sentencepiece", "tensorflow-datasets", "numpy")
     summary = {
         "before": before,
@@ -384,7 +332,7 @@ def summarize(run: Run, before: dict, after: dict) -> dict:
         "devices": f"{run.mesh.size} {jax.devices()[0].device_kind}",
         "config": json.loads(run.config.to_json()),
     }
-    write_json(run.path("summary.json"), summary)
+    workdirs.write_json(run.path("summary.json"), summary)
     report.figure(run.path("figure.png"), run.metrics.read("rlef"), before, after)
     report.table(before, after, run.config.eval.split)
     total = sum(summary["seconds"].values())

@@ -3,10 +3,12 @@
     worker --fork per test--> program
     worker --fork per job--> judge --fork per test--> program
 
-The worker compiles a short program itself; a long one, or one that broke a worker before, is compiled by a judge, so that
-a compiler that crashes takes nothing else with it. A judge also imports the modules of a program once for all its tests,
-and they do not stay in the worker. Whoever compiled forks, watches and clears up after one process a test. Input comes from a memory file and output goes to memory files, so that nothing blocks and the file-size
-limit is the output limit. Expected outputs never come here: the parent compares.
+The worker compiles a short program itself; a long one, or one that broke a worker before, is compiled by a judge, so
+that a compiler that crashes takes nothing else with it. A judge also imports the modules of a program once for all its
+tests, and they do not stay in the worker. Whoever compiled forks, watches and clears up after one process a test.
+
+Input comes from a memory file and output goes to memory files, so that nothing blocks and the file-size limit is the
+output limit. Expected outputs never come here: the parent compares.
 """
 
 import builtins
@@ -30,6 +32,7 @@ from worker_processes import (
     end_descendants,
     longest_wait,
     prctl,
+    processor_seconds,
     resident_bytes,
     waited_for_processor,
 )
@@ -254,8 +257,11 @@ def watch(pid, process, started, limits, files, parent, send_pending):
             first = False
         wall = time.monotonic() - started
         left = limit_seconds - wall
-        if left <= 0 and (left := left + longest_wait(pid)) <= 0:
-            return TIMED_OUT
+        if left <= 0:
+            # Time spent waiting for a processor is forgiven, unless the program keeps the processors busy itself.
+            left += longest_wait(pid)
+            if left <= 0 or processor_seconds() > limit_seconds:
+                return TIMED_OUT
         if wall > wall_cap:
             return BROKEN
         if max(os.fstat(files[1]).st_size, os.fstat(files[2]).st_size) > output_limit:

@@ -70,24 +70,37 @@ def count_tasks(user):
     return count
 
 
-def descendants():
-    parents = {}
+def process_table():
+    """{pid: fields of its stat file after the name} of every process."""
+    table = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
-                with open(f"/proc/{name}/stat", "rb") as file:
-                    parents[int(name)] = int(file.read().rpartition(b")")[2].split()[1])
+                with open(f"/proc/{name}/stat", "rb", 0) as file:
+                    table[int(name)] = file.read().rpartition(b")")[2].split()
             except OSError:
                 pass  # it has ended
+    return table
+
+
+def descendants(table):
+    """The processes below this one. As a subreaper it has inherited those whose parents are gone."""
     found, fresh = set(), {os.getpid()}
     while fresh:
-        fresh = {pid for pid, parent in parents.items() if parent in fresh} - found
+        fresh = {pid for pid, fields in table.items() if int(fields[1]) in fresh} - found
         found |= fresh
     return found
 
 
+def processor_seconds():
+    """Processor time of all descendants, alive or reaped by one that is alive."""
+    table = process_table()
+    ticks = sum(int(value) for pid in descendants(table) for value in table[pid][11:15])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def end_descendants(user):
-    """Kill and reap every descendant. As a subreaper we inherit those whose parents have died."""
+    """Kill and reap every descendant. Raises RuntimeError if that takes too long."""
     deadline = time.monotonic() + 10.0
     while True:
         try:
@@ -108,7 +121,7 @@ def end_descendants(user):
                     os._exit(0)
             os.waitpid(killer, 0)
         else:
-            for pid in descendants():
+            for pid in descendants(process_table()):
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except (ProcessLookupError, PermissionError):
@@ -142,7 +155,7 @@ def resident_bytes(pid):
 
 
 class Scratch:
-    """The directory that programs start in, empty for every test: `scratch` below `root`, which is this worker's alone."""
+    """Where programs start, empty for every test: `scratch` below `root`, which is this worker's alone."""
 
     def __init__(self, root, user):
         self.path, self.user = os.path.join(root, "scratch"), user
@@ -173,7 +186,7 @@ class Scratch:
             shutil.rmtree(self.path, ignore_errors=True)
 
     def remove(self):
-        """At the end of the worker: the scratch directory, the one above it, and the pool's if no other worker is left."""
+        """For the end of the worker: also the directory above, and the pool's once no worker has one there."""
         self.clear()
         root = os.path.dirname(self.path)
         for path in (root, os.path.dirname(root)):

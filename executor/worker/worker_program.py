@@ -17,6 +17,9 @@ STACK_BYTES = 120 << 20
 SETUP_FAILED = signal.SIGSTKFLT  # a signal that nothing sends: the program never started
 
 
+_exit = os._exit  # programs replace what they find in modules
+
+
 def start_program(judge, files, limits, user, keep_reading):
     """Turn a fresh fork of the judge into a confined process with nothing but its three descriptors."""
     os.setsid()
@@ -46,25 +49,29 @@ def start_program(judge, files, limits, user, keep_reading):
 
 def run_program(code, source):
     """Run `code` as the main module, end as the interpreter would, and leave with its exit status. Never returns."""
-    module = type(sys)("__main__")
-    namespace = module.__dict__
-    namespace.update(__builtins__=builtins, __file__="solution.py")
-    sys.modules["__main__"] = module
-    status = 0
+    status = 1
     try:
+        module = type(sys)("__main__")
+        namespace = module.__dict__
+        namespace.update(__builtins__=builtins, __file__="solution.py")
+        sys.modules["__main__"] = module
         gc.enable()
-        exec(code, namespace)
-    except BaseException as error:
-        status = report(error, source)
+        status = guarded(lambda: exec(code, namespace), source)
+        for name, ending in (("threading", "_shutdown"), ("atexit", "_run_exitfuncs")):
+            if name in sys.modules:
+                status = guarded(getattr(sys.modules[name], ending), source) or status
+        flush([*namespace.values(), sys.stdout, sys.stderr, sys.__stdout__])
+    finally:
+        _exit(status)
+
+
+def guarded(run, source):
+    """Call `run`, report what it raises; the exit status."""
     try:
-        if "threading" in sys.modules:
-            sys.modules["threading"]._shutdown()
-        if "atexit" in sys.modules:
-            sys.modules["atexit"]._run_exitfuncs()
+        run()
+        return 0
     except BaseException as error:
-        status = report(error, source)
-    flush([*namespace.values(), sys.stdout, sys.stderr, sys.__stdout__])
-    os._exit(status)
+        return report(error, source)
 
 
 def flush(values):

@@ -1,8 +1,8 @@
 """What the parent and the worker say to each other. Imported by both, so it imports next to nothing.
 
-A frame is a kind, the length of its body, and the body. The worker says READY once. The parent sends a JOB, and may CANCEL
-it. The worker answers with RESULT frames in the order of the inputs, or one INVALID with the compiler's message, then END;
-or with CRASH in place of END if the job could not be carried through.
+A frame is a kind, the length of its body, and the body. The worker says READY once. The parent sends a JOB, and may
+CANCEL it. The worker answers with RESULT frames in the order of the inputs, or one INVALID with the compiler's message,
+then END; or with CRASH in place of END if the job could not be carried through.
 """
 
 import struct
@@ -23,7 +23,7 @@ def frame(kind, body=b""):
 
 
 def pack_job(in_judge, seconds, wall_cap, memory, output, processes, program, inputs):
-    """Times in seconds, sizes in bytes; `program` and `inputs` are bytes. `in_judge`: compile in a process of its own."""
+    """Times in seconds, sizes in bytes; `program` and `inputs` are bytes. `in_judge`: compile in another process."""
     head = _JOB_HEAD.pack(in_judge, seconds, wall_cap, memory, output, processes, len(inputs), len(program))
     lengths = struct.pack(f"<{len(inputs)}I", *map(len, inputs))
     return frame(JOB, b"".join((head, lengths, program, *inputs)))

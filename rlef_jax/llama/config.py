@@ -49,6 +49,8 @@ class LlamaConfig:
             )
         if self.head_dim % 2:
             raise ValueError(f"model.head_dim is {self.head_dim}: rotary embeddings rotate pairs, so it must be even")
+        if self.logit_chunk < 0:
+            raise ValueError(f"model.logit_chunk is {self.logit_chunk}: it must be at least 0")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"model.dtype is {self.dtype!r}: choose 'float32' or 'bfloat16'")
 

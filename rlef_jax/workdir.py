@@ -1,0 +1,67 @@
+"""A run's directory: whose it is, what is written there atomically, and how long each phase took over all its calls."""
+
+import json
+import os
+import time
+
+from rlef_jax.metrics import CompileCounter
+
+
+def claim(config, workdir: str) -> None:
+    """Writes config.json into a new workdir; refuses one that holds a run of another configuration."""
+    os.makedirs(workdir, exist_ok=True)
+    path, new = os.path.join(workdir, "config.json"), json.loads(config.to_json())
+    if os.path.exists(path):
+        with open(path) as file:
+            difference = _first_difference(json.load(file), new)
+        if difference:
+            raise ValueError(f"{workdir} holds a run with {difference}: choose another --workdir, or delete it to start anew")
+    else:
+        write_json(path, new)
+
+
+def _first_difference(old, new, path="") -> str:
+    """'ppo.clip = 0.2 instead of 0.3', or '' when there is none."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        differences = (_first_difference(old.get(k), new.get(k), f"{path}.{k}" if path else k) for k in {**old, **new})
+        return next((difference for difference in differences if difference), "")
+    return "" if old == new else f"{path} = {old} instead of {new}"
+
+
+def write_json(path: str, content) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path + ".part", "w") as file:
+        json.dump(content, file, indent=2)
+    os.replace(path + ".part", path)
+
+
+def read_json(path: str):
+    with open(path) as file:
+        return json.load(file)
+
+
+class Phase:
+    """Times a phase over all the calls it takes, and counts what is compiled after its warm-up, in `phases/<name>.json`."""
+
+    def __init__(self, workdir: str, name: str, compiles: CompileCounter):
+        self._path, self._compiles = os.path.join(workdir, "phases", f"{name}.json"), compiles
+        self._book = read_json(self._path) if os.path.exists(self._path) else {"seconds": 0.0, "recompilations": 0}
+        self._began, self._warm = time.perf_counter(), None
+
+    def warmed_up(self) -> None:
+        self._warm = self._compiles.count
+
+    @property
+    def recompilations(self) -> int:
+        return self._book["recompilations"] + (self._compiles.count - self._warm if self._warm is not None else 0)
+
+    def save(self) -> None:
+        """To be called when the phase's progress is on disk, so that no second counts twice."""
+        seconds = self._book["seconds"] + time.perf_counter() - self._began
+        write_json(self._path, {"seconds": round(seconds, 2), "recompilations": self.recompilations})
+
+
+def phases(workdir: str) -> dict[str, dict]:
+    """{'seconds', 'recompilations'} of every phase so far, by name."""
+    names = sorted(os.listdir(os.path.join(workdir, "phases")))
+    return {name.removesuffix(".json"): read_json(os.path.join(workdir, "phases", name)) for name in names}

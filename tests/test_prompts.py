@@ -1,0 +1,112 @@
+"""Messages word for word as in the paper, the program found in a response, and layouts that no text can forge."""
+
+import pytest
+
+import executor
+from rlef_jax import prompts
+from rlef_jax.prompts import CODE_CONTESTS, MINI, ChatLayout, extract_program
+
+REMINDER = (
+    "Your code should be enclosed in triple backticks like so: ```python YOUR CODE HERE ```. Use the backticks for your code only."
+)
+
+
+@pytest.mark.parametrize(
+    "response, program",
+    {
+        "python fence": ("```python\nprint(1)\n```", "print(1)\n"),
+        "py fence": ("```py\nprint(1)\n```", "print(1)\n"),
+        "case and blanks of the language": ("```Python \nprint(1)\n```", "print(1)\n"),
+        "plain fence": ("```\nprint(1)\n```", "print(1)\n"),
+        "never closed": ("```python\nprint(1)", "print(1)"),
+        "no block": ("print(1)", None),
+        "empty response": ("", None),
+        "a lone fence": ("```", None),
+        "text around": ("Sure:\n```python\nprint(1)\n```\nDone `x`.", "print(1)\n"),
+        "two blocks, the first counts": ("```python\n1\n```\nor\n```python\n2\n```", "1\n"),
+        "python before other languages": ("```text\n3 4\n```\n```python\nprint(1)\n```", "print(1)\n"),
+        "first of other languages": ("```cpp\nint x;\n```\n```text\n1\n```", "int x;\n"),
+        "CRLF": ("```python\r\nprint(1)\r\n```\r\n", "print(1)\r\n"),
+        "empty program": ("```python\n```", ""),
+        "backticks in the program": ("```python\ns = '`'\n```", "s = '`'\n"),
+        "indented": ("  ```python\nprint(1)\n  ```", "print(1)\n  "),
+        "text before on the same line": ("Answer: ```python\nprint(1)\n```", "print(1)\n"),
+    }.values(),
+)
+def test_extract_program(response, program):
+    assert extract_program(response) == program
+
+
+def test_a_fenced_program_is_extracted_with_the_line_break_that_ends_it():
+    program = "for i in range(3):\n    print(i)"
+    assert extract_program(prompts.fenced(program)) == program + "\n"
+
+
+def test_code_contests_first_message_is_the_papers():
+    assert CODE_CONTESTS.first_message("Add two numbers") == (
+        f"Provide a Python solution for the following competitive programming question: Add two numbers.\n\n{REMINDER}"
+    )
+
+
+def test_braces_in_a_statement_are_text():
+    statement = "print {problem} and {0} and {}"
+    assert MINI.first_message(statement) == statement
+    assert statement in CODE_CONTESTS.first_message(statement)
+
+
+def test_no_feedback_messages_start_as_in_the_paper():
+    assert CODE_CONTESTS.no_feedback == f"Give it another try.\n{REMINDER}"
+    assert MINI.no_feedback == "Give it another try."
+
+
+def result_of(*verdicts_outputs_errors):
+    tests = tuple(executor.TestResult(executor.Verdict(v), 0.0, out, err) for v, out, err in verdicts_outputs_errors)
+    return executor.Result(next(t.verdict for t in tests if t.verdict != "OK"), tests, 0.0, "SyntaxError: invalid syntax")
+
+
+TESTS = (executor.Test("1 2\n", "3\n"), executor.Test("5 6\n", "11\n"))
+
+
+def test_mini_feedback_shows_the_first_failing_test_only():
+    judged = result_of(("OK", "3\n", ""), ("WRONG_ANSWER", "12\n", ""))
+    assert executor.feedback(judged, TESTS, MINI.feedback) == "- input `5 6` failed:\nExpected output `11` but got `12`"
+    both = result_of(("WRONG_ANSWER", "4\n", ""), ("WRONG_ANSWER", "12\n", ""))
+    assert executor.feedback(both, TESTS, MINI.feedback) == "- input `1 2` failed:\nExpected output `3` but got `4`"
+
+
+def test_mini_feedback_on_errors_is_one_line():
+    trace = 'Traceback (most recent call last):\n  File "solution.py", line 1, in <module>\n    1/0\nZeroDivisionError: division by zero\n'
+    text = executor.feedback(result_of(("RUNTIME_ERROR", "", trace), ("SKIPPED", "", "")), TESTS, MINI.feedback)
+    assert text.startswith("- input `1 2` failed:\n") and text.endswith("ZeroDivisionError: division by zero")
+    timeout = result_of(("TIMEOUT", "", ""), ("SKIPPED", "", ""))
+    assert executor.feedback(timeout, TESTS, MINI.feedback) == "- input `1 2` failed: Execution took too long."
+    memory = result_of(("OUT_OF_MEMORY", "", ""), ("SKIPPED", "", ""))
+    assert executor.feedback(memory, TESTS, MINI.feedback) == "- input `1 2` failed: Out of memory."
+    invalid = result_of(("INVALID_PROGRAM", "", ""), ("INVALID_PROGRAM", "", ""))
+    assert executor.feedback(invalid, TESTS, MINI.feedback) == "Could not parse your code."
+
+
+def test_code_contests_feedback_is_the_papers():
+    both = result_of(("WRONG_ANSWER", "4\n", ""), ("TIMEOUT", "", ""))
+    assert executor.feedback(both, TESTS, CODE_CONTESTS.feedback) == (
+        "Your code failed the following tests:\n\n"
+        "- input `1 2` failed:\nExpected output `3` but got `4`\n"
+        "- input `5 6` failed: Execution took too long.\n\n"
+        f"Give it another try.\n{REMINDER}"
+    )
+
+
+def test_layout_puts_control_tokens_around_messages():
+    layout = ChatLayout(begin=(1,), user=(2,), assistant=(3,), end=4)
+    assert layout.first([50, 51]) == [1, 2, 50, 51, 3]
+    assert layout.splice([60], closed=True) == [2, 60, 3]
+    assert layout.splice([60], closed=False) == [4, 2, 60, 3]
+    for tokens, message in ((layout.first([50]), 1), (layout.splice([60], closed=False), 1)):
+        assert len(tokens) - message == layout.overhead
+
+
+def test_mini_layout_uses_the_tokenizers_control_symbols(tiny_tokenizer):
+    layout = ChatLayout.mini(tiny_tokenizer)
+    spelled = tiny_tokenizer.decode(layout.first(tiny_tokenizer.encode("1")), keep_special=True)
+    assert spelled == "<s><|user|>1<|assistant|>"
+    assert layout.end == tiny_tokenizer.id("<|end|>") != tiny_tokenizer.pad_id
