@@ -19,7 +19,7 @@ def get_config(arg=None):
     config.sft.demonstrations = (4096, 6144, 1536)
     config.sft.learning_rate = 3e-3
 
-    config.ppo.updates = 60
+    config.ppo.updates = 100
     config.ppo.rollouts = 192
     config.ppo.minibatches = 3
     config.ppo.learning_rate = 6e-4
@@ -27,6 +27,6 @@ def get_config(arg=None):
     config.ppo.warmup_steps = 10
 
     config.eval.temperatures = (0.2, 1.0)
-    config.eval.every = 0
+    config.eval.every = 20
     config.checkpoint.every = 10
     return config
