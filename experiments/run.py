@@ -30,14 +30,17 @@ def parse(argv: list[str]) -> None:
     try:
         rest = flags.FLAGS(argv)[1:]
         configs.validate(_CONFIG.value)
-    except OSError as error:  # the configuration file cannot be read; ml_collections ends its story with the reason
-        sys.exit(f"error: --config: {str(error).splitlines()[-1].strip()}")
     except (flags.Error, ValueError) as error:
-        sys.exit(f"error: {error}")
-    except Exception as error:  # raised by the configuration file, which may hold any code
-        sys.exit(f"error: --config: {type(error).__name__}: {' '.join(str(error).split())}")
+        sys.exit(f"error: {_last_line(str(error))}")
+    except Exception as error:  # raised by the configuration file, which may be missing and may hold any code
+        sys.exit(f"error: --config: {_last_line(f'{type(error).__name__}: {error}')}")
     if rest:
         sys.exit(f"error: unexpected argument {rest[0]!r}: settings are given as --config.path.to.field=VALUE")
+
+
+def _last_line(text: str) -> str:
+    """The reason: ml_collections tells a long story and ends with it."""
+    return text.strip().splitlines()[-1].strip()
 
 
 def main(_) -> None:

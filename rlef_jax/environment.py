@@ -20,7 +20,7 @@ _NOT_IMPLEMENTED = "raise NotImplementedError()"
 class Environment:
     """Everything an episode needs from outside: tokenizer, wording, executor, and the rules of the conversation.
 
-    `others` are the problems whose wrong solutions give the random-feedback ablation its messages.
+    `others` are problems with known wrong solutions, from which the random-feedback ablation takes its messages.
     """
 
     tokenizer: SentencePieceTokenizer
@@ -35,6 +35,15 @@ class Environment:
     max_feedback_tokens: int
     seed: int
     others: Sequence[Problem] = ()
+
+    def __post_init__(self):
+        if self.max_feedback_tokens < self.layout.overhead:
+            raise ValueError(
+                f"episode.max_feedback_tokens is {self.max_feedback_tokens}: it must be at least {self.layout.overhead}, "
+                "the tokens around a message"
+            )
+        if self.feedback == "random" and len({problem.name for problem in self.others}) < 2:
+            raise ValueError("episode.feedback is 'random', but the data set knows no wrong solutions of other problems to run")
 
     def prompt(self, problem: Problem) -> list[int]:
         """The stream up to the first response."""
@@ -94,10 +103,11 @@ class Environment:
     def _random_feedback(self, episode: Episode) -> str:
         """Feedback about a wrong solution of another problem, chosen by seed, episode and turn."""
         rng = np.random.default_rng((self.seed, episode.id, len(episode.turns)))
-        others = [problem for problem in self.others if problem.incorrect_solutions and problem.name != episode.problem.name]
-        other = others[rng.integers(len(others))] if others else episode.problem
-        programs = [other.incorrect_solutions[rng.integers(len(other.incorrect_solutions))]] if others else []
-        for program in (*programs, _NOT_IMPLEMENTED):
+        other = episode.problem
+        while other.name == episode.problem.name:
+            other = self.others[rng.integers(len(self.others))]
+        wrong = other.incorrect_solutions[rng.integers(len(other.incorrect_solutions))]
+        for program in (wrong, _NOT_IMPLEMENTED):
             result = self.pool.submit(self._public_job(program, other)).result()
             if not result.passed and result.verdict != executor.Verdict.INFRASTRUCTURE:
                 return executor.feedback(result, other.public_tests, self.messages.feedback)

@@ -51,6 +51,8 @@ def independent_samples(rollouts: Sequence[Episode]) -> float:
 
 def summarize(episodes: Sequence[Episode], turn_limit: int, resamples: int) -> dict:
     """Every figure of one evaluation. The rollouts of a problem are the budget of its independent samples."""
+    if not episodes:
+        raise RuntimeError("no episode was judged: the executor failed on every one of them (its verdicts were INFRASTRUCTURE)")
     problems = by_problem(episodes)
     rate = lambda of: interval(np.array([of(rollouts) for rollouts in problems]), resamples)
     k = max(map(len, problems))
@@ -60,7 +62,7 @@ def summarize(episodes: Sequence[Episode], turn_limit: int, resamples: int) -> d
         f"independent_1@{k}": rate(independent_samples),
         **figures,
         "verdicts_by_turn": verdicts_by_turn(episodes, turn_limit),
-        "repaired_after_failing_turn_1": repair_rate(episodes),
+        "repaired_at_turn_2": repair_rate(episodes),
         "problems": len(problems),
         "rollouts": len(episodes),
     }

@@ -1,8 +1,10 @@
 """What a run says while it runs: metrics.jsonl, TensorBoard events, progress bars, and a count of compilations."""
 
+import contextlib
 import json
 import os
 import sys
+import time
 
 import jax
 from tensorboardX import SummaryWriter
@@ -61,6 +63,15 @@ class CompileCounter:
     @property
     def count(self) -> int:
         return self._count
+
+
+@contextlib.contextmanager
+def compiling(what: str):
+    """Says that a phase is being compiled, and how long it took: the one wait that no bar can measure."""
+    began = time.perf_counter()
+    print(f"compiling {what} ...", end="", file=sys.stderr, flush=True)
+    yield
+    print(f" {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
 
 
 def progress(total: int, label: str, unit: str, done: int = 0) -> tqdm:

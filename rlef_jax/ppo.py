@@ -61,6 +61,8 @@ def advantages(returns_BK, values_BT, turn_BT, prompt_end_BK, turn_mask_BK, valu
             decisions = (returns_BK - np.take_along_axis(values_BT, prompt_end_BK, axis=1))[turn_mask_BK]
         else:
             decisions = advantages_BT[action_BT]
+        # In float64: where all decisions are equal, float32's rounding of the mean would be divided by next to nothing.
+        decisions = decisions.astype(np.float64)
         advantages_BT = (advantages_BT - decisions.mean()) / (decisions.std() + 1e-8)
     targets_BT = np.zeros_like(values_BT)
     rows_BT = np.broadcast_to(np.arange(len(turn_BT))[:, None], turn_BT.shape)

@@ -5,7 +5,8 @@ import re
 
 import executor
 
-_FENCE = re.compile(r"```([^\n`]*)\n(.*?)(?:```|\Z)", re.DOTALL)
+# A fence opened and closed within a line is prose (the format reminder, quoted back); the first branch skips it.
+_FENCE = re.compile(r"```[^`\n]*```|```(?P<language>[^\n`]*)\n(?P<code>.*?)(?:```|\Z)", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,15 +83,15 @@ MESSAGES = {"mini": MINI, "code_contests": CODE_CONTESTS}
 
 
 def extract_program(response: str) -> str | None:
-    """The program in a response: its first ```python (or ```py) block, else its first block; None when there is none.
+    """The program in a response: its first ```python (or ```py, ```python3) block, else its first block, else None.
 
     A block that is never closed runs to the end of the response. [open: the paper does not say which block counts]
     """
-    blocks = [(language.strip().lower(), code) for language, code in _FENCE.findall(response)]
-    for language, code in blocks:
-        if language in ("python", "py"):
-            return code
-    return blocks[0][1] if blocks else None
+    blocks = [match for match in _FENCE.finditer(response) if match["code"] is not None]
+    for block in blocks:
+        if block["language"].strip().lower() in ("python", "py", "python3"):
+            return block["code"]
+    return blocks[0]["code"] if blocks else None
 
 
 def fenced(program: str) -> str:

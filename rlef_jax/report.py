@@ -59,9 +59,10 @@ def figure(path: str, lines: list[dict], before: dict, after: dict) -> None:
     for name in turns:
         raw = [line[name] for line in lines]
         smooth = [sum(raw[max(0, i - 4) : i + 1]) / len(raw[max(0, i - 4) : i + 1]) for i in range(len(raw))]
-        curve.plot(steps, smooth, label=f"by turn {name[-1]}")
+        curve.plot(steps, smooth, label=name.removeprefix("solved_").replace("_", " "))
     curve.set(xlabel="collection", ylabel="solved", title="Training problems (mean of 5 collections)", ylim=(0, 1))
-    curve.legend(frameon=False)
+    if turns:
+        curve.legend(frameon=False)
     groups = [(f"{when}\nT={t}", figures) for t in before for when, figures in (("warm start", before[t]), ("RLEF", after[t]))]
     names = [name for name in groups[0][1] if "@" in name]
     for i, name in enumerate(sorted(names)):

@@ -22,7 +22,7 @@ from rlef_jax.datasets import demonstrations
 from rlef_jax.environment import Environment
 from rlef_jax.learner import Ppo, init_value
 from rlef_jax.llama import LlamaConfig
-from rlef_jax.metrics import CompileCounter, Metrics, progress
+from rlef_jax.metrics import CompileCounter, Metrics, compiling, progress
 from rlef_jax.prompts import MESSAGES, ChatLayout
 from rlef_jax.rollout import Collector
 from rlef_jax.tokenizer import SentencePieceTokenizer, train_sentencepiece
@@ -121,7 +121,7 @@ def make_environment(config, tokenizer, pool, problems) -> Environment:
         max_response_tokens=e.max_response_tokens,
         max_feedback_tokens=e.max_feedback_tokens,
         seed=config.seed,
-        others=problems,
+        others=[problem for problem in problems if problem.incorrect_solutions],
     )
 
 
@@ -164,7 +164,8 @@ def warm_start(run: Run, problems: list[Problem]) -> dict:
     if done < s.steps:
         pools = demonstrate(run, problems)
         phase = run.phase("sft")
-        learner.warm_up(state)
+        with compiling("the warm start"):
+            learner.warm_up(state)
         phase.warmed_up()
         run.metrics.rewind("sft", done)
         with progress(s.steps, "warm start (SFT)", "step", done) as bar:
@@ -201,7 +202,8 @@ def evaluate_policy(run: Run, policy, data: dict, when: str) -> dict:
         return workdirs.read_json(path)
     phase, key = run.phase(f"evaluate_{when}"), sampling_key(config, _TESTING)
     environment = dataclasses.replace(run.environment, turn_limit=e.turn_limit, feedback=e.feedback)
-    run.collector.warm_up(policy, [e.top_p])
+    with compiling("the evaluation"):
+        run.collector.warm_up(policy, [e.top_p])
     phase.warmed_up()
     figures = {}
     for temperature in e.temperatures:
@@ -238,8 +240,9 @@ def rlef(run: Run, reference, data: dict):
         state, _ = checkpoints.restore(done, ppo.learner.abstract)
     if done < p.updates:
         phase = run.phase("rlef")
-        run.collector.warm_up(state.params["policy"], [1.0, config.eval.top_p] if config.eval.every else [1.0])
-        ppo.warm_up(state, reference)
+        with compiling("RLEF"):
+            run.collector.warm_up(state.params["policy"], [1.0, config.eval.top_p] if config.eval.every else [1.0])
+            ppo.warm_up(state, reference)
         phase.warmed_up()
         run.metrics.rewind("rlef", done)
         with progress(p.updates, "RLEF", "update", done) as bar:

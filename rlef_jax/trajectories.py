@@ -24,8 +24,8 @@ def from_episodes(
     task_rewards_BK = np.zeros((B, turn_limit), np.float32)
     for b, episode in enumerate(episodes):
         stream, n, k = episode.stream, len(episode.stream), len(episode.turns)
-        if n > length:
-            raise ValueError(f"episode {episode.id} has {n} tokens, more than the batch's {length}")
+        if n > length or k > turn_limit:
+            raise ValueError(f"episode {episode.id} has {n} tokens in {k} turns: the batch holds {length} in {turn_limit}")
         tokens_BT[b, :n] = stream.tokens_T
         logprobs_BT[b, :n] = stream.logprobs_T
         for i, turn in enumerate(episode.turns):
@@ -62,6 +62,8 @@ def microbatches(
     Yields (index, piece): `index` are the rows of the original that lead the piece; what remains is filled with zeros, which
     carry no weight. A handful of shapes means a handful of compilations, all of them known beforehand.
     """
+    if lengths_B.max(initial=0) > lengths[-1]:
+        raise ValueError(f"a sequence of {lengths_B.max()} tokens is longer than the last of batch.lengths, {lengths[-1]}")
     order = np.argsort(lengths_B, kind="stable")
     for first in range(0, len(order), rows):
         index = order[first : first + rows]

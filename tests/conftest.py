@@ -109,13 +109,13 @@ def world(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("world")
     config = mini.get_config()
-    config.data.train, config.data.valid, config.data.test = 24, 2, 2
+    config.data.train, config.data.valid, config.data.test = 60, 2, 2
     config.tokenizer.vocab_size = 400
     config.model.update(d_model=32, n_layers=2, n_heads=2, n_kv_heads=2, head_dim=16, d_ff=64, unroll_layers=False)
     config.episode.update(max_prompt_tokens=48, max_response_tokens=40, max_feedback_tokens=64)
     config.sampler.update(slots=8, chunk=8, splice_length=16)
     config.batch.update(rows=8, lengths=(96, 192, 304))
-    config.sft.update(steps=120, demonstrations=(24, 24, 8), batch=(6, 8, 2), learning_rate=1e-2, warmup_steps=10)
+    config.sft.update(steps=60, learning_rate=1e-2, warmup_steps=5, demonstrations=(5, 10, 0), batch=(2, 6, 0))
     config.ppo.update(rollouts=16, minibatches=2, warmup_steps=0, learning_rate=1e-3, value_learning_rate=1e-3)
     configs.validate(config)
     problems = train.load_data(config, str(folder))["train"]
@@ -125,7 +125,15 @@ def world(tmp_path_factory):
         problems = train.fitting(problems, environment, "train")
         model = LlamaConfig(vocab_size=tokenizer.vocab_size, **config.model)
         mesh = sharding.make_mesh(1, 1, 1, devices=jax.devices()[:1])
-        played = sft.make_demonstrations(problems, environment, config, lambda n: None)
+        # The easiest to say: two wrong programs and a right one for each of five problems.
+        spoken = lambda problem: len(tokenizer.encode(problem.solutions[0]))
+        problems = sorted(problems, key=spoken)[:5]
+        wrong = [problem.incorrect_solutions[i] for i in (0, 1) for problem in problems]
+        scripts = [
+            [(i, problem, [problem.solutions[0]]) for i, problem in enumerate(problems)],
+            [(i, problem, [wrong[i], problem.solutions[0]]) for i, problem in enumerate(problems * 2)],
+        ]
+        played = [sft.play(turns, environment, lambda n: None) for turns in scripts]
         capacity = configs.stream_capacity(config)
         pools = [sft.to_arrays(episodes, capacity, tokenizer.pad_id) for episodes in played]
         params = {"policy": llama.init(model, jax.random.key(0))}

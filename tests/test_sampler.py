@@ -26,8 +26,9 @@ class Player:
         self.slots = sampler.init_slots(CONFIG, ROWS, CAPACITY)
         if mesh is not None:
             self.params = jax.device_put(params, sharding.shardings(params, mesh))
-            cache = jax.device_put(self.slots.cache, sharding.shardings(self.slots.cache, mesh))
-            self.slots = dataclasses.replace(jax.device_put(self.slots, sharding.batch_sharding(mesh)), cache=cache)
+            by_row = jax.tree.map(lambda _: sharding.batch_sharding(mesh), self.slots)
+            at = dataclasses.replace(by_row, cache=sharding.shardings(self.slots.cache, mesh))
+            self.slots = jax.device_put(self.slots, at)
         self.streams, self.logprobs = [[] for _ in range(ROWS)], [[] for _ in range(ROWS)]
 
     def splice(self, messages: dict, budget: int, episodes: dict | None = None):
@@ -80,6 +81,10 @@ def ragged(seed, least, most, rows=range(ROWS)):
     return {row: rng.integers(0, CONFIG.vocab_size, rng.integers(least, most + 1)).tolist() for row in rows}
 
 
+def padded(streams, length):
+    return np.array([stream + [0] * (length - len(stream)) for stream in streams], np.int32)
+
+
 def rows_of(slots, rows):
     """Everything that slots hold for some rows."""
     host = jax.device_get(slots)
@@ -96,10 +101,7 @@ def test_three_spliced_ragged_turns_score_as_the_learner_scores_them(sizes, para
     player.speak()
     player.splice(ragged(2, 1, 9, rows=[1, 2, 3]), budget=9)
     player.speak()
-    tokens_BT = np.zeros((ROWS, 80), np.int32)
-    for row, stream in enumerate(player.streams):
-        tokens_BT[row, : len(stream)] = stream
-    expected_BT = np.asarray(llama.token_logprobs(CONFIG, params, tokens_BT, 0.8)[0])
+    expected_BT = np.asarray(llama.token_logprobs(CONFIG, params, padded(player.streams, 80), 0.8)[0])
     lengths = [len(stream) for stream in player.streams]
     np.testing.assert_array_equal(player.slots.lengths_B, np.array(lengths) - 1)  # all but the pending token is cached
     for row, logprobs in enumerate(player.logprobs):
@@ -211,9 +213,9 @@ def test_the_recorded_log_prob_is_that_of_the_nucleus_at_the_temperature(params)
     prompts = ragged(0, 2, 11)
     player.splice(prompts, budget=8, episodes={row: row for row in range(ROWS)})
     player.speak()
+    logits_BTV = llama.logits(CONFIG, params, padded(player.streams, 40))
     for row, stream in enumerate(player.streams):
-        logits = llama.logits(CONFIG, params, np.array([stream]))[0]
-        expected = np.asarray(sampler.sampled_logprobs(logits, 0.5, 0.6))
+        expected = np.asarray(sampler.sampled_logprobs(logits_BTV[row], 0.5, 0.6))
         for t in range(len(prompts[row]), len(stream)):
             assert abs(player.logprobs[row][t] - expected[t - 1, stream[t]]) < 1e-5  # finite: never outside the nucleus
 

@@ -56,8 +56,10 @@ def test_padding_equal_to_a_sampled_token_changes_no_mask(play):
 
 
 def test_a_stream_longer_than_the_batch_raises(play):
-    with pytest.raises(ValueError, match="episode 5 has 6 tokens, more than the batch's 5"):
+    with pytest.raises(ValueError, match="episode 5 has 6 tokens in 1 turns: the batch holds 5"):
         batch_of([play(["OK"], id=5)], length=5)
+    with pytest.raises(ValueError, match="a sequence of 6 tokens is longer than the last of batch.lengths, 4"):
+        next(trajectories.microbatches({"tokens": np.zeros((1, 6))}, np.array([6]), rows=2, lengths=(2, 4)))
     assert batch_of([play(["OK"])], length=6).lengths_B == [6]
 
 

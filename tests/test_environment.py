@@ -1,0 +1,225 @@
+"""The environment with a real executor: what the model is shown, and above all what it never is (I7)."""
+
+import dataclasses
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+import executor
+from rlef_jax import episode as episodes
+from rlef_jax import report, tokenizer
+from rlef_jax.environment import Environment
+from rlef_jax.prompts import CODE_CONTESTS, MINI, ChatLayout, fenced
+from rlef_jax.types import Problem, Status
+
+INCREMENT = Problem(
+    "increment",
+    "Add one.",
+    (executor.Test("1\n", "2\n"), executor.Test("4\n", "5\n")),
+    (executor.Test("SECRET-INPUT-7731\n", "SECRET-OUTPUT-9942\n"),),
+    solutions=("print(int(input())+1)",),
+    incorrect_solutions=("print(int(input())-1)", "print(int(input())-2)"),
+    limits=executor.Limits(seconds=5),
+)
+OTHER = Problem(
+    "other",
+    "Say the marker.",
+    (executor.Test("OTHER-IN\n", "OTHER-OUT\n"),),
+    (executor.Test("SECRET-OTHER-IN\n", "SECRET-OTHER-OUT\n"),),
+    incorrect_solutions=("print('WRONG-A')", "print('WRONG-B')", "print('WRONG-C')"),
+)
+PASSES_PUBLIC = "s = input()\nprint(int(s) + 1 if s.isdigit() else 'ECHO ' + s)"
+
+
+@pytest.fixture(scope="module")
+def environment(tiny_tokenizer, one_worker):
+    return Environment(
+        tokenizer=tiny_tokenizer,
+        layout=ChatLayout.mini(tiny_tokenizer),
+        messages=MINI,
+        pool=one_worker,
+        comparison="exact-lines",
+        turn_limit=3,
+        feedback="true",
+        max_prompt_tokens=200,
+        max_response_tokens=400,
+        max_feedback_tokens=400,
+        seed=0,
+        others=(INCREMENT, OTHER),
+    )
+
+
+def respond(environment, episode, text, closed=True):
+    """One turn as the roller plays it: the response, its public tests, the feedback."""
+    tokens = environment.tokenizer.encode(text) + [environment.layout.end] * closed
+    episode = environment.receive_response(episode, tokens, -np.ones(len(tokens)))
+    future = environment.submit_public(episode)
+    return environment.receive_public(episode, future.result(timeout=30) if future else None)
+
+
+def play(environment, *texts, problem=INCREMENT, id=0):
+    episode = environment.start(id, problem)
+    for text in texts:
+        episode = respond(environment, episode, text)
+    return episode
+
+
+def text_of(environment, episode):
+    return environment.tokenizer.decode(episode.stream.tokens_T, keep_special=True)
+
+
+def test_a_conversation_reads_as_laid_out(environment):
+    wrong, right = fenced("print(int(input())-1)"), fenced("print(int(input())+1)")
+    episode = play(environment, wrong, right)
+    assert episode.status == Status.VERDICT and episode.passed_public
+    assert text_of(environment, episode) == (
+        f"<s><|user|>Add one.<|assistant|>{wrong}<|end|>"
+        f"<|user|>- input `1` failed:\nExpected output `2` but got `0`<|assistant|>{right}<|end|>"
+    )
+    assert environment.submit_private(episode).result(timeout=30).verdict == "RUNTIME_ERROR"  # int() of a private input
+
+
+@pytest.mark.parametrize("feedback", ["true", "random", "none"])
+@pytest.mark.parametrize("messages", [MINI, CODE_CONTESTS])
+def test_private_tests_reach_nothing_that_is_read_or_kept(environment, feedback, messages, tmp_path):
+    environment = dataclasses.replace(environment, feedback=feedback, messages=messages)
+    # Two failures (one dumps all it can find on its input and in its directory), then a program that passes the public tests only.
+    snoop = "import os, sys\nprint(sys.argv, os.listdir('.'), sys.stdin.read())\nfor f in os.listdir('.'): print(open(f).read())"
+    episode = play(environment, fenced(snoop), "no code", fenced(PASSES_PUBLIC))
+    assert episode.status == Status.VERDICT
+    judged = environment.submit_private(episode).result(timeout=30)
+    assert judged.verdict == "WRONG_ANSWER" and "SECRET-INPUT" in judged.tests[0].output  # the secret was at hand
+    episode = episodes.receive_verdict(episode, judged.passed)
+    assert episode.status == Status.DONE and not episode.passed
+    path = tmp_path / "episodes.jsonl.gz"
+    report.write_episodes(str(path), [episode])
+    (record,) = [json.loads(line) for line in gzip.open(path, "rt")]
+    assert record["passed_public"] and not record["passed"]
+    for shown in (text_of(environment, episode), repr(episode.turns), json.dumps(record), repr(record)):
+        assert "SECRET" not in shown
+
+
+def test_true_feedback_names_what_went_wrong(environment):
+    def message(text, **changes):
+        return play(dataclasses.replace(environment, **changes), text).turns[0].feedback
+
+    assert message(fenced("print(int(input())-1)")) == "- input `1` failed:\nExpected output `2` but got `0`"
+    assert message(fenced("print(2)")) == "- input `4` failed:\nExpected output `5` but got `2`"
+    assert message(fenced("1/0")).endswith("ZeroDivisionError: division by zero")
+    assert message("I do not know.") == "Could not parse your code."
+    assert message(fenced("print((")) == "Could not parse your code."
+    paper = message(fenced("print(0)"), messages=CODE_CONTESTS)
+    assert paper.count("failed:") == 2 and paper.startswith("Your code failed the following tests:\n\n- input `1` failed:")
+
+
+def test_no_feedback_says_only_to_try_again(environment):
+    for text in (fenced("print(0)"), "no code", fenced("print((")):
+        episode = play(dataclasses.replace(environment, feedback="none"), text)
+        assert episode.turns[0].feedback == "Give it another try."
+
+
+def test_no_code_runs_nothing_and_counts_as_an_invalid_turn(environment):
+    class NoPool:
+        def submit(self, job):
+            raise AssertionError("a response without a program must not reach the executor")
+
+    episode = play(dataclasses.replace(environment, pool=NoPool()), "nothing", "still nothing", "nothing again")
+    assert episode.status == Status.DONE and len(episode.turns) == 3
+    assert [turn.program for turn in episode.turns] == [None] * 3 and not any(turn.valid for turn in episode.turns)
+
+
+def test_a_syntax_error_is_an_invalid_turn_and_a_crash_is_not(environment):
+    assert not play(environment, fenced("print((")).turns[0].valid
+    assert play(environment, fenced("1/0")).turns[0].valid
+    assert play(environment, fenced("print(0)")).turns[0].valid
+
+
+def test_the_turn_limit_ends_the_conversation_without_a_message(environment):
+    for limit in (1, 2):
+        episode = play(dataclasses.replace(environment, turn_limit=limit), *["no code"] * limit)
+        assert episode.status == Status.DONE and len(episode.turns) == limit
+        assert episode.turns[-1].feedback is None and episode.stream.is_action_T[-1]
+
+
+def test_random_feedback_is_about_another_problem(environment):
+    environment = dataclasses.replace(environment, feedback="random")
+    messages = {id: play(environment, fenced("print(0)"), fenced("print(0)"), id=id) for id in range(6)}
+    shown = [turn.feedback for episode in messages.values() for turn in episode.turns]
+    for feedback in shown:
+        assert feedback.startswith("- input `OTHER-IN` failed:\nExpected output `OTHER-OUT` but got `WRONG-")
+    assert len(set(shown)) > 1  # not always the same wrong solution
+
+
+def test_random_feedback_depends_on_seed_episode_and_turn_alone(environment):
+    environment = dataclasses.replace(environment, feedback="random")
+    feedbacks = lambda env, ids: [[t.feedback for t in play(env, *[fenced("print(0)")] * 2, id=id).turns] for id in ids]
+    first = feedbacks(environment, range(6))
+    assert feedbacks(environment, reversed(range(6))) == first[::-1]
+    assert feedbacks(dataclasses.replace(environment, seed=1), range(6)) != first
+    assert len({turns[0] for turns in first}) > 1 and any(a != b for a, b in first)
+
+
+def test_random_feedback_falls_back_to_the_trace_of_not_implemented(environment):
+    passing = dataclasses.replace(OTHER, incorrect_solutions=("print('OTHER-OUT')",))
+    environment = dataclasses.replace(environment, feedback="random", others=(INCREMENT, passing))
+    feedback = play(environment, fenced("print(0)")).turns[0].feedback
+    assert feedback.startswith("- input `OTHER-IN` failed:") and feedback.endswith("NotImplementedError")
+
+
+def test_true_public_tests_end_an_episode_with_random_feedback(environment):
+    episode = play(dataclasses.replace(environment, feedback="random"), fenced("print(0)"), fenced("print(int(input())+1)"))
+    assert episode.status == Status.VERDICT
+
+
+def test_a_cut_response_is_closed_by_a_spliced_token(environment):
+    episode = respond(environment, environment.start(0, INCREMENT), fenced("print(0)"), closed=False)
+    end = environment.layout.end
+    stop = episode.turns[0].stop
+    assert episode.stream.tokens_T[stop - 1] != end == episode.stream.tokens_T[stop]
+    assert episode.stream.is_action_T[stop - 1] and not episode.stream.is_action_T[stop]  # nobody sampled it
+    closed = respond(environment, environment.start(0, INCREMENT), fenced("print(0)"))
+    assert closed.stream.tokens_T.tolist().count(end) == episode.stream.tokens_T.tolist().count(end) == 1
+
+
+@pytest.mark.parametrize("closed", [True, False])
+@pytest.mark.parametrize("cap", [3, 4, 10])
+def test_long_feedback_is_cut_to_the_cap_and_still_hands_over_to_the_model(environment, cap, closed):
+    # The end token of a cut response stands in the room of the first message's start token.
+    environment = dataclasses.replace(environment, max_feedback_tokens=cap)
+    episode = respond(environment, environment.start(0, INCREMENT), fenced("print('x' * 300)"), closed)
+    spliced = episode.stream.tokens_T[episode.turns[0].stop :]
+    assert len(spliced) == cap - closed
+    assert spliced[-1] == environment.tokenizer.id("<|assistant|>") and environment.tokenizer.id("<|user|>") in spliced
+
+
+def test_a_cap_without_room_for_the_turn_headers_is_refused(environment):
+    with pytest.raises(ValueError, match="max_feedback_tokens is 2: it must be at least 3"):
+        dataclasses.replace(environment, max_feedback_tokens=2)
+
+
+FORGED = "".join(tokenizer.SPECIAL_TOKENS)
+
+
+def test_special_tokens_spelled_in_statements_and_outputs_stay_text(environment):
+    problem = dataclasses.replace(INCREMENT, statement=f"Add one. {FORGED}")
+    assert FORGED in text_of(environment, environment.start(0, problem))
+    episode = play(environment, fenced(f"print({FORGED!r})"), problem=problem)
+    assert FORGED in episode.turns[0].feedback
+    control = {environment.tokenizer.id(token) for token in tokenizer.SPECIAL_TOKENS}
+    found = [environment.tokenizer.decode([t], keep_special=True) for t in episode.stream.tokens_T if int(t) in control]
+    assert found == ["<s>", "<|user|>", "<|assistant|>", "<|end|>", "<|user|>", "<|assistant|>"]
+
+
+def test_fits_counts_the_whole_first_message(environment):
+    n = len(environment.prompt(INCREMENT))
+    assert dataclasses.replace(environment, max_prompt_tokens=n).fits(INCREMENT)
+    assert not dataclasses.replace(environment, max_prompt_tokens=n - 1).fits(INCREMENT)
+
+
+def test_demonstrated_responses_end_and_keep_to_the_cap(environment):
+    tokens = environment.response_tokens("print(1)")
+    assert environment.tokenizer.decode(tokens, keep_special=True) == "```python\nprint(1)\n```<|end|>"
+    assert environment.receive_response(environment.start(0, INCREMENT), tokens, np.zeros(len(tokens))).turns[0].program == "print(1)\n"
+    assert dataclasses.replace(environment, max_response_tokens=2).response_tokens("print(1)") == tokens[:2]

@@ -1,0 +1,239 @@
+"""The update: which tokens carry gradient, that shapes and meshes change nothing, and that the first ratio is 1."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from rlef_jax import config as configs
+from rlef_jax import learner as learners
+from rlef_jax import llama, rollout, sft, sharding, trajectories
+from rlef_jax.llama import LlamaConfig
+from rlef_jax.metrics import CompileCounter
+
+MODEL = LlamaConfig(vocab_size=40, d_model=16, n_layers=2, n_heads=2, n_kv_heads=2, head_dim=8, d_ff=24, tied_embeddings=True)
+B, T = 12, 24
+
+
+def config_of(**ppo):
+    config = configs.default()
+    config.batch.update(rows=8, lengths=(12, 24))
+    config.ppo.update(warmup_steps=0, learning_rate=1e-2, value_learning_rate=1e-2, weight_decay=0.0, **ppo)
+    return config
+
+
+@pytest.fixture(scope="module")
+def params(random_params):
+    policy = random_params(MODEL)
+    return {"policy": policy, "value": {"llama": random_params(MODEL, 1), "value_head": {"kernel": np.full((16, 1), 0.1, np.float32)}}}
+
+
+@pytest.fixture(scope="module")
+def mesh(mesh_of):
+    return mesh_of(1, 1, 1)
+
+
+def random_arrays(seed=0):
+    """(arrays, lengths) of a minibatch: ragged rows, of which some positions are actions and some carry a value."""
+    rng = np.random.default_rng(seed)
+    lengths_B = rng.integers(5, T + 1, B)
+    inside_BT = np.arange(T) < lengths_B[:, None]
+    action_BT = (rng.random((B, T)) < 0.5) & inside_BT & (np.arange(T) > 0)
+    where_BT = (rng.random((B, T)) < 0.2) & inside_BT
+    normal = lambda: rng.normal(size=(B, T)).astype(np.float32)
+    old_BT = -np.abs(normal()) - 2
+    return {
+        "tokens": rng.integers(0, 40, (B, T)).astype(np.int32) * inside_BT.astype(np.int32),
+        "old_logprobs": old_BT,
+        "behaviour_logprobs": old_BT + 0.1 * normal(),
+        "advantages": normal(),
+        "policy_weights": (action_BT / action_BT.sum()).astype(np.float32),
+        "old_values": normal(),
+        "targets": normal(),
+        "value_weights": (where_BT / where_BT.sum()).astype(np.float32),
+    }, lengths_B
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def loss_and_grads(params, piece, temperature, mesh):
+    config = config_of()
+    config.sampler.temperature = temperature
+    return jax.value_and_grad(lambda p: learners.ppo_loss(MODEL, mesh, config, p, piece), has_aux=True)(params)
+
+
+def assert_trees_close(tree, other, tolerance=1e-5):
+    for (path, a), b in zip(jax.tree_util.tree_flatten_with_path(tree)[0], jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=tolerance * (np.abs(a).max() + 1e-6), err_msg=sharding.path_of(path))
+
+
+class Recorder(learners.Learner):
+    """A learner that hands over the gradient that its pieces add up to, instead of applying it."""
+
+    def step(self, state, arrays, lengths_B):
+        self._apply = lambda state, grads: ((state, jax.device_get(grads)), {})
+        (state, grads), metrics = super().step(state, arrays, lengths_B)
+        return grads, metrics
+
+
+def accumulated(params, mesh, arrays, lengths_B, rows, lengths):
+    config = config_of()
+    make = lambda: learners.make_optimizer(1.0, 0.0, 1e9, 0.9, 0.95)
+    loss = functools.partial(learners.ppo_loss, MODEL, mesh, config)
+    recorder = Recorder(mesh, {"policy": make(), "value": make()}, loss, params, learners.PPO_PIECE, rows, lengths)
+    return recorder.step(recorder.init(params), arrays, lengths_B)
+
+
+def test_gradients_of_microbatches_add_up_to_those_of_one_big_batch(params, mesh):
+    arrays, lengths_B = random_arrays()
+    (loss, metrics), whole = loss_and_grads(params, arrays, 1.0, None)
+    grads, found = accumulated(params, mesh, arrays, lengths_B, rows=5, lengths=(9, 17, 32))  # no piece is full
+    assert_trees_close(whole, grads)
+    assert found.pop("loss") == pytest.approx(float(loss), rel=1e-5)
+    assert found == pytest.approx({name: float(value) for name, value in metrics.items()}, rel=1e-4, abs=1e-6)
+
+
+def test_the_order_of_rows_changes_nothing(params, mesh):
+    arrays, lengths_B = random_arrays()
+    order = np.random.default_rng(1).permutation(B)
+    grads, _ = accumulated(params, mesh, arrays, lengths_B, 8, (12, 24))
+    shuffled, _ = accumulated(params, mesh, {k: v[order] for k, v in arrays.items()}, lengths_B[order], 8, (12, 24))
+    assert_trees_close(grads, shuffled)
+
+
+def test_a_mesh_of_8_gives_the_gradients_of_one_device(params, mesh_of):
+    arrays, lengths_B = random_arrays()
+    (loss, _), whole = loss_and_grads(params, arrays, 1.0, None)
+    grads, found = accumulated(params, mesh_of(2, 2, 2), arrays, lengths_B, 8, (12, 24))
+    assert found["loss"] == pytest.approx(float(loss), rel=1e-5)
+    assert_trees_close(whole, grads)
+
+
+def test_what_is_stored_at_prompt_and_feedback_tokens_is_never_read(params):
+    arrays, _ = random_arrays()
+    spoilt = {name: array.copy() for name, array in arrays.items()}
+    for names, weights in ((("old_logprobs", "behaviour_logprobs", "advantages"), "policy_weights"),
+                           (("old_values", "targets"), "value_weights")):  # fmt: skip
+        for name in names:
+            spoilt[name][arrays[weights] == 0] = 1e4  # exp of it would be infinite
+    (loss, metrics), grads = loss_and_grads(params, arrays, 1.0, None)
+    (other, other_metrics), other_grads = loss_and_grads(params, spoilt, 1.0, None)
+    assert loss == other and metrics == other_metrics
+    jax.tree.map(np.testing.assert_array_equal, grads, other_grads)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+
+
+def test_without_response_tokens_there_is_no_policy_gradient_at_all(params):
+    arrays, _ = random_arrays()
+    (_, _), grads = loss_and_grads(params, arrays | {"policy_weights": np.zeros((B, T), np.float32)}, 1.0, None)
+    assert all(not np.asarray(leaf).any() for leaf in jax.tree.leaves(grads["policy"]))
+    assert all(np.asarray(leaf).any() for leaf in jax.tree.leaves(grads["value"]))
+
+
+def test_without_value_positions_there_is_no_value_gradient_at_all(params):
+    arrays, _ = random_arrays()
+    (_, _), grads = loss_and_grads(params, arrays | {"value_weights": np.zeros((B, T), np.float32)}, 1.0, None)
+    assert all(not np.asarray(leaf).any() for leaf in jax.tree.leaves(grads["value"]))
+    assert all(np.asarray(leaf).any() for leaf in jax.tree.leaves(grads["policy"]))
+
+
+def test_the_gradient_at_ratio_1_is_that_of_advantage_times_log_prob(params):
+    arrays, _ = random_arrays()
+    logprobs_BT = np.asarray(llama.token_logprobs(MODEL, params["policy"], arrays["tokens"], 0.6)[0])
+    (_, metrics), grads = loss_and_grads(params, arrays | {"old_logprobs": logprobs_BT, "behaviour_logprobs": logprobs_BT}, 0.6, None)
+    weight_BT = arrays["policy_weights"] * arrays["advantages"]
+    expected = jax.grad(lambda p: -(weight_BT * llama.token_logprobs(MODEL, p, arrays["tokens"], 0.6)[0]).sum())(params["policy"])
+    assert_trees_close(expected, grads["policy"])
+    assert metrics["ratio_mean"] == pytest.approx(1, abs=1e-5) and metrics["max_logprob_gap"] < 1e-5
+
+
+def test_norm_scales_are_not_decayed_and_all_else_is(params):
+    optimizer = learners.make_optimizer(0.1, 0.5, 1.0, 0.9, 0.95)
+    zero = jax.tree.map(np.zeros_like, params)
+    updates, _ = optimizer.update(zero, optimizer.init(params), params)
+    for (path, update), leaf in zip(jax.tree_util.tree_flatten_with_path(updates)[0], jax.tree.leaves(params)):
+        decay = 0 if sharding.path_of(path).endswith("scale") else -0.1 * 0.5
+        np.testing.assert_allclose(update, decay * leaf, rtol=1e-5)
+
+
+def test_a_positive_advantage_raises_and_a_negative_one_lowers_the_log_prob(params, mesh):
+    arrays, lengths_B = random_arrays()
+    score = lambda p: np.asarray(llama.token_logprobs(MODEL, p["policy"], arrays["tokens"])[0])
+    before_BT = score(params)
+    sign_BT = np.where(np.random.default_rng(2).random((B, T)) < 0.5, 1, -1).astype(np.float32)
+    arrays |= {"old_logprobs": before_BT, "behaviour_logprobs": before_BT, "advantages": sign_BT}
+    ppo = learners.Ppo(MODEL, mesh, config_of(), params)
+    state = ppo.learner.init(params)
+    for _ in range(5):
+        state, metrics = ppo.learner.step(state, arrays, lengths_B)
+    moved_BT = (score(state.params) - before_BT) * sign_BT
+    assert np.mean(moved_BT[arrays["policy_weights"] > 0] > 0) > 0.85
+    assert int(state.step) == 5 and metrics["grad_norm_policy"] > 0
+
+
+def test_the_values_move_to_their_targets(params, mesh):
+    arrays, lengths_B = random_arrays()
+    where_BT = arrays["value_weights"] > 0
+    values = lambda p: np.asarray(learners.values_of(MODEL, p["value"], arrays["tokens"], None))
+    ppo = learners.Ppo(MODEL, mesh, config_of(), params)
+    state = ppo.learner.init(params)
+    error = lambda p: np.abs(values(p) - arrays["targets"])[where_BT].mean()
+    first = error(params)
+    for _ in range(15):
+        arrays["old_values"] = values(state.params)
+        state, _ = ppo.learner.step(state, arrays, lengths_B)
+    assert error(state.params) < 0.7 * first
+
+
+def test_the_value_network_starts_as_a_copy_of_the_policy_with_a_small_random_head(params):
+    policy = jax.tree.map(jax.numpy.asarray, params["policy"])
+    value = learners.init_value(policy, jax.random.key(0), MODEL.d_model, std=0.01)
+    jax.tree.map(np.testing.assert_array_equal, value["llama"], policy)
+    kernel = np.asarray(value["value_head"]["kernel"])
+    assert kernel.shape == (MODEL.d_model, 1) and 0 < np.abs(kernel).max() < 0.05
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2)])
+def test_a_real_first_update(world, sizes, mesh_of):
+    # I6, with sampled episodes: the ratio is 1 and the KL 0 before anything has moved. Nothing compiles after the warm-up,
+    # and neither that nor the donated state touches the reference.
+    mesh, config = mesh_of(*sizes), world.config
+    reference = jax.device_put(world.policy, sharding.shardings(world.policy, mesh))
+    value = learners.init_value(reference, jax.random.key(1), world.model.d_model, 0.01)
+    ppo = learners.Ppo(world.model, mesh, config, {"policy": reference, "value": value})
+    collector = rollout.Collector(world.model, mesh, config, world.capacity, [world.environment.layout.end])
+    state = ppo.learner.init({"policy": reference, "value": value})
+    compiles = CompileCounter()
+    collector.warm_up(reference, [1.0])
+    ppo.warm_up(state, reference)
+    jax.tree.map(np.testing.assert_array_equal, state.params["policy"], world.policy)
+    warm, rng = compiles.count, np.random.default_rng(0)
+    for update in range(2):
+        starts = [(16 * update + i, world.problems[i % len(world.problems)]) for i in range(16)]
+        episodes, _ = collector.collect(state.params["policy"], world.environment, starts, jax.random.key(0), 1.0)
+        batch = trajectories.from_episodes(episodes, world.capacity, 3, world.tokenizer.pad_id, 0.2)
+        state, metrics = ppo.update(state, reference, batch, rng)
+        assert abs(metrics["first_ratio"] - 1) < 1e-4 and metrics["first_logprob_gap"] < 1e-4
+        assert (abs(metrics["kl_to_reference"]) < 1e-6) == (update == 0)
+    every_length = np.repeat([config.batch.lengths], 8, axis=0).T.ravel()
+    arrays = {name: np.zeros((len(every_length), world.capacity), dtype) for name, dtype in learners.PPO_PIECE.items()}
+    ppo.learner.step(state, arrays, every_length)
+    assert compiles.count == warm
+    jax.tree.map(np.testing.assert_array_equal, reference, world.policy)
+
+
+def test_the_score_of_a_collection_lies_where_its_tokens_lie(world):
+    # Rows come back from sorted microbatches of other lengths, and must end up where they were.
+    policy = jax.tree.map(jax.numpy.asarray, world.policy)
+    value = learners.init_value(policy, jax.random.key(1), world.model.d_model, 0.5)
+    params = {"policy": policy, "value": value}
+    ppo = learners.Ppo(world.model, world.mesh, world.config, params)
+    played = [world.demonstrations[k % 2][k // 2] for k in range(9)]
+    arrays, _ = sft.to_arrays(played, world.capacity, world.tokenizer.pad_id)
+    batch = trajectories.TrajectoryBatch(arrays["tokens"], np.array([len(e.stream) for e in played]), *[None] * 5)
+    reference_BT, values_BT = ppo.score(ppo.learner.init(params), world.policy, batch)
+    logprobs_BT = np.asarray(llama.token_logprobs(world.model, world.policy, arrays["tokens"], world.config.sampler.temperature)[0])
+    expected_BT = np.asarray(learners.values_of(world.model, value, arrays["tokens"], None))
+    inside_BT = np.arange(world.capacity) < batch.lengths_B[:, None]
+    np.testing.assert_allclose(reference_BT[inside_BT], logprobs_BT[inside_BT], atol=2e-5)
+    np.testing.assert_allclose(values_BT[inside_BT], expected_BT[inside_BT], atol=2e-5)

@@ -1,0 +1,205 @@
+"""Whole episodes with the real environment: programs run, feedback is spliced, and nothing depends on the scheduling."""
+
+import dataclasses
+from concurrent.futures import Future
+
+import jax
+import numpy as np
+import pytest
+
+import executor
+from rlef_jax import llama, rollout, sampler, sharding
+from rlef_jax.metrics import CompileCounter
+from rlef_jax.types import Status
+
+EPISODES = 40
+FIRST_ID = 1000
+TEMPERATURE = 0.7  # a mixture of programs that pass, that fail, and of no programs
+
+COLLECTORS = {}  # each is compiled once
+
+
+def collect(world, environment=None, slots=8, order=None, temperature=TEMPERATURE, top_p=1.0, seed=0, **options):
+    key = tuple(sorted({"slots": slots, **options}.items()))
+    if key not in COLLECTORS:
+        config = world.config.copy_and_resolve_references()
+        config.sampler.update(slots=slots, **options)
+        COLLECTORS[key] = rollout.Collector(world.model, world.mesh, config, world.capacity, [world.environment.layout.end])
+    collector = COLLECTORS[key]
+    starts = [(FIRST_ID + i, world.problems[i % len(world.problems)]) for i in range(EPISODES)]
+    starts = [starts[i] for i in (range(EPISODES) if order is None else order)]
+    return collector.collect(world.policy, environment or world.environment, starts, jax.random.key(seed), temperature, top_p)
+
+
+def padded(episodes, length):
+    tokens_BT = np.zeros((len(episodes), length), np.int32)
+    for b, episode in enumerate(episodes):
+        tokens_BT[b, : len(episode.stream)] = episode.stream.tokens_T
+    return tokens_BT
+
+
+def assert_same(some, others, atol=1e-4):
+    for a, b in zip(some, others, strict=True):
+        assert a.id == b.id
+        np.testing.assert_array_equal(a.stream.tokens_T, b.stream.tokens_T)
+        np.testing.assert_array_equal(a.stream.is_action_T, b.stream.is_action_T)
+        np.testing.assert_allclose(a.stream.logprobs_T, b.stream.logprobs_T, atol=atol)
+        assert (a.passed, a.passed_public, len(a.turns)) == (b.passed, b.passed_public, len(b.turns))
+
+
+@pytest.fixture(scope="module")
+def collected(world):
+    return collect(world)
+
+
+def test_the_warm_start_learns_its_demonstrations(world):
+    assert world.losses[-1] < 0.3 * world.losses[0]
+
+
+def test_the_collection_holds_what_the_other_tests_need(collected):
+    episodes, _ = collected
+    turns = [turn for episode in episodes for turn in episode.turns]
+    assert {len(episode.turns) for episode in episodes} == {1, 2, 3}
+    assert {episode.passed for episode in episodes} == {True, False}
+    assert sum(turn.result is not None for turn in turns) > len(turns) / 2  # programs that ran
+    assert any(turn.program is None for turn in turns) or any(not turn.valid for turn in turns)
+
+
+def test_every_id_comes_back_once_in_order_and_done(collected):
+    episodes, stats = collected
+    assert [episode.id for episode in episodes] == list(range(FIRST_ID, FIRST_ID + EPISODES))
+    assert all(episode.status == Status.DONE for episode in episodes)
+    assert (stats.episodes, stats.dropped) == (EPISODES, 0)
+    assert stats.tokens == sum(int(episode.stream.is_action_T.sum()) for episode in episodes)
+
+
+def test_recorded_log_probs_are_those_of_a_full_forward_pass(world, collected):
+    episodes, _ = collected
+    expected_BT = np.asarray(llama.token_logprobs(world.model, world.policy, padded(episodes, world.capacity), TEMPERATURE)[0])
+    for expected, episode in zip(expected_BT, episodes):
+        stream = episode.stream
+        np.testing.assert_allclose(stream.logprobs_T, np.where(stream.is_action_T, expected[: len(stream)], 0), atol=1e-5)
+
+
+def test_a_stream_is_prompt_responses_and_feedback_and_nothing_else(world, collected):
+    environment, end = world.environment, world.environment.layout.end
+    for episode in collected[0]:
+        tokens = environment.prompt(episode.problem)
+        for turn in episode.turns:
+            assert turn.start == len(tokens)
+            response = episode.stream.tokens_T[turn.start : turn.stop].tolist()
+            assert end not in response[:-1] and (response[-1] == end or len(response) == environment.max_response_tokens)
+            assert environment.tokenizer.decode(response) == turn.response
+            tokens += response
+            if turn is not episode.turns[-1]:
+                message = environment.tokenizer.encode(turn.feedback)[: environment.max_feedback_tokens - environment.layout.overhead]
+                tokens += environment.layout.splice(message, closed=response[-1] == end)
+        assert episode.stream.tokens_T.tolist() == tokens
+
+
+def test_verdicts_and_feedback_are_those_of_the_programs(world, collected):
+    environment = world.environment
+    for episode in collected[0]:
+        assert len(episode.turns) == environment.turn_limit or episode.passed_public
+        for turn in episode.turns:
+            if turn.program is None:
+                assert turn.result is None
+                continue
+            again = environment.pool.submit(executor.Job(turn.program, episode.problem.public_tests, episode.problem.limits,
+                                                         environment.comparison, True)).result()  # fmt: skip
+            assert again.verdict == turn.result.verdict
+        if episode.passed_public:
+            job = executor.Job(episode.turns[-1].program, episode.problem.private_tests, episode.problem.limits, environment.comparison)
+            assert environment.pool.submit(job).result().passed == episode.passed
+
+
+@pytest.mark.parametrize("changes", [
+    dict(slots=64),
+    dict(slots=3, chunk=40, splice_length=5),
+    dict(refill=1.0, chunk=1),
+    dict(refill=0.0, order=np.random.default_rng(0).permutation(EPISODES)),
+], ids=["64 slots", "3 slots, long chunks, short splices", "splices wait for all", "other order"])  # fmt: skip
+def test_episodes_do_not_depend_on_the_scheduling(world, collected, changes):
+    assert_same(collected[0], collect(world, **changes)[0])
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
+def test_episodes_do_not_depend_on_the_mesh_and_nothing_compiles_after_warm_up(world, collected, sizes, mesh_of):
+    mesh, layout = mesh_of(*sizes), world.environment.layout
+    policy = jax.device_put(world.policy, sharding.shardings(world.policy, mesh))
+    collector = rollout.Collector(world.model, mesh, world.config, world.capacity, [layout.end])
+    compiles = CompileCounter()
+    collector.warm_up(policy, [1.0])
+    warm = compiles.count
+    starts = [(FIRST_ID + i, world.problems[i % len(world.problems)]) for i in range(12)]
+    episodes, _ = collector.collect(policy, world.environment, starts, jax.random.key(0), TEMPERATURE)
+    assert compiles.count == warm
+    assert_same(collected[0][:12], episodes)
+
+
+def test_another_seed_or_other_ids_give_other_episodes(world, collected):
+    same = [
+        np.array_equal(a.stream.tokens_T, b.stream.tokens_T) for a, b in zip(collected[0], collect(world, seed=1)[0])
+    ]
+    assert np.mean(same) < 0.5
+    assert len({tuple(episode.stream.tokens_T) for episode in collected[0]}) > 2 * len(world.problems)
+
+
+def test_a_low_temperature_and_a_nucleus_are_recorded_as_sampled(world):
+    # A token outside the nucleus would carry -inf; one recorded at temperature 1 would be off by nats.
+    episodes, _ = collect(world, temperature=0.4, top_p=0.9)
+    assert np.isfinite(np.concatenate([episode.stream.logprobs_T for episode in episodes])).all()
+    logits_BTV = llama.logits(world.model, world.policy, padded(episodes[:6], world.capacity))
+    for episode, logits in zip(episodes, logits_BTV):
+        expected = np.asarray(sampler.sampled_logprobs(logits, 0.4, 0.9))
+        where = np.flatnonzero(episode.stream.is_action_T)
+        got = episode.stream.logprobs_T[where]
+        np.testing.assert_allclose(got, expected[where - 1, episode.stream.tokens_T[where]], atol=1e-5)
+
+
+def test_no_feedback_gives_the_fixed_message(world):
+    environment = dataclasses.replace(world.environment, feedback="none")
+    for episode in collect(world, environment)[0]:
+        assert {turn.feedback for turn in episode.turns[:-1]} <= {environment.messages.no_feedback}
+
+
+class FailingPool:
+    """A pool whose sandbox fails for the jobs that `fails(job)` picks."""
+
+    def __init__(self, pool, fails):
+        self._pool, self._fails = pool, fails
+
+    def submit(self, job):
+        if not self._fails(job):
+            return self._pool.submit(job)
+        future = Future()
+        future.set_result(executor.Result(executor.Verdict.INFRASTRUCTURE, (), 0.0))
+        return future
+
+
+@pytest.mark.parametrize("which", ["public_tests", "private_tests"])
+def test_a_failed_sandbox_drops_and_counts_the_episode_and_spares_the_others(world, collected, which):
+    unlucky = {problem.name for problem in world.problems[::3]}
+    tests = {getattr(problem, which) for problem in world.problems if problem.name in unlucky}
+    environment = dataclasses.replace(world.environment, pool=FailingPool(world.environment.pool, lambda job: job.tests in tests))
+    episodes, stats = collect(world, environment)
+
+    def hit(episode):
+        ran = any(turn.result for turn in episode.turns) if which == "public_tests" else episode.passed_public
+        return episode.problem.name in unlucky and ran
+
+    assert 0 < stats.dropped == sum(map(hit, collected[0])) and stats.episodes == len(episodes)
+    assert_same([episode for episode in collected[0] if not hit(episode)], episodes)
+
+
+def test_progress_hears_of_every_episode(world):
+    config, heard = world.config, []
+    collector = rollout.Collector(world.model, world.mesh, config, world.capacity, [world.environment.layout.end])
+    starts = [(i, world.problems[i % len(world.problems)]) for i in range(11)]
+    collector.collect(world.policy, world.environment, starts, jax.random.key(0), TEMPERATURE, on_done=heard.append)
+    assert sum(heard) == 11
+
+
+def test_no_starts_give_no_episodes(world):
+    collector = rollout.Collector(world.model, world.mesh, world.config, world.capacity, [world.environment.layout.end])
+    assert collector.collect(world.policy, world.environment, [], jax.random.key(0), TEMPERATURE)[0] == []
