@@ -68,8 +68,7 @@ def feedback(result: Result, tests: Sequence[Test], template: FeedbackTemplate =
         raise ValueError(f"{len(tests)} tests but {len(result.tests)} results")
     if result.verdict is Verdict.INVALID_PROGRAM:
         return _fill(template.invalid, error=_cut_trace(result.error, template))
-    failed = [(test, judged) for test, judged in zip(tests, result.tests)
-              if judged.verdict not in (Verdict.OK, Verdict.SKIPPED)]
+    failed = [(test, judged) for test, judged in zip(tests, result.tests) if judged.verdict not in (Verdict.OK, Verdict.SKIPPED)]
     if not failed:
         return ""
     items = [_item(test, judged, template) for test, judged in failed[: template.max_failures]]
@@ -109,5 +108,5 @@ def _cut_trace(trace: str, template: FeedbackTemplate) -> str:
         # The last lines name the exception, so they get the larger half.
         first = template.max_trace_lines // 2
         last = template.max_trace_lines - first
-        lines = [*lines[:first], TRACE_CUT_MARK.format(len(lines) - first - last), *lines[len(lines) - last:]]
+        lines = [*lines[:first], TRACE_CUT_MARK.format(len(lines) - first - last), *lines[len(lines) - last :]]
     return "\n".join(lines)

@@ -35,8 +35,9 @@ GRACE_SECONDS = 30.0
 CLOSE_SECONDS = 5.0
 _WORKER = Path(__file__).parent / "worker"
 # Signals that a crash of the compiler, and nothing else, gives the judge before the first test.
-_COMPILER_CRASHES = tuple(-number for number in (
-    signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGXCPU))
+_COMPILER_CRASHES = tuple(
+    -number for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGXCPU)
+)
 
 
 class WorkerError(RuntimeError):
@@ -63,8 +64,11 @@ class WorkerProcess:
             # program that walks over a set of strings gives one output, not one a worker.
             self._process = subprocess.Popen(
                 [sys.executable, "-S", "-s", "-B", "-X", "utf8", "-W", "ignore", str(_WORKER), root],
-                stdin=theirs, stdout=subprocess.DEVNULL, stderr=self._log,
-                env={"PYTHONHASHSEED": "0"}, start_new_session=True,
+                stdin=theirs,
+                stdout=subprocess.DEVNULL,
+                stderr=self._log,
+                env={"PYTHONHASHSEED": "0"},
+                start_new_session=True,
             )
         except OSError as error:
             self._socket.close()
@@ -83,16 +87,27 @@ class WorkerProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def run(self, program: str, inputs: list[str], limits: Limits, seen: Callable[[int, Outcome], bool],
-            in_judge: bool = False) -> None:
+    def run(
+        self, program: str, inputs: list[str], limits: Limits, seen: Callable[[int, Outcome], bool], in_judge: bool = False
+    ) -> None:
         """Run `program` on each of `inputs`, calling `seen(index, outcome)` as outcomes come, until that returns False.
 
         `in_judge` is slower and compiles in a process of its own, so that a crash of the compiler is recognised.
         Raises InvalidProgram if it does not compile, and WorkerError.
         """
         encoded = [text.encode("utf-8", "surrogatepass") for text in inputs]
-        self._send(pack_job(in_judge, limits.seconds, limits.wall_cap, limits.memory_mb << 20,
-                            limits.output_bytes, limits.processes, program.encode("utf-8", "surrogatepass"), encoded))
+        self._send(
+            pack_job(
+                in_judge,
+                limits.seconds,
+                limits.wall_cap,
+                limits.memory_mb << 20,
+                limits.output_bytes,
+                limits.processes,
+                program.encode("utf-8", "surrogatepass"),
+                encoded,
+            )
+        )
         expected, wanted, invalid = 0, True, None
         while True:
             kind, body = self._read_frame(time.monotonic() + limits.wall_cap + GRACE_SECONDS)
@@ -110,7 +125,7 @@ class WorkerProcess:
                 (status,) = CRASH_HEAD.unpack_from(body)
                 if expected == 0 and status in _COMPILER_CRASHES:
                     raise InvalidProgram("the program crashes the compiler")
-                raise WorkerError(f"{body[CRASH_HEAD.size:].decode('utf-8', 'replace').strip()} (status {status})")
+                raise WorkerError(f"{body[CRASH_HEAD.size :].decode('utf-8', 'replace').strip()} (status {status})")
             elif kind == END:
                 if invalid is not None:
                     raise InvalidProgram(invalid)
@@ -177,5 +192,4 @@ def _outcome(body: bytes) -> tuple[int, Outcome]:
         raise WorkerError(f"an outcome that makes no sense: {nonsense}") from nonsense
     if kind > BROKEN:
         raise WorkerError(f"an outcome of unknown kind {kind}")
-    return index, Outcome(kind, exit_status, seconds, output.decode("utf-8", "replace"),
-                          error.decode("utf-8", "replace"))
+    return index, Outcome(kind, exit_status, seconds, output.decode("utf-8", "replace"), error.decode("utf-8", "replace"))

@@ -188,8 +188,8 @@ def _check_ranges(given: dict) -> None:
     at_least_1 = (
         "episode.turn_limit", "episode.max_prompt_tokens", "episode.max_response_tokens", "episode.max_feedback_tokens",
         "sampler.slots", "sampler.chunk", "sampler.splice_length", "batch.rows", "ppo.rollouts", "ppo.minibatches",
-        "ppo.epochs", "eval.rollouts", "eval.turn_limit", "eval.valid_rollouts", "eval.resamples", "checkpoint.every", "checkpoint.sft_every",
-        "checkpoint.keep", "data.train", "data.valid", "data.test", "tokenizer.vocab_size", "model.d_model", "model.n_layers",
+        "ppo.epochs", "eval.rollouts", "eval.turn_limit", "eval.valid_rollouts", "eval.resamples", "checkpoint.every",
+        "checkpoint.sft_every", "checkpoint.keep", "data.train", "data.valid", "data.test", "tokenizer.vocab_size", "model.d_model", "model.n_layers",
         "model.n_heads", "model.n_kv_heads", "model.head_dim", "model.d_ff",
     )  # fmt: skip
     at_least_0 = (
@@ -223,8 +223,8 @@ def _check_sizes(config: ConfigDict) -> None:
         )
     if min(config.eval.temperatures) <= 0:
         raise ValueError(f"eval.temperatures is {config.eval.temperatures}: each must be greater than 0")
-    if list(config.batch.lengths) != sorted(set(config.batch.lengths)) or config.batch.lengths[0] < 1:
-        raise ValueError(f"batch.lengths is {config.batch.lengths}: it must be positive and increasing")
+    if list(config.batch.lengths) != sorted(set(config.batch.lengths)) or config.batch.lengths[0] < 2:
+        raise ValueError(f"batch.lengths is {config.batch.lengths}: it must be increasing, and at least 2")
     if config.batch.lengths[-1] < stream_capacity(config):
         raise ValueError(
             f"the last of batch.lengths is {config.batch.lengths[-1]}, but a conversation can take {stream_capacity(config)} "

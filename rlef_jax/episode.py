@@ -17,8 +17,10 @@ from rlef_jax.types import Episode, Problem, Status, TokenStream, Turn
 
 def start(id: int, problem: Problem, prompt_tokens) -> Episode:
     """o_0: the stream holds the first message, up to the point where the model speaks."""
-    if not len(prompt_tokens):
-        raise ValueError(f"episode {id} ({problem.name}): the first message has no tokens")
+    if len(prompt_tokens) < 2:  # the sampler keeps the last one pending, and needs something in the cache before it
+        raise ValueError(
+            f"episode {id} ({problem.name}): the first message has {len(prompt_tokens)} token(s), it needs at least 2"
+        )
     return Episode(id, problem, TokenStream.empty().append(prompt_tokens), Status.RESPONSE)
 
 
@@ -45,7 +47,9 @@ def receive_feedback(episode: Episode, result: executor.Result | None, turn_limi
     _expect(episode, Status.FEEDBACK)
     over = is_over(episode, result, turn_limit)
     if over == bool(len(tokens)):
-        raise ValueError(f"episode {episode.id}: {'an ended' if over else 'a failed'} turn {'takes no' if over else 'needs a'} message")
+        raise ValueError(
+            f"episode {episode.id}: {'an ended' if over else 'a failed'} turn {'takes no' if over else 'needs a'} message"
+        )
     turn = dataclasses.replace(episode.turns[-1], result=result, feedback=None if over else message)
     episode = dataclasses.replace(episode, turns=(*episode.turns[:-1], turn))
     if not over:

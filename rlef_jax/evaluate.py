@@ -83,9 +83,7 @@ def repair_rate(episodes: Sequence[Episode]) -> float:
     return sum(episode.passed and len(episode.turns) == 2 for episode in failed) / max(len(failed), 1)
 
 
-def evaluate(
-    collect: Callable, problems: Sequence, rollouts: int, turn_limit: int, resamples: int
-) -> tuple[dict, list[Episode]]:
+def evaluate(collect: Callable, problems: Sequence, rollouts: int, turn_limit: int, resamples: int) -> tuple[dict, list[Episode]]:
     """Plays `rollouts` episodes a problem with `collect(starts) -> episodes` and sums them up.
 
     The ids, and with them the noise, depend on the place in the data set alone: the same episodes for the same weights.

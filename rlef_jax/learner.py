@@ -41,11 +41,14 @@ def make_optimizer(learning_rate, weight_decay: float, grad_clip: float, b1: flo
 class Learner:
     """Minimises `loss(params, piece) -> (loss, metrics)` over minibatches cut into microbatches of a few shapes.
 
-    `optimizers` names the networks, `piece_dtypes` the [B, T] arrays of a microbatch. Losses are weighted sums whose weights add to 1 over the minibatch, so gradients of the
-    pieces simply add up. Metrics named `max_*` are combined by maximum, all others are added.
+    `optimizers` names the networks, `piece_dtypes` the [B, T] arrays of a microbatch. Losses are weighted sums whose weights
+    add to 1 over the minibatch, so gradients of the pieces simply add up. Metrics named `max_*` are combined by maximum, all
+    others are added.
     """
 
-    def __init__(self, mesh, optimizers: dict, loss: Callable, params: dict, piece_dtypes: dict, rows: int, lengths: Sequence[int]):
+    def __init__(
+        self, mesh, optimizers: dict, loss: Callable, params: dict, piece_dtypes: dict, rows: int, lengths: Sequence[int]
+    ):
         self._rows, self._lengths, self._by_row = rows, tuple(lengths), sharding.batch_sharding(mesh)
         self._piece_dtypes = piece_dtypes
         piece = {name: jax.ShapeDtypeStruct((rows, lengths[0]), dtype) for name, dtype in piece_dtypes.items()}
@@ -133,9 +136,7 @@ def ppo_loss(model: LlamaConfig, mesh, config, params: dict, piece: dict):
         logprobs_BT, piece["old_logprobs"], piece["behaviour_logprobs"], piece["advantages"], weights_BT, config.ppo.clip
     )
     values_BT = values_of(model, params["value"], piece["tokens"], mesh)
-    value_loss = ppo.value_loss(
-        values_BT, piece["old_values"], piece["targets"], piece["value_weights"], config.ppo.value_clip
-    )
+    value_loss = ppo.value_loss(values_BT, piece["old_values"], piece["targets"], piece["value_weights"], config.ppo.value_clip)
     gap_BT = jnp.where(weights_BT > 0, jnp.abs(logprobs_BT - piece["behaviour_logprobs"]), 0.0)
     metrics |= {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": jnp.sum(weights_BT * entropy_BT)}
     return policy_loss + value_loss, metrics | {"max_logprob_gap": jnp.max(gap_BT)}

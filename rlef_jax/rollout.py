@@ -67,19 +67,19 @@ class Collector:
 
         An episode whose sandbox failed even on a retry is dropped, and counted. `on_done` hears of every episode that ends.
         """
-        state = _Play(environment, collections.deque(starts), self._rows)
+        state = _Play(environment, collections.deque(starts), self._rows, self._max_response, self._stop_ids)
         slots, began = self._init(), time.perf_counter()
         total = len(state.queue)
         while len(state.finished) + state.stats.dropped < total:
             before = len(state.finished) + state.stats.dropped
             state.take_results()
             state.seat()
-            waiting, speaking = state.rows_to_splice(), state.rows_speaking()
-            if len(waiting) >= self._refill or (waiting and not speaking):
+            waiting = state.rows_to_splice()
+            if len(waiting) >= self._refill or (waiting and not state.speaking):
                 slots = self._splice_rows(params, slots, state, waiting)
-            elif speaking:
+            elif state.speaking:
                 slots, *sampled = self._decode(self._chunk, top_p, params, slots, key, temperature, self._stop_ids)
-                state.take_tokens(*map(np.asarray, sampled), max_response=self._max_response, stop_ids=self._stop_ids)
+                state.take_tokens(*map(np.asarray, sampled))
             else:
                 state.wait_for_executor()
             on_done(len(state.finished) + state.stats.dropped - before)
@@ -92,7 +92,8 @@ class Collector:
         while waiting:
             pieces = {row: state.next_piece(row, self._splice) for row in waiting}
             slots = self._extend(params, slots, *self._splice_arrays(pieces))
-            waiting = [row for row in waiting if not state.spliced(row)]
+            state.speaking.update(row for row in waiting if state.is_spliced(row))
+            waiting = [row for row in waiting if row not in state.speaking]
         return slots
 
     def _splice_arrays(self, pieces: dict):
@@ -117,13 +118,14 @@ def _slot_shardings(slots, mesh):
 class _Play:
     """The host's book of one collection: which episode sits in which row, and what each waits for."""
 
-    def __init__(self, environment: Environment, queue: collections.deque, rows: int):
+    def __init__(self, environment: Environment, queue: collections.deque, rows: int, max_response: int, stop_ids):
         self.environment, self.queue, self.stats = environment, queue, Stats()
+        self._max_response, self._stop_ids = max_response, frozenset(stop_ids.tolist())
         self.finished: list[Episode] = []
         self._seats: list[Episode | None] = [None] * rows
         self._cached = [0] * rows  # tokens of the row's stream that the KV cache holds
         self._spoken: list[list] = [[] for _ in range(rows)]  # (token, log-prob) of the response under way
-        self._speaking: set[int] = set()
+        self.speaking: set[int] = set()
         self._public: dict[int, Future] = {}  # row -> its public tests
         self._private: dict[Future, Episode] = {}  # the judge; these episodes have left their rows
 
@@ -135,10 +137,7 @@ class _Play:
                 self._cached[row] = 0
 
     def rows_to_splice(self) -> list[int]:
-        return [r for r, e in enumerate(self._seats) if e and e.status == Status.RESPONSE and r not in self._speaking]
-
-    def rows_speaking(self) -> set[int]:
-        return self._speaking
+        return [r for r, e in enumerate(self._seats) if e and e.status == Status.RESPONSE and r not in self.speaking]
 
     def next_piece(self, row: int, size: int):
         """(tokens, pending token, episode id, fresh, last) of the next splice into a row; the stream is the source (I2)."""
@@ -146,25 +145,22 @@ class _Play:
         missing = episode.stream.tokens_T[cached:]
         count = min(size, len(missing) - 1)
         self._cached[row] += count
-        return missing[:count], missing[count], episode.id, cached == 0, self.spliced(row)
+        return missing[:count], missing[count], episode.id, cached == 0, self.is_spliced(row)
 
-    def spliced(self, row: int) -> bool:
-        """Whether the cache holds the row's stream but for its pending token; the row then speaks."""
-        done = self._cached[row] == len(self._seats[row].stream) - 1
-        if done:
-            self._speaking.add(row)
-        return done
+    def is_spliced(self, row: int) -> bool:
+        """Whether the cache holds the row's stream but for its pending token."""
+        return self._cached[row] == len(self._seats[row].stream) - 1
 
-    def take_tokens(self, tokens_BN, logprobs_BN, counts_B, max_response: int, stop_ids) -> None:
+    def take_tokens(self, tokens_BN, logprobs_BN, counts_B) -> None:
         """Adds sampled tokens to the responses under way; a finished response goes to the executor."""
-        for row in sorted(self._speaking):
+        for row in sorted(self.speaking):
             n = int(counts_B[row])
             self.stats.tokens += n
             self._cached[row] += n
             spoken = self._spoken[row]
             spoken.extend(zip(tokens_BN[row, :n].tolist(), logprobs_BN[row, :n].tolist()))
-            if spoken[-1][0] in stop_ids or len(spoken) == max_response:
-                self._speaking.discard(row)
+            if spoken[-1][0] in self._stop_ids or len(spoken) == self._max_response:
+                self.speaking.discard(row)
                 self._spoken[row] = []
                 episode = self.environment.receive_response(self._seats[row], *zip(*spoken))
                 self._seats[row] = episode

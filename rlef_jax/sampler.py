@@ -58,12 +58,13 @@ def extend(config: LlamaConfig, mesh, params, slots: Slots, tokens_BC, counts_B,
 def sampled_logprobs(logits_BV, temperature, top_p: float):
     """Log-probabilities of the distribution that is sampled from: softmax(logits / temperature), cut to its nucleus.
 
-    The nucleus is the smallest set of most likely tokens whose mass reaches `top_p`; the rest get -inf. float32 [B, V].
+    The nucleus is the smallest set of most likely tokens whose mass reaches `top_p`, with all that tie with its last; the
+    rest get -inf. float32 [B, V].
     """
     logprobs_BV = jax.nn.log_softmax(logits_BV.astype(jnp.float32) / temperature, axis=-1)
     if top_p >= 1.0:
         return logprobs_BV
-    sorted_BV = -jnp.sort(-logprobs_BV, axis=-1)
+    sorted_BV = jnp.sort(logprobs_BV, axis=-1, descending=True)
     mass_before_BV = jnp.cumsum(jnp.exp(sorted_BV), axis=-1) - jnp.exp(sorted_BV)
     kept_BV = jnp.where(mass_before_BV < top_p, sorted_BV, jnp.inf)
     threshold_B1 = jnp.min(kept_BV, axis=-1, keepdims=True)
@@ -72,8 +73,10 @@ def sampled_logprobs(logits_BV, temperature, top_p: float):
 
 def draw(logprobs_BV, uniform_B):
     """The token at which the cumulative probability passes `uniform_B` in [0, 1): inverse-CDF sampling, one number a token."""
-    cdf_BV = jnp.cumsum(jnp.exp(logprobs_BV), axis=-1)
-    return jnp.argmax(cdf_BV > uniform_B[:, None] * cdf_BV[:, -1:], axis=-1).astype(jnp.int32)
+    probs_BV = jnp.exp(logprobs_BV)
+    # A parallel sum of floats is not quite monotone: a token of probability 0 must not be where it steps up.
+    cdf_BV = jnp.where(probs_BV > 0, jnp.cumsum(probs_BV, axis=-1), 0.0)
+    return jnp.argmax(cdf_BV > uniform_B[:, None] * jnp.max(cdf_BV, axis=-1, keepdims=True), axis=-1).astype(jnp.int32)
 
 
 def noise(key, episode_B, position_B):

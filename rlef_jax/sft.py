@@ -79,6 +79,10 @@ def make_demonstrations(
             )
             scripts.append((i, problem, programs))
         pools.append(play(scripts, environment, on_done))
+        if s.batch[turns - 1] and not pools[-1]:
+            raise ValueError(
+                f"sft.demonstrations: none of the {count} scripts of {turns} turn(s) could be played to its end, make more"
+            )
     return pools
 
 
@@ -118,7 +122,8 @@ def make_learner(model: LlamaConfig, mesh, config, params: dict) -> Learner:
         logprobs_BT, _ = llama.token_logprobs(model, params["policy"], piece["tokens"], 1.0, mesh)
         return -jnp.sum(piece["weights"] * logprobs_BT), {}
 
-    schedule = optax.warmup_cosine_decay_schedule(0.0, s.learning_rate, s.warmup_steps, max(s.steps, s.warmup_steps + 1), 0.1 * s.learning_rate)
+    steps = max(s.steps, s.warmup_steps + 1)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, s.learning_rate, s.warmup_steps, steps, 0.1 * s.learning_rate)
     optimizer = make_optimizer(schedule, s.weight_decay, p.grad_clip, p.adam_b1, p.adam_b2)
     return Learner(mesh, {"policy": optimizer}, loss, params, SFT_PIECE, config.batch.rows, config.batch.lengths)
 

@@ -4,12 +4,14 @@ Axes: `data` splits rows and replicates weights; `fsdp` splits rows and weights;
 width. The learner's weights, optimiser moments, gradients, the KV cache and batches all follow from the table below.
 """
 
+import functools
 import logging
 import re
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")
@@ -76,10 +78,16 @@ def spec_for(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     for size, axis in zip(shape, axes):
         ways = int(np.prod([mesh.shape[name] for name in ([axis] if isinstance(axis, str) else axis or [])]))
         if size % ways:
-            logging.getLogger(__name__).info("%s: size %d does not divide over %s (%d ways), kept whole", path, size, axis, ways)
+            _say_whole(path, size, axis, ways)
             axis = None
         kept.append(axis)
     return P(*kept)
+
+
+@functools.cache
+def _say_whole(path: str, size: int, axis, ways: int) -> None:
+    """Once for each leaf, however often its layout is asked for."""
+    logging.getLogger(__name__).info("%s: size %d does not divide over %s (%d ways), kept whole", path, size, axis, ways)
 
 
 def path_of(key_path) -> str:
@@ -111,3 +119,11 @@ def batch_ways(mesh: Mesh) -> int:
 def constrain_batch(x, mesh: Mesh | None):
     """Pins activations [B, ...] to lie by rows, so that the compiler never replicates or re-shards them inside a block."""
     return x if mesh is None else jax.lax.with_sharding_constraint(x, batch_sharding(mesh))
+
+
+def gathered(table_VD, mesh: Mesh | None):
+    """Gathers an embedding table over fsdp before the look-up, as any other weight; else XLA replicates what comes out."""
+    if mesh is None:
+        return table_VD
+    vocab = spec_for("embed_tokens", table_VD.shape, mesh)[0]
+    return jax.lax.with_sharding_constraint(table_VD, NamedSharding(mesh, P(vocab, None)))

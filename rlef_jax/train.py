@@ -88,7 +88,9 @@ def check_devices(config) -> jax.sharding.Mesh:
     ways = sharding.batch_ways(mesh)
     for name, rows in (("sampler.slots", config.sampler.slots), ("batch.rows", config.batch.rows)):
         if rows % ways:
-            raise ValueError(f"{name}={rows} is not divisible by the {ways} devices that rows are dealt over (mesh.data x mesh.fsdp)")
+            raise ValueError(
+                f"{name}={rows} is not divisible by the {ways} devices that rows are dealt over (mesh.data x mesh.fsdp)"
+            )
     return mesh
 
 
@@ -129,7 +131,8 @@ def fitting(problems: list[Problem], environment: Environment, split: str) -> li
     """The problems whose first message is short enough; says how many are not."""
     kept = [problem for problem in problems if environment.fits(problem)]
     if len(kept) < len(problems):
-        print(f"{split}: {len(problems) - len(kept)} of {len(problems)} problems are longer than episode.max_prompt_tokens, left out")
+        left_out = len(problems) - len(kept)
+        print(f"{split}: {left_out} of {len(problems)} problems are longer than episode.max_prompt_tokens, left out")
     if not kept:
         raise ValueError(f"no problem of the {split} split fits into episode.max_prompt_tokens={environment.max_prompt_tokens}")
     return kept
@@ -142,12 +145,18 @@ def model_config(config, vocab_size: int) -> LlamaConfig:
 def say(run: Run, data: dict) -> None:
     sizes = ", ".join(f"{len(problems)} {split}" for split, problems in data.items())
     shape = ", ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
-    print(f"{run.config.name}: Llama of {run.model.n_params:,} parameters on {run.mesh.size} {jax.default_backend()} device(s) ({shape})")
+    devices = f"{run.mesh.size} {jax.default_backend()} device(s) ({shape})"
+    print(f"{run.config.name}: Llama of {run.model.n_params:,} parameters on {devices}")
     print(f"{run.config.data.name}: {sizes} problems; workdir {run.workdir}", flush=True)
 
 
 def sampling_key(config, which: int):
     return jax.random.fold_in(jax.random.key(config.seed), which)
+
+
+def keep(run: Run, checkpoints: Checkpoints, step: int, state, **host) -> None:
+    with run.compiles.ignored():
+        checkpoints.save(step, state, host)
 
 
 def warm_start(run: Run, problems: list[Problem]) -> dict:
@@ -175,7 +184,7 @@ def warm_start(run: Run, problems: list[Problem]) -> dict:
                 bar.set_postfix(loss=f"{metrics['loss']:.3f}", refresh=False)
                 bar.update()
                 if (step + 1) % config.checkpoint.sft_every == 0 or step + 1 == s.steps:
-                    checkpoints.save(step + 1, state, {})
+                    keep(run, checkpoints, step + 1, state)
                     phase.save()
         checkpoints.wait()
     checkpoints.close()
@@ -189,8 +198,8 @@ def demonstrate(run: Run, problems: list[Problem]) -> list[tuple[dict, np.ndarra
         phase = run.phase("demonstrations")
         with progress(sum(run.config.sft.demonstrations), "demonstrations", "episode") as bar:
             pools = sft.make_demonstrations(problems, run.environment, run.config, bar.update)
-        sft.save_pools(path, pools, configs.stream_capacity(run.config), run.environment.tokenizer.pad_id)
         phase.save()
+        sft.save_pools(path, pools, configs.stream_capacity(run.config), run.environment.tokenizer.pad_id)
     return sft.load_pools(path)
 
 
@@ -213,8 +222,8 @@ def evaluate_policy(run: Run, policy, data: dict, when: str) -> dict:
             found, episodes = evaluate.evaluate(collect, data[e.split], e.rollouts, e.turn_limit, e.resamples)
         figures[str(temperature)] = found
         report.write_episodes(run.path("episodes", f"{when}_T{temperature}.jsonl.gz"), episodes)
-    workdirs.write_json(path, figures)
     phase.save()
+    workdirs.write_json(path, figures)
     return figures
 
 
@@ -255,10 +264,12 @@ def rlef(run: Run, reference, data: dict):
                 bar.set_postfix(solved=f"{metrics['solved']:.2f}", kl=f"{metrics['kl_to_reference']:.3f}", refresh=False)
                 bar.update()
                 if (update + 1) % config.checkpoint.every == 0 or update + 1 == p.updates:
-                    checkpoints.save(update + 1, state, {"episodes": (update + 1) * p.rollouts})
+                    keep(run, checkpoints, update + 1, state, episodes=(update + 1) * p.rollouts)
                     phase.save()
         checkpoints.wait()
-    policy = state.params["policy"] if best.latest is None else best.restore(best.latest, ppo.learner.abstract.params["policy"])[0]
+    policy = (
+        state.params["policy"] if best.latest is None else best.restore(best.latest, ppo.learner.abstract.params["policy"])[0]
+    )
     checkpoints.close()
     best.close()
     return policy
@@ -269,9 +280,9 @@ def rlef_update(run: Run, ppo: Ppo, state, reference, problems, key, update: int
     config, p = run.config, run.config.ppo
     ids = range(update * p.rollouts, (update + 1) * p.rollouts)
     starts = [(id, problem_of(problems, config.seed, id)) for id in ids]
-    episodes, stats = run.collector.collect(
-        state.params["policy"], run.environment, starts, key, config.sampler.temperature
-    )
+    episodes, stats = run.collector.collect(state.params["policy"], run.environment, starts, key, config.sampler.temperature)
+    if len(episodes) < p.minibatches:
+        raise RuntimeError(f"update {update}: the sandbox failed for {stats.dropped} of {p.rollouts} episodes, too few are left")
     began = time.perf_counter()
     if config.episodes_every and update % config.episodes_every == 0:
         report.write_episodes(run.path("episodes", f"rlef_{update:06d}.jsonl.gz"), episodes)
@@ -301,9 +312,13 @@ def check_first_step(config, metrics: dict, update: int) -> None:
     """Stops a run whose sampler and learner do not agree on the same weights (I6): every later step would be wrong."""
     gap = max(metrics["first_logprob_gap"], abs(metrics["first_ratio"] - 1.0))
     if gap > config.ppo.max_logprob_gap:
-        raise RuntimeError(f"update {update}: log-probs of sampler and learner differ by {gap:.2e} nats, more than ppo.max_logprob_gap")
+        raise RuntimeError(
+            f"update {update}: log-probs of sampler and learner differ by {gap:.2e} nats, more than ppo.max_logprob_gap"
+        )
     if update == 0 and config.model.dtype == "float32" and abs(metrics["kl_to_reference"]) > 1e-6:
-        raise RuntimeError(f"the first policy is {metrics['kl_to_reference']:.2e} nats from its reference: it should be the reference")
+        raise RuntimeError(
+            f"the first policy is {metrics['kl_to_reference']:.2e} nats from its reference: it should be the reference"
+        )
 
 
 def validate(run: Run, policy, problems: list[Problem], best: Checkpoints, update: int) -> dict[str, float]:
@@ -317,7 +332,7 @@ def validate(run: Run, policy, problems: list[Problem], best: Checkpoints, updat
     figures, _ = evaluate.evaluate(collect, problems, e.valid_rollouts, e.turn_limit, e.resamples)
     rate = figures[name]["rate"]
     if best.latest is None or rate > best.host(best.latest)["rate"]:
-        best.save(update, policy, {"rate": rate})
+        keep(run, best, update, policy, rate=rate)
         best.wait()
     return {f"valid_{name}": rate}
 

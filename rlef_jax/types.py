@@ -76,7 +76,7 @@ class Status(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """One response and what became of it. `start` and `stop` are its token span in the stream; `start - 1` is c_t's last token."""
+    """One response and what became of it. `start` and `stop` span its tokens in the stream; `start - 1` is c_t's last one."""
 
     start: int
     stop: int

@@ -24,7 +24,9 @@ from rlef_jax.types import Problem, Status
 def tiny_tokenizer(tmp_path_factory):
     """A SentencePiece model of a few hundred pieces."""
     path = tmp_path_factory.mktemp("tiny_tokenizer") / "tiny.model"
-    texts = [f"```python\nprint(int(input()) + {n})\n```\n- input `{n}` failed:\nExpected output `{n}` but got `x`" for n in range(9)]
+    texts = [
+        f"```python\nprint(int(input()) + {n})\n```\n- input `{n}` failed:\nExpected output `{n}` but got `x`" for n in range(9)
+    ]
     tokenizer.train_sentencepiece(texts, path, vocab_size=330)
     return tokenizer.SentencePieceTokenizer(path)
 

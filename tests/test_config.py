@@ -44,8 +44,20 @@ def test_the_defaults_and_the_mini_config_are_fine():
 
 def test_the_defaults_are_the_papers():
     c = configs.default()
-    assert (c.episode.turn_limit, c.ppo.kl_coefficient, c.ppo.invalid_penalty, c.ppo.clip, c.ppo.value_clip) == (3, 0.05, 0.2, 0.2, 0.2)
-    assert (c.ppo.rollouts, c.ppo.minibatches, c.ppo.epochs, c.ppo.value, c.ppo.normalize_advantages) == (1024, 4, 1, "turn", True)
+    assert (c.episode.turn_limit, c.ppo.kl_coefficient, c.ppo.invalid_penalty, c.ppo.clip, c.ppo.value_clip) == (
+        3,
+        0.05,
+        0.2,
+        0.2,
+        0.2,
+    )
+    assert (c.ppo.rollouts, c.ppo.minibatches, c.ppo.epochs, c.ppo.value, c.ppo.normalize_advantages) == (
+        1024,
+        4,
+        1,
+        "turn",
+        True,
+    )
     assert (c.ppo.learning_rate, c.ppo.weight_decay, c.ppo.warmup_steps, c.sampler.temperature) == (2e-7, 0.1, 50, 1.0)
     assert (c.eval.temperatures, c.eval.top_p, c.eval.resamples, c.eval.turn_limit) == ((0.2, 1.0), 0.95, 200, 3)
 
@@ -190,8 +202,14 @@ def test_a_wrong_command_is_one_line_on_stderr(arguments, words, tmp_path):
     "body, words",
     [
         ("x = (", ["SyntaxError"]),
-        ("from rlef_jax.config import default\ndef get_config():\n    c = default()\n    c.ppo.clipp = 1\n    return c", ["clipp"]),
-        ("from rlef_jax.config import default\ndef get_config():\n    c = default()\n    c.ppo.clip = 'a'\n    return c", ["float"]),
+        (
+            "from rlef_jax.config import default\ndef get_config():\n    c = default()\n    c.ppo.clipp = 1\n    return c",
+            ["clipp"],
+        ),
+        (
+            "from rlef_jax.config import default\ndef get_config():\n    c = default()\n    c.ppo.clip = 'a'\n    return c",
+            ["float"],
+        ),
     ],
 )
 def test_a_wrong_configuration_file_is_one_line_on_stderr(body, words, tmp_path):

@@ -221,5 +221,8 @@ def test_fits_counts_the_whole_first_message(environment):
 def test_demonstrated_responses_end_and_keep_to_the_cap(environment):
     tokens = environment.response_tokens("print(1)")
     assert environment.tokenizer.decode(tokens, keep_special=True) == "```python\nprint(1)\n```<|end|>"
-    assert environment.receive_response(environment.start(0, INCREMENT), tokens, np.zeros(len(tokens))).turns[0].program == "print(1)\n"
+    assert (
+        environment.receive_response(environment.start(0, INCREMENT), tokens, np.zeros(len(tokens))).turns[0].program
+        == "print(1)\n"
+    )
     assert dataclasses.replace(environment, max_response_tokens=2).response_tokens("print(1)") == tokens[:2]

@@ -27,7 +27,9 @@ def answered(turns=1) -> episodes.Episode:
     return episode
 
 
-VERDICTS = st.sampled_from([None, "OK", "WRONG_ANSWER", "RUNTIME_ERROR", "TIMEOUT", "OUT_OF_MEMORY", "OUTPUT_LIMIT", "INVALID_PROGRAM"])
+VERDICTS = st.sampled_from(
+    [None, "OK", "WRONG_ANSWER", "RUNTIME_ERROR", "TIMEOUT", "OUT_OF_MEMORY", "OUTPUT_LIMIT", "INVALID_PROGRAM"]
+)
 TURNS = st.lists(st.tuples(VERDICTS, st.integers(1, 4), st.integers(1, 5)), min_size=4, max_size=4)
 
 
@@ -85,7 +87,9 @@ def test_any_conversation_keeps_the_invariants(turns, turn_limit, prompt, passes
 
 def test_an_invalid_program_costs_at_a_non_final_turn_only(play):
     assert play(["INVALID_PROGRAM", None, "WRONG_ANSWER"]) is not None
-    np.testing.assert_array_equal(episodes.task_rewards(play(["INVALID_PROGRAM", None, "WRONG_ANSWER"]), 0.2), np.float32([-0.2, -0.2, -1]))
+    np.testing.assert_array_equal(
+        episodes.task_rewards(play(["INVALID_PROGRAM", None, "WRONG_ANSWER"]), 0.2), np.float32([-0.2, -0.2, -1])
+    )
     np.testing.assert_array_equal(episodes.task_rewards(play(["WRONG_ANSWER", "TIMEOUT", None]), 0.2), np.float32([0, 0, -1]))
     np.testing.assert_array_equal(episodes.task_rewards(play(["RUNTIME_ERROR", "OK"]), 0.2), np.float32([0, 1]))
     np.testing.assert_array_equal(episodes.task_rewards(play(["OK"], passed=False), 0.2), np.float32([-1]))

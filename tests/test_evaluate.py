@@ -32,7 +32,11 @@ def test_independent_samples_look_at_first_responses_only(play):
 
 def test_interval_of_certainty_is_a_point():
     for value in (0.0, 1.0, 1 / 3):
-        assert evaluate.interval(np.full(9, value), 50) == {"rate": pytest.approx(value), "low": pytest.approx(value), "high": pytest.approx(value)}
+        assert evaluate.interval(np.full(9, value), 50) == {
+            "rate": pytest.approx(value),
+            "low": pytest.approx(value),
+            "high": pytest.approx(value),
+        }
     assert evaluate.interval(np.array([1.0]), 50) == {"rate": 1, "low": 1, "high": 1}
 
 

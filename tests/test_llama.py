@@ -154,7 +154,9 @@ def value_and_grad(params, config):
     return jnp.sum(weights_BT * logprobs_BT) + jnp.sum(entropy_BT)
 
 
-@pytest.mark.parametrize("changes", [dict(remat=True), dict(unroll_layers=True), dict(logit_chunk=9), dict(remat=True, unroll_layers=True)])
+@pytest.mark.parametrize(
+    "changes", [dict(remat=True), dict(unroll_layers=True), dict(logit_chunk=9), dict(remat=True, unroll_layers=True)]
+)
 def test_ways_to_compute_give_the_same_numbers_and_gradients(changes, params):
     value, grads = value_and_grad(params, BASE)
     other_value, other_grads = value_and_grad(params, dataclasses.replace(BASE, **changes))

@@ -42,7 +42,13 @@ def test_rewind_drops_this_phase_from_this_step_on(metrics, tmp_path):
     for step in range(3):
         metrics.write("rlef", step, loss=step)
     metrics.rewind("sft", 2)
-    assert [(line["phase"], line["step"]) for line in lines(tmp_path)] == [("sft", 0), ("sft", 1), ("rlef", 0), ("rlef", 1), ("rlef", 2)]
+    assert [(line["phase"], line["step"]) for line in lines(tmp_path)] == [
+        ("sft", 0),
+        ("sft", 1),
+        ("rlef", 0),
+        ("rlef", 1),
+        ("rlef", 2),
+    ]
     metrics.rewind("rlef", 0)
     assert metrics.read("rlef") == [] and len(metrics.read("sft")) == 2
 

@@ -298,5 +298,7 @@ def test_random_episodes_agree_with_plain_python(seed, value, normalize, aggrega
     value_loss = ppo.value_loss(values, old_values, targets, (where / where.sum()).astype(np.float32), 0.2)
 
     options = (value, normalize, aggregation, 0.05, 0.2, 0.2)
-    expected = slow_ppo(turn, prompt_end, n_turns, task, sampled, reference, values, old_values, logprobs, old, behaviour, options)
+    expected = slow_ppo(
+        turn, prompt_end, n_turns, task, sampled, reference, values, old_values, logprobs, old, behaviour, options
+    )
     np.testing.assert_allclose([float(policy_loss), float(value_loss)], expected, rtol=1e-4, atol=1e-5)

@@ -6,9 +6,7 @@ import executor
 from rlef_jax import prompts
 from rlef_jax.prompts import CODE_CONTESTS, MINI, ChatLayout, extract_program
 
-REMINDER = (
-    "Your code should be enclosed in triple backticks like so: ```python YOUR CODE HERE ```. Use the backticks for your code only."
-)
+REMINDER = "Your code should be enclosed in triple backticks like so: ```python YOUR CODE HERE ```. Use the backticks for your code only."
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,9 @@ def test_a_stream_is_prompt_responses_and_feedback_and_nothing_else(world, colle
             assert environment.tokenizer.decode(response) == turn.response
             tokens += response
             if turn is not episode.turns[-1]:
-                message = environment.tokenizer.encode(turn.feedback)[: environment.max_feedback_tokens - environment.layout.overhead]
+                message = environment.tokenizer.encode(turn.feedback)[
+                    : environment.max_feedback_tokens - environment.layout.overhead
+                ]
                 tokens += environment.layout.splice(message, closed=response[-1] == end)
         assert episode.stream.tokens_T.tolist() == tokens
 
@@ -109,7 +111,9 @@ def test_verdicts_and_feedback_are_those_of_the_programs(world, collected):
                                                          environment.comparison, True)).result()  # fmt: skip
             assert again.verdict == turn.result.verdict
         if episode.passed_public:
-            job = executor.Job(episode.turns[-1].program, episode.problem.private_tests, episode.problem.limits, environment.comparison)
+            job = executor.Job(
+                episode.turns[-1].program, episode.problem.private_tests, episode.problem.limits, environment.comparison
+            )
             assert environment.pool.submit(job).result().passed == episode.passed
 
 
@@ -138,9 +142,7 @@ def test_episodes_do_not_depend_on_the_mesh_and_nothing_compiles_after_warm_up(w
 
 
 def test_another_seed_or_other_ids_give_other_episodes(world, collected):
-    same = [
-        np.array_equal(a.stream.tokens_T, b.stream.tokens_T) for a, b in zip(collected[0], collect(world, seed=1)[0])
-    ]
+    same = [np.array_equal(a.stream.tokens_T, b.stream.tokens_T) for a, b in zip(collected[0], collect(world, seed=1)[0])]
     assert np.mean(same) < 0.5
     assert len({tuple(episode.stream.tokens_T) for episode in collected[0]}) > 2 * len(world.problems)
 

@@ -244,7 +244,9 @@ def test_a_token_of_probability_zero_is_never_drawn(vocab):
         steps = np.unique(cdf / cdf[-1]).astype(np.float32)
         uniform = np.concatenate([steps, np.nextafter(steps, np.float32(0)), np.nextafter(steps, np.float32(2)), [0]])
         uniform = uniform[(0 <= uniform) & (uniform < 1)].astype(np.float32)
-        tokens = np.concatenate([draw(np.tile(logprobs, (len(u), 1)), u) for u in np.array_split(uniform, len(uniform) // 64 + 1)])
+        tokens = np.concatenate(
+            [draw(np.tile(logprobs, (len(u), 1)), u) for u in np.array_split(uniform, len(uniform) // 64 + 1)]
+        )
         assert np.isfinite(logprobs[tokens]).all()
 
 

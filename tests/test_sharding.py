@@ -82,7 +82,9 @@ def test_minus_one_takes_what_is_left(sizes, expected):
     assert tuple(mesh.shape.values()) == expected and mesh.axis_names == ("data", "fsdp", "tensor")
 
 
-@pytest.mark.parametrize("sizes", [(-1, 1, 3), (2, 2, 1), (3, 3, 1), (-1, -1, 1), (-1, -1, 2), (0, 1, 1), (-1, 0, 1), (-2, 2, 2), (16, 1, 1)])
+@pytest.mark.parametrize(
+    "sizes", [(-1, 1, 3), (2, 2, 1), (3, 3, 1), (-1, -1, 1), (-1, -1, 2), (0, 1, 1), (-1, 0, 1), (-2, 2, 2), (16, 1, 1)]
+)
 def test_sizes_that_cannot_be_laid_out_are_refused_with_all_three_named(sizes):
     with pytest.raises(ValueError, match=f"mesh.data={sizes[0]}, mesh.fsdp={sizes[1]}, mesh.tensor={sizes[2]}"):
         sharding.make_mesh(*sizes)

@@ -15,9 +15,7 @@ from rlef_jax.types import Problem
 def mini_problems(count: int) -> list[Problem]:
     drawn = [problems.draw_problem(0, "train", index) for index in range(count)]
     return [
-        Problem(
-            str(index), p.statement, tuple(executor.Test(*t) for t in p.public_tests), (), p.solutions, p.incorrect_solutions
-        )
+        Problem(str(index), p.statement, tuple(executor.Test(*t) for t in p.public_tests), (), p.solutions, p.incorrect_solutions)
         for index, p in enumerate(drawn)
     ]
 

@@ -11,6 +11,7 @@ Input comes from a memory file and output goes to memory files, so that nothing 
 output limit. Expected outputs never come here: the parent compares.
 """
 
+import _sitebuiltins
 import builtins
 import collections
 import gc
@@ -20,8 +21,6 @@ import select
 import signal
 import sys
 import time
-
-import _sitebuiltins
 
 from worker_processes import (
     PR_SET_CHILD_SUBREAPER,
@@ -63,8 +62,7 @@ COMPILE_BYTES = 2 << 30
 FIRST_NAP, LONGEST_NAP = 0.005, 0.05
 ERROR_HEAD, ERROR_TAIL = 8 << 10, 24 << 10
 PRELOADABLE = frozenset(
-    "array bisect cmath copy datetime decimal fractions heapq math queue random"
-    " re string threading time typing".split()
+    "array bisect cmath copy datetime decimal fractions heapq math queue random re string threading time typing".split()
 )
 
 
@@ -94,10 +92,11 @@ def read_frame():
 def write_all(descriptor, data):
     view = memoryview(data)
     while view:
-        view = view[os.write(descriptor, view):]
+        view = view[os.write(descriptor, view) :]
 
 
 # ---- a job -----------------------------------------------------------------------------------------------------------
+
 
 def run_job(body, place):
     """Run a job and send its results. Raises EOFError when the parent is gone."""
@@ -292,6 +291,7 @@ def classify(exit_status, output_bytes, error, peak_bytes, limits):
 
 
 # ---- the worker ------------------------------------------------------------------------------------------------------
+
 
 def wait_for(descriptor, channel_events, parent):
     """Wait for `descriptor`. Raises EOFError when the parent is gone, even if a fork of it holds the socket open."""

@@ -35,9 +35,9 @@ def unpack_job(body):
     at = _JOB_HEAD.size
     lengths = struct.unpack_from(f"<{count}I", body, at)
     at += 4 * count
-    program, inputs, at = body[at:at + size], [], at + size
+    program, inputs, at = body[at : at + size], [], at + size
     for length in lengths:
-        inputs.append(body[at:at + length])
+        inputs.append(body[at : at + length])
         at += length
     return in_judge, limits, program, inputs
 
@@ -52,4 +52,4 @@ def unpack_result(body):
     at = _RESULT_HEAD.size
     if at + size > len(body):
         raise ValueError("output longer than its frame")
-    return index, outcome, exit_status, seconds, body[at:at + size], body[at + size:]
+    return index, outcome, exit_status, seconds, body[at : at + size], body[at + size :]

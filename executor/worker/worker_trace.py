@@ -57,7 +57,7 @@ def format_frame(file, line, name, source_lines):
 
 def short_name(file):
     library = os.path.dirname(os.__file__)
-    return file[len(library) + 1:] if file.startswith(library) else file
+    return file[len(library) + 1 :] if file.startswith(library) else file
 
 
 def describe(error):

@@ -13,7 +13,7 @@ import numpy as np
 
 from rlef_jax.llama import cache as kv
 from rlef_jax.llama.config import LlamaConfig
-from rlef_jax.sharding import constrain_batch
+from rlef_jax.sharding import constrain_batch, gathered
 
 _kernel_init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 _embed_init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=1, out_axis=0)
@@ -107,9 +107,7 @@ class Block(nn.Module):
     def __call__(self, carry, layer, context):
         x_BTD, cache = carry
         norm = functools.partial(RMSNorm, self.config.norm_eps)
-        attended_BTD, cache = Attention(self.config, name="self_attn")(
-            norm(name="input_layernorm")(x_BTD), cache, layer, context
-        )
+        attended_BTD, cache = Attention(self.config, name="self_attn")(norm(name="input_layernorm")(x_BTD), cache, layer, context)
         x_BTD = x_BTD + attended_BTD
         x_BTD = x_BTD + FeedForward(self.config, name="mlp")(norm(name="post_attention_layernorm")(x_BTD))
         return (constrain_batch(x_BTD, self.mesh), cache), None
@@ -134,7 +132,7 @@ class Llama(nn.Module):
         table_VD = self.param("embed_tokens", _embed_init, (c.vocab_size, c.d_model), jnp.float32)
         if not c.tied_embeddings:
             self.param("lm_head", _kernel_init, (c.d_model, c.vocab_size), jnp.float32)
-        x_BTD = constrain_batch(table_VD.astype(c.compute_dtype)[tokens_BT], self.mesh)
+        x_BTD = constrain_batch(gathered(table_VD.astype(c.compute_dtype), self.mesh)[tokens_BT], self.mesh)
         angles_BTK = positions_BT[:, :, None].astype(jnp.float32) * rope_frequencies(c)
         keys_S = jnp.arange(tokens_BT.shape[1] if cache is None else cache.capacity)
         queries_BT = jnp.arange(tokens_BT.shape[1])[None] if cache is None else positions_BT

@@ -17,8 +17,7 @@ def result(*verdicts, output="", error=""):
 
 
 def test_golden_text():
-    verdicts = (Verdict.OK, Verdict.WRONG_ANSWER, Verdict.RUNTIME_ERROR, Verdict.TIMEOUT, Verdict.OUT_OF_MEMORY,
-                Verdict.SKIPPED)
+    verdicts = (Verdict.OK, Verdict.WRONG_ANSWER, Verdict.RUNTIME_ERROR, Verdict.TIMEOUT, Verdict.OUT_OF_MEMORY, Verdict.SKIPPED)
     tests = [Test(f"{i}\n1\n", f"{i}\n") for i in range(6)]
     judged = result(*verdicts, output="7\n", error="Traceback (most recent call last):\nZeroDivisionError: x\n")
     assert feedback(judged, tests, CODE_CONTESTS) == (

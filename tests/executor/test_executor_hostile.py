@@ -40,24 +40,42 @@ PROGRAMS = {
     "deep_lists": ("[" * 50_000, {"INVALID_PROGRAM"}),
     "crash": ("import ctypes\nctypes.string_at(0)", {"RUNTIME_ERROR"}),
     "stop_itself": ("import os\nos.kill(os.getpid(), 19)", {"TIMEOUT"}),
-    "ignore_signals": ("import signal\nfor s in set(range(1, 32)) - {9, 19}: signal.signal(s, signal.SIG_IGN)\n"
-                       "while True: pass", {"TIMEOUT"}),
+    "ignore_signals": (
+        "import signal\nfor s in set(range(1, 32)) - {9, 19}: signal.signal(s, signal.SIG_IGN)\nwhile True: pass",
+        {"TIMEOUT"},
+    ),
     "fork_bomb": (NAME + "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", {"TIMEOUT"}),
-    "thread_bomb": ("import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(9,)).start()",
-                    {"RUNTIME_ERROR", "TIMEOUT"}),
-    "daemon": (NAME + "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n"
-               "        time.sleep(60)\n    os._exit(0)\nprint(2)", {"OK"}),
-    "environment": ("import os\nassert not os.environ, os.environ\n"
-                    "text = open('/proc/self/environ').read()\nassert 'HOME' not in text and 'PATH' not in text\n"
-                    "print(2)", {"OK"}),
-    "descriptors": ("import os\nopened = os.listdir('/proc/self/fd')\n"
-                    "print(2 if set(opened) - {'3'} == {'0', '1', '2'} else opened)\n"
-                    "try:\n    os.fstat(3)\n    print('open')\nexcept OSError: pass", {"OK"}),
+    "thread_bomb": (
+        "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(9,)).start()",
+        {"RUNTIME_ERROR", "TIMEOUT"},
+    ),
+    "daemon": (
+        NAME + "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n"
+        "        time.sleep(60)\n    os._exit(0)\nprint(2)",
+        {"OK"},
+    ),
+    "environment": (
+        "import os\nassert not os.environ, os.environ\n"
+        "text = open('/proc/self/environ').read()\nassert 'HOME' not in text and 'PATH' not in text\n"
+        "print(2)",
+        {"OK"},
+    ),
+    "descriptors": (
+        "import os\nopened = os.listdir('/proc/self/fd')\n"
+        "print(2 if set(opened) - {'3'} == {'0', '1', '2'} else opened)\n"
+        "try:\n    os.fstat(3)\n    print('open')\nexcept OSError: pass",
+        {"OK"},
+    ),
     "exec": ("import os\nos.execv('/bin/sleep', ['sleep', '60'])", {"TIMEOUT"}),
-    "break_builtins": ("import builtins, sys, os\nbuiltins.print = builtins.len = None\nsys.modules.clear()\n"
-                       "sys.stdout = sys.stderr = None\nos.write(1, b'2')", {"OK"}),
-    "evil_exception": ("class E(Exception):\n    def __str__(self): raise self\n    __repr__ = __str__\nraise E()",
-                       {"RUNTIME_ERROR"}),
+    "break_builtins": (
+        "import builtins, sys, os\nbuiltins.print = builtins.len = None\nsys.modules.clear()\n"
+        "sys.stdout = sys.stderr = None\nos.write(1, b'2')",
+        {"OK"},
+    ),
+    "evil_exception": (
+        "class E(Exception):\n    def __str__(self): raise self\n    __repr__ = __str__\nraise E()",
+        {"RUNTIME_ERROR"},
+    ),
     "replace_exit": ("import os, sys\nos._exit = os.kill = os.close = None\nprint(2)", {"OK"}),
     "evil_hook": ("import sys\nsys.excepthook = lambda *a: 1 / 0\n1 / 0", {"RUNTIME_ERROR"}),
 }
@@ -73,8 +91,9 @@ def test_hostile(judge, name):
 
 
 @pytest.mark.skipif(not ROOT, reason="only root can give programs a user of their own")
-@pytest.mark.parametrize("call", ["os.kill(os.getppid(), 9)", "os.kill(-1, 9)", "os.setuid(0)",
-                                  "open('/etc/x-executor-test', 'w')"])
+@pytest.mark.parametrize(
+    "call", ["os.kill(os.getppid(), 9)", "os.kill(-1, 9)", "os.setuid(0)", "open('/etc/x-executor-test', 'w')"]
+)
 def test_programs_are_not_root(judge, call):
     result = judge(f"import os\nassert os.getuid() != 0\ntry:\n    {call}\nexcept OSError: pass\nprint(2)")
     assert result.verdict is Verdict.OK, result
@@ -86,8 +105,10 @@ def test_time_limit_is_processor_time_on_a_busy_machine(pool):
     import sys
 
     # A session each: the scheduler shares the processors among sessions first.
-    busy = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"], start_new_session=True)
-            for _ in range(3 * len(os.sched_getaffinity(0)))]
+    busy = [
+        subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"], start_new_session=True)
+        for _ in range(3 * len(os.sched_getaffinity(0)))
+    ]
     try:
         program = "import time\nwhile time.process_time() < 0.3: pass\nprint(input())"
         started = time.monotonic()

@@ -75,8 +75,9 @@ def test_a_job_whose_workers_die_twice_is_infrastructure():
         future = pool.submit(SLOW)
         last = None
         for _ in range(2):
-            assert wait_until(lambda: pool._slots[0]._worker is not None and worker_pids(pool)[0] != last
-                              and below(worker_pids(pool)[0]), 10)
+            assert wait_until(
+                lambda: pool._slots[0]._worker is not None and worker_pids(pool)[0] != last and below(worker_pids(pool)[0]), 10
+            )
             (last,) = worker_pids(pool)
             os.kill(last, signal.SIGKILL)
         result = future.result(30)
@@ -96,11 +97,14 @@ def test_a_stopped_worker_is_replaced(monkeypatch):
         assert not alive(first)
 
 
-@pytest.mark.parametrize("script, message", [
-    ("import time; time.sleep(60)", "silent"),
-    ("raise SystemExit('no such thing')", "no such thing"),
-    ("import os; os.write(0, b'x' * 100); import time; time.sleep(60)", "message 120|silent"),
-])
+@pytest.mark.parametrize(
+    "script, message",
+    [
+        ("import time; time.sleep(60)", "silent"),
+        ("raise SystemExit('no such thing')", "no such thing"),
+        ("import os; os.write(0, b'x' * 100); import time; time.sleep(60)", "message 120|silent"),
+    ],
+)
 def test_a_worker_that_does_not_start_says_why(monkeypatch, tmp_path, script, message):
     fake = tmp_path / "fake.py"
     fake.write_text(script)
@@ -116,8 +120,9 @@ def test_a_worker_that_does_not_start_says_why(monkeypatch, tmp_path, script, me
 @pytest.mark.parametrize("answer", [b"\xff" * 100, b"\x03\x02\x00\x00\x00ab", b"\x05\x00\x00\x00\x00"])
 def test_nonsense_from_a_worker_is_never_a_verdict(monkeypatch, tmp_path, answer):
     fake = tmp_path / "fake.py"
-    fake.write_text("import os, time\nos.write(0, b'\\0\\0\\0\\0\\0')\nos.read(0, 1 << 16)\n"
-                    f"os.write(0, {answer!r})\ntime.sleep(60)")
+    fake.write_text(
+        f"import os, time\nos.write(0, b'\\0\\0\\0\\0\\0')\nos.read(0, 1 << 16)\nos.write(0, {answer!r})\ntime.sleep(60)"
+    )
     monkeypatch.setattr(executor.process, "_WORKER", fake)
     monkeypatch.setattr(executor.process, "GRACE_SECONDS", 0.5)
     monkeypatch.setattr(executor.process, "CLOSE_SECONDS", 0.2)
@@ -172,7 +177,9 @@ def test_nothing_is_left_after_close():
 
 
 def test_the_package_imports_the_standard_library_only():
-    script = ("import sys, executor\nnames = {name.partition('.')[0] for name in sys.modules}\n"
-              "print(sorted(names - set(sys.stdlib_module_names) - {'executor', '__main__'}))")
+    script = (
+        "import sys, executor\nnames = {name.partition('.')[0] for name in sys.modules}\n"
+        "print(sorted(names - set(sys.stdlib_module_names) - {'executor', '__main__'}))"
+    )
     found = subprocess.run([sys.executable, "-S", "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
     assert found.stdout.strip() == "[]"

@@ -9,48 +9,59 @@ from executor import Job, Limits, Pool, Test, Verdict
 ADD_ONE = "print(int(input()) + 1)"
 
 
-@pytest.mark.parametrize("verdict, program", [
-    (Verdict.OK, ADD_ONE),
-    (Verdict.OK, "import sys\nprint(int(sys.stdin.read()) + 1)"),
-    (Verdict.OK, "import os\nprint(int(os.read(0, 100)) + 1)"),
-    (Verdict.OK, "print(int(open(0).read()) + 1)"),
-    (Verdict.OK, "print(int(open('/dev/stdin').read()) + 1)"),
-    (Verdict.OK, "import os\nprint(int(os.read(0, os.fstat(0).st_size)) + 1)"),
-    (Verdict.OK, "if __name__ == '__main__':\n    print(2)"),
-    (Verdict.OK, "print(2)\nexit()"),
-    (Verdict.OK, "print(2)\nquit(0)"),
-    (Verdict.OK, "import sys\nassert sys.argv == ['solution.py']\nprint(2)\nsys.exit()"),
-    (Verdict.OK, "import atexit\natexit.register(print, 2)"),
-    (Verdict.OK, "file = open(1, 'w')\nprint(2, file=file)"),
-    (Verdict.OK, "open('note', 'w').write('2')\nprint(open('note').read())"),
-    (Verdict.OK, "import sys\nsys.setrecursionlimit(10**6)\n"
-                 "def f(n):\n    return 0 if n == 0 else 1 + f(n - 1)\nprint(f(20000) - 19998)"),
-    (Verdict.OK, "import threading\nthreading.stack_size(1 << 28)\n"
-                 "thread = threading.Thread(target=lambda: print(2))\nthread.start()"),
-    (Verdict.WRONG_ANSWER, "print(3)"),
-    (Verdict.WRONG_ANSWER, ""),
-    (Verdict.WRONG_ANSWER, "import os\nos._exit(0)"),
-    (Verdict.RUNTIME_ERROR, "1 / 0"),
-    (Verdict.RUNTIME_ERROR, "print(2)\nexit(3)"),
-    (Verdict.RUNTIME_ERROR, "print(2)\nraise SystemExit('message')"),
-    (Verdict.RUNTIME_ERROR, "import os\nos.abort()"),
-    (Verdict.TIMEOUT, "while True: pass"),
-    (Verdict.TIMEOUT, "import time\ntime.sleep(60)"),
-    (Verdict.TIMEOUT, "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\nprint(2)"),
-    (Verdict.OUT_OF_MEMORY, "x = []\nwhile True: x.append('a' * 1000000)"),
-    (Verdict.OUT_OF_MEMORY, "x = [0] * 10**10"),
-    (Verdict.OUT_OF_MEMORY, "x = bytearray(b'1') * (300 << 20)\nprint(2)"),
-    (Verdict.OUTPUT_LIMIT, "while True: print('a' * 1000)"),
-    (Verdict.OUTPUT_LIMIT, "import sys\nwhile True: sys.stderr.write('a' * 1000)"),
-    (Verdict.OUTPUT_LIMIT, "import signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-                           "while True:\n    try: print('a' * 1000)\n    except OSError: pass"),
-    (Verdict.INVALID_PROGRAM, "def f(:"),
-    (Verdict.INVALID_PROGRAM, "print('\0')"),
-    (Verdict.INVALID_PROGRAM, "return 2"),
-    (Verdict.INVALID_PROGRAM, "print(\ud800)"),
-    (Verdict.INVALID_PROGRAM, "-" * 100_000 + "1"),
-    (Verdict.INVALID_PROGRAM, "(" * 5000 + ")" * 5000),
-])
+@pytest.mark.parametrize(
+    "verdict, program",
+    [
+        (Verdict.OK, ADD_ONE),
+        (Verdict.OK, "import sys\nprint(int(sys.stdin.read()) + 1)"),
+        (Verdict.OK, "import os\nprint(int(os.read(0, 100)) + 1)"),
+        (Verdict.OK, "print(int(open(0).read()) + 1)"),
+        (Verdict.OK, "print(int(open('/dev/stdin').read()) + 1)"),
+        (Verdict.OK, "import os\nprint(int(os.read(0, os.fstat(0).st_size)) + 1)"),
+        (Verdict.OK, "if __name__ == '__main__':\n    print(2)"),
+        (Verdict.OK, "print(2)\nexit()"),
+        (Verdict.OK, "print(2)\nquit(0)"),
+        (Verdict.OK, "import sys\nassert sys.argv == ['solution.py']\nprint(2)\nsys.exit()"),
+        (Verdict.OK, "import atexit\natexit.register(print, 2)"),
+        (Verdict.OK, "file = open(1, 'w')\nprint(2, file=file)"),
+        (Verdict.OK, "open('note', 'w').write('2')\nprint(open('note').read())"),
+        (
+            Verdict.OK,
+            "import sys\nsys.setrecursionlimit(10**6)\n"
+            "def f(n):\n    return 0 if n == 0 else 1 + f(n - 1)\nprint(f(20000) - 19998)",
+        ),
+        (
+            Verdict.OK,
+            "import threading\nthreading.stack_size(1 << 28)\nthread = threading.Thread(target=lambda: print(2))\nthread.start()",
+        ),
+        (Verdict.WRONG_ANSWER, "print(3)"),
+        (Verdict.WRONG_ANSWER, ""),
+        (Verdict.WRONG_ANSWER, "import os\nos._exit(0)"),
+        (Verdict.RUNTIME_ERROR, "1 / 0"),
+        (Verdict.RUNTIME_ERROR, "print(2)\nexit(3)"),
+        (Verdict.RUNTIME_ERROR, "print(2)\nraise SystemExit('message')"),
+        (Verdict.RUNTIME_ERROR, "import os\nos.abort()"),
+        (Verdict.TIMEOUT, "while True: pass"),
+        (Verdict.TIMEOUT, "import time\ntime.sleep(60)"),
+        (Verdict.TIMEOUT, "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\nprint(2)"),
+        (Verdict.OUT_OF_MEMORY, "x = []\nwhile True: x.append('a' * 1000000)"),
+        (Verdict.OUT_OF_MEMORY, "x = [0] * 10**10"),
+        (Verdict.OUT_OF_MEMORY, "x = bytearray(b'1') * (300 << 20)\nprint(2)"),
+        (Verdict.OUTPUT_LIMIT, "while True: print('a' * 1000)"),
+        (Verdict.OUTPUT_LIMIT, "import sys\nwhile True: sys.stderr.write('a' * 1000)"),
+        (
+            Verdict.OUTPUT_LIMIT,
+            "import signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+            "while True:\n    try: print('a' * 1000)\n    except OSError: pass",
+        ),
+        (Verdict.INVALID_PROGRAM, "def f(:"),
+        (Verdict.INVALID_PROGRAM, "print('\0')"),
+        (Verdict.INVALID_PROGRAM, "return 2"),
+        (Verdict.INVALID_PROGRAM, "print(\ud800)"),
+        (Verdict.INVALID_PROGRAM, "-" * 100_000 + "1"),
+        (Verdict.INVALID_PROGRAM, "(" * 5000 + ")" * 5000),
+    ],
+)
 def test_verdict(judge, verdict, program):
     result = judge(program, seconds=0.5 if verdict is Verdict.TIMEOUT else 5.0)
     assert result.verdict is verdict, result
@@ -84,8 +95,7 @@ def test_traces_hide_the_runner(judge):
     program = "import json\ntry:\n    json.loads('{')\nexcept ValueError as e:\n    raise KeyError('k') from e"
     error = judge(program).tests[0].error
     assert error.startswith('Traceback (most recent call last):\n  File "solution.py", line 3, in <module>\n')
-    assert error.endswith('  File "solution.py", line 5, in <module>\n'
-                          "    raise KeyError('k') from e\nKeyError: 'k'\n")
+    assert error.endswith("  File \"solution.py\", line 5, in <module>\n    raise KeyError('k') from e\nKeyError: 'k'\n")
     assert "direct cause" in error and 'File "json/decoder.py"' in error
     assert "worker" not in error and "/lib/" not in error
 
@@ -138,8 +148,10 @@ def test_no_tests(pool):
 
 
 def test_scratch_is_private_and_empty(pool):
-    program = ("import os\nassert os.listdir('.') == [], os.listdir('.')\nos.makedirs('a/b')\n"
-               "open('a/b/c', 'w').write('x')\nos.symlink('/', 'link')\nos.chmod('.', 0)\nprint(2)")
+    program = (
+        "import os\nassert os.listdir('.') == [], os.listdir('.')\nos.makedirs('a/b')\n"
+        "open('a/b/c', 'w').write('x')\nos.symlink('/', 'link')\nos.chmod('.', 0)\nprint(2)"
+    )
     result = pool.submit(Job(program, (Test("1", "2"),) + (Test("2", "2"),) * 3)).result(30)
     assert result.passed, result
 

@@ -43,7 +43,7 @@ def jobs(per_verdict):
         tests = [Test(t["input"], t["output"]) for t in problem["public_tests"] + problem["hidden_tests"]]
         first = entry["first_failing_test"]
         if first >= 0:
-            tests = tests[max(0, first - 5): first + 1]
+            tests = tests[max(0, first - 5) : first + 1]
         taken[entry["verdict"]] += 1
         seconds = 2.0 if entry["verdict"] == "TLE" else 10.0
         yield entry, Job(entry["solution"], tuple(tests[:40]), Limits(seconds), "codecontests", True)
@@ -53,7 +53,9 @@ def test_recorded_verdicts():
     entries = list(jobs({"AC": 15, "WA": 40, "RTE": 20, "TLE": 2}))
     with Pool(2) as pool:
         futures = [pool.submit(job) for _, job in entries]
-        wrong = [(entry["name"], entry["verdict"], result.verdict, [t.error[-300:] for t in result.tests])
-                 for (entry, _), result in zip(entries, [future.result(120) for future in futures])
-                 if result.verdict not in VERDICTS[entry["verdict"]]]
+        wrong = [
+            (entry["name"], entry["verdict"], result.verdict, [t.error[-300:] for t in result.tests])
+            for (entry, _), result in zip(entries, [future.result(120) for future in futures])
+            if result.verdict not in VERDICTS[entry["verdict"]]
+        ]
     assert not wrong

@@ -104,9 +104,7 @@ def draw_problem(seed: int, split: str, index: int, level: str = "standard", exa
     statement = _statement(task, rng)
     if example:
         statement += f" Input `{public_tests[0][0]}` gives `{public_tests[0][1]}`."
-    return MiniProblem(
-        task, statement, public_tests, tuple(_test(task, given) for given in private), solutions, incorrect
-    )
+    return MiniProblem(task, statement, public_tests, tuple(_test(task, given) for given in private), solutions, incorrect)
 
 
 def _choices(family: Family) -> list[dict[str, str]]:
@@ -168,8 +166,7 @@ def _is_empty(task: Task, given: Input) -> bool:
 
 def _is_empty_either_way(task: Task, given: Input) -> bool:
     return all(
-        _is_empty(dataclasses.replace(task, choice={**task.choice, "bound": bound}), given)
-        for bound in ("strict", "inclusive")
+        _is_empty(dataclasses.replace(task, choice={**task.choice, "bound": bound}), given) for bound in ("strict", "inclusive")
     )
 
 

@@ -1,0 +1,159 @@
+"""The main job from the command line: what it leaves behind, and that a killed run ends where an undisturbed one does."""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = os.path.join(os.path.dirname(__file__), "..")
+SETTINGS = {
+    "data.train": 40, "data.valid": 6, "data.test": 8, "tokenizer.vocab_size": 400,
+    "model.d_model": 32, "model.n_layers": 1, "model.n_heads": 2, "model.n_kv_heads": 2, "model.head_dim": 16, "model.d_ff": 64,
+    "episode.max_prompt_tokens": 48, "episode.max_response_tokens": 40, "episode.max_feedback_tokens": 48,
+    "sampler.slots": 16, "batch.rows": 8, "batch.lengths": "(136,264)", "executor.workers": 2,
+    "sft.steps": 40, "sft.demonstrations": "(16,16,0)", "sft.batch": "(4,4,0)", "checkpoint.sft_every": 5,
+    "ppo.updates": 6, "ppo.rollouts": 16, "ppo.minibatches": 2, "checkpoint.every": 2,
+    "eval.every": 3, "eval.rollouts": 2, "eval.resamples": 50, "eval.temperatures": "(0.5,1.0)", "episodes_every": 3,
+}  # fmt: skip
+
+
+def environment(cache):
+    # One device, as on a user's machine; compiled programs are shared between the runs of this file.
+    flags = {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    return os.environ | flags | {"JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+
+
+def start(workdir, cache, **changes):
+    settings = [f"--config.{name}={value}" for name, value in (SETTINGS | changes).items()]
+    command = [sys.executable, "experiments/run.py", "--config", "experiments/configs/mini.py", "--workdir", str(workdir)]
+    log = open(f"{workdir}.log", "a")
+    return subprocess.Popen(command + settings, cwd=ROOT, env=environment(cache), stdout=log, stderr=log)
+
+
+def run(workdir, cache, **changes):
+    """(exit status, what it said)"""
+    at = os.path.getsize(f"{workdir}.log") if os.path.exists(f"{workdir}.log") else 0
+    status = start(workdir, cache, **changes).wait(timeout=300)
+    with open(f"{workdir}.log") as log:
+        log.seek(at)
+        return status, log.read()
+
+
+def lines(workdir, phase):
+    if not (workdir / "metrics.jsonl").exists():
+        return []
+    complete = [line for line in (workdir / "metrics.jsonl").read_text().splitlines(True) if line.endswith("\n")]
+    return [line for line in map(json.loads, complete) if line["phase"] == phase]
+
+
+def kill_at(workdir, cache, phase, step):
+    """Starts a run and kills it, with no warning, once it has written `step` of `phase`."""
+    process = start(workdir, cache)
+    while not any(line["step"] >= step for line in lines(workdir, phase)):
+        assert process.poll() is None, (workdir.parent / f"{workdir.name}.log").read_text()
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def summary_of(workdir):
+    return json.loads((workdir / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, cache):
+    """The workdir of an undisturbed run."""
+    workdir = tmp_path_factory.mktemp("train") / "whole"
+    status, said = run(workdir, cache)
+    assert status == 0, said
+    return workdir
+
+
+def test_the_workdir_holds_everything_it_should(whole):
+    assert json.loads((whole / "config.json").read_text())["ppo"]["rollouts"] == 16
+    assert [line["step"] for line in lines(whole, "sft")] == list(range(40))
+    assert [line["step"] for line in lines(whole, "rlef")] == list(range(6))
+    assert any((whole / "tensorboard").iterdir()) and (whole / "checkpoints" / "rlef" / "6").is_dir()
+    assert (whole / "figure.png").stat().st_size > 1000
+    names = {path.name for path in (whole / "episodes").iterdir()}
+    assert {"before_T0.5.jsonl.gz", "before_T1.0.jsonl.gz", "after_T0.5.jsonl.gz", "after_T1.0.jsonl.gz"} <= names
+    assert {"rlef_000000.jsonl.gz", "rlef_000003.jsonl.gz"} <= names
+    with gzip.open(whole / "episodes" / "rlef_000000.jsonl.gz", "rt") as file:
+        episodes = [json.loads(line) for line in file]
+    assert [episode["id"] for episode in episodes] == list(range(16))
+    for episode in episodes:
+        assert len(episode["tokens"]) == len(episode["is_action"]) == len(episode["logprobs"])
+        spans = [t for turn in episode["turns"] for t in range(turn["start"], turn["stop"])]
+        assert spans == [t for t, is_action in enumerate(episode["is_action"]) if is_action]
+    leftovers = [path for path in whole.rglob("*") if ".part" in path.name or "tmp" in path.name]
+    assert not leftovers
+
+
+def test_the_summary_has_both_evaluations_with_intervals_and_no_recompilation(whole):
+    summary = summary_of(whole)
+    for when in ("before", "after"):
+        for temperature in ("0.5", "1.0"):
+            rate = summary[when][temperature]["1@3"]
+            assert 0 <= rate["low"] <= rate["rate"] <= rate["high"] <= 1
+    assert {"sft", "rlef", "evaluate_before", "evaluate_after"} <= set(summary["seconds"])
+    assert set(summary["recompilations"].values()) == {0}
+    assert summary["config"]["seed"] == 0 and summary["versions"]["jax"]
+
+
+def test_the_metrics_hold_what_the_invariants_promise(whole):
+    sft, rlef = lines(whole, "sft"), lines(whole, "rlef")
+    assert sft[-1]["loss"] < sft[0]["loss"] / 2
+    for line in rlef:
+        assert abs(line["first_ratio"] - 1) < 1e-4 and line["first_logprob_gap"] < 1e-4 and line["dropped"] == 0
+        assert ("valid_1@3" in line) == (line["step"] in (2, 5))
+    assert abs(rlef[0]["kl_to_reference"]) < 1e-6 < abs(rlef[-1]["kl_to_reference"])
+
+
+def test_a_second_call_ends_at_once_with_the_same_summary(whole, cache):
+    before, began = summary_of(whole), time.perf_counter()
+    metrics = (whole / "metrics.jsonl").read_text()
+    status, said = run(whole, cache)
+    assert status == 0, said
+    assert time.perf_counter() - began < 40
+    after = summary_of(whole)
+    assert {**after, "seconds": 0} == {**before, "seconds": 0}
+    for phase in ("sft", "rlef", "evaluate_before", "evaluate_after"):
+        assert after["seconds"][phase] == before["seconds"][phase]
+    assert (whole / "metrics.jsonl").read_text() == metrics
+
+
+def test_a_run_killed_twice_ends_as_the_undisturbed_one(whole, cache, tmp_path):
+    workdir = tmp_path / "killed"
+    kill_at(workdir, cache, "sft", 12)
+    assert not (workdir / "summary.json").exists()
+    kill_at(workdir, cache, "rlef", 3)
+    assert not (workdir / "summary.json").exists()
+    status, said = run(workdir, cache)
+    assert status == 0, said
+    for phase in ("sft", "rlef"):
+        timeless = lambda line: {name: value for name, value in line.items() if not name.startswith("seconds")}
+        assert [timeless(line) for line in lines(workdir, phase)] == [timeless(line) for line in lines(whole, phase)]
+    resumed, undisturbed = summary_of(workdir), summary_of(whole)
+    assert resumed["before"] == undisturbed["before"] and resumed["after"] == undisturbed["after"]
+    assert set(resumed["recompilations"].values()) == {0}
+
+
+def test_a_workdir_of_another_config_is_refused_in_one_sentence(whole, cache):
+    status, said = run(whole, cache, **{"ppo.clip": 0.3})
+    assert status == 1 and "Traceback" not in said
+    assert "error:" in said and "ppo.clip = 0.2 instead of 0.3" in said
+
+
+def test_a_misspelt_field_is_refused_before_anything_is_made(cache, tmp_path):
+    status, said = run(tmp_path / "new", cache, **{"ppo.clp": 0.3})
+    assert status != 0 and "clp" in said and not (tmp_path / "new").exists()
