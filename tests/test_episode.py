@@ -34,7 +34,7 @@ TURNS = st.lists(st.tuples(VERDICTS, st.integers(1, 4), st.integers(1, 5)), min_
 
 
 @settings(max_examples=150, deadline=None)
-@given(turns=TURNS, turn_limit=st.integers(1, 4), prompt=st.integers(1, 6), passes=st.booleans())
+@given(turns=TURNS, turn_limit=st.integers(1, 4), prompt=st.integers(2, 6), passes=st.booleans())
 def test_any_conversation_keeps_the_invariants(turns, turn_limit, prompt, passes):
     episode = episodes.start(0, PROBLEM, range(prompt))
     grown, expected_tokens, expected_actions = [episode.stream], list(range(prompt)), [False] * prompt
@@ -104,7 +104,7 @@ def test_earlier_episodes_are_left_as_they_were():
 
 
 def test_calls_out_of_turn_raise():
-    waiting = episodes.start(3, PROBLEM, [1])
+    waiting = episodes.start(3, PROBLEM, [1, 2])
     failed = episodes.receive_feedback(answered(3), result("TIMEOUT"), 3)
     passed = episodes.receive_feedback(answered(), result("OK"), 3)
     calls = {
@@ -131,9 +131,13 @@ def test_a_message_comes_exactly_when_the_conversation_goes_on():
 
 def test_every_sampled_token_needs_one_log_prob():
     with pytest.raises(ValueError, match="2 tokens but 1 log-probs"):
-        episodes.receive_response(episodes.start(0, PROBLEM, [1]), [4, 5], [-0.1], CODE)
-    with pytest.raises(ValueError, match="first message has no tokens"):
-        episodes.start(0, PROBLEM, [])
+        episodes.receive_response(episodes.start(0, PROBLEM, [1, 2]), [4, 5], [-0.1], CODE)
+
+
+@pytest.mark.parametrize("tokens", [[], [1]])
+def test_a_first_message_needs_two_tokens(tokens):
+    with pytest.raises(ValueError, match="it needs at least 2"):
+        episodes.start(0, PROBLEM, tokens)
 
 
 def test_streams_have_fixed_dtypes():
