@@ -77,7 +77,7 @@ def default() -> ConfigDict:
     config.sampler.slots = 64  # conversations in flight
     config.sampler.chunk = 32  # tokens sampled between two looks at the host
     config.sampler.splice_length = 128  # tokens spliced at a time; longer ones take several calls
-    config.sampler.refill = 0.25  # splice once this share of the slots waits (or nothing else can run)
+    config.sampler.share = 0.25  # sample, or splice, once this share of the slots takes part (or no program is running)
     config.sampler.temperature = 1.0  # [paper] in training, with no top-p
 
     config.batch = ConfigDict()  # how sequences are laid out for the learner; changes speed, not results
@@ -115,7 +115,7 @@ def default() -> ConfigDict:
     config.ppo.normalize_advantages = True  # [paper]; over the whole collection [open]
     config.ppo.loss_aggregation = "token_mean"  # [open]
     config.ppo.value_head_std = 0.01  # [open] of the value network's random output layer
-    config.ppo.max_logprob_gap = 1e-4  # a run stops when sampler and learner disagree by more nats on the same weights
+    config.ppo.max_logprob_gap = 1e-4  # sampler against learner, in nats; more stops the run. bfloat16 needs about 0.5
 
     config.eval = ConfigDict()
     config.eval.split = "test"
@@ -201,7 +201,7 @@ def _check_ranges(given: dict) -> None:
         "sampler.temperature", "ppo.learning_rate", "ppo.value_learning_rate", "sft.learning_rate", "ppo.clip",
         "ppo.value_clip", "ppo.grad_clip", "ppo.max_logprob_gap", "ppo.value_head_std", "model.rope_theta",
     )  # fmt: skip
-    probability = ("sampler.refill", "sft.fix_probability", "sft.repeat_probability")
+    probability = ("sampler.share", "sft.fix_probability", "sft.repeat_probability")
     for paths, fine, rule in (
         (at_least_1, lambda v: v >= 1, "at least 1"),
         (at_least_0, lambda v: v >= 0, "at least 0"),

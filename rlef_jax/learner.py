@@ -113,7 +113,8 @@ class Learner:
 def values_of(model: LlamaConfig, params: dict, tokens_BT, mesh):
     """V at every position, float32 [B, T], of the value network {'llama': ..., 'value_head': {'kernel': [D, 1]}}."""
     hidden_BTD = llama.hidden(model, params["llama"], tokens_BT, mesh)
-    return (hidden_BTD.astype(jnp.float32) @ params["value_head"]["kernel"])[..., 0]
+    kernel_D1 = params["value_head"]["kernel"]
+    return jnp.matmul(hidden_BTD.astype(jnp.float32), kernel_D1, precision=jax.lax.Precision.HIGHEST)[..., 0]
 
 
 def init_value(policy: dict, key, d_model: int, std: float) -> dict:

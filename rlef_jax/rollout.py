@@ -38,7 +38,7 @@ class Collector:
     def __init__(self, model: LlamaConfig, mesh, config, capacity: int, stop_ids):
         self._extend, self._decode = sampler.compiled(model, mesh)
         self._chunk, self._splice, self._rows = config.sampler.chunk, config.sampler.splice_length, config.sampler.slots
-        self._refill = max(1, int(config.sampler.refill * self._rows))
+        self._share = max(1, int(config.sampler.share * self._rows))
         self._stop_ids = np.asarray(stop_ids, np.int32)
         self._max_response = config.episode.max_response_tokens
         init = lambda: sampler.init_slots(model, self._rows, capacity)
@@ -75,9 +75,11 @@ class Collector:
             state.take_results()
             state.seat()
             waiting = state.rows_to_splice()
-            if len(waiting) >= self._refill or (waiting and not state.speaking):
+            # A call costs the same however few rows take part: it waits for a fair share while more may come.
+            share = self._share if state.programs_running else 1
+            if len(waiting) >= share:
                 slots = self._splice_rows(params, slots, state, waiting)
-            elif state.speaking:
+            elif len(state.speaking) >= share:
                 slots, *sampled = self._decode(self._chunk, top_p, params, slots, key, temperature, self._stop_ids)
                 state.take_tokens(*map(np.asarray, sampled))
             else:
@@ -135,6 +137,11 @@ class _Play:
             if seated is None and self.queue:
                 self._seats[row] = self.environment.start(*self.queue.popleft())
                 self._cached[row] = 0
+
+    @property
+    def programs_running(self) -> bool:
+        """Whether a row waits for its public tests: it may come back and take part."""
+        return bool(self._public)
 
     def rows_to_splice(self) -> list[int]:
         return [r for r, e in enumerate(self._seats) if e and e.status == Status.RESPONSE and r not in self.speaking]
@@ -194,7 +201,7 @@ class _Play:
             self.finished.append(episode)
 
     def wait_for_executor(self) -> None:
-        """Nothing can be sampled or spliced: sleeps until a program has been judged."""
+        """Too little can be sampled or spliced: sleeps until a program has been judged."""
         began = time.perf_counter()
         wait([*self._public.values(), *self._private], return_when=FIRST_COMPLETED)
         self.stats.executor_wait += time.perf_counter() - began

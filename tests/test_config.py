@@ -110,9 +110,9 @@ LIMITS = [
     *[(path, -1) for path in (
         "executor.workers", "sft.steps", "ppo.updates", "ppo.warmup_steps", "sft.warmup_steps", "eval.every", "episodes_every",
         "ppo.kl_coefficient", "ppo.invalid_penalty", "ppo.weight_decay", "sft.weight_decay", "seed", "data.seed",
-        "model.logit_chunk", "sampler.refill", "sft.fix_probability", "ppo.adam_b1", "eval.top_p",
+        "model.logit_chunk", "sampler.share", "sft.fix_probability", "ppo.adam_b1", "eval.top_p",
     )],
-    *[(path, 1.5) for path in ("sampler.refill", "sft.fix_probability", "sft.repeat_probability", "eval.top_p")],
+    *[(path, 1.5) for path in ("sampler.share", "sft.fix_probability", "sft.repeat_probability", "eval.top_p")],
     ("ppo.adam_b1", 1.0), ("ppo.adam_b2", 1.0), ("sft.broken_probability", 1.0),
     ("ppo.clip", float("nan")), ("ppo.learning_rate", float("nan")), ("ppo.kl_coefficient", float("nan")),
 ]  # fmt: skip

@@ -120,8 +120,8 @@ def test_verdicts_and_feedback_are_those_of_the_programs(world, collected):
 @pytest.mark.parametrize("changes", [
     dict(slots=64),
     dict(slots=3, chunk=40, splice_length=5),
-    dict(refill=1.0, chunk=1),
-    dict(refill=0.0, order=np.random.default_rng(0).permutation(EPISODES)),
+    dict(share=1.0, chunk=1),
+    dict(share=0.0, order=np.random.default_rng(0).permutation(EPISODES)),
 ], ids=["64 slots", "3 slots, long chunks, short splices", "splices wait for all", "other order"])  # fmt: skip
 def test_episodes_do_not_depend_on_the_scheduling(world, collected, changes):
     assert_same(collected[0], collect(world, **changes)[0])

@@ -157,3 +157,22 @@ def test_a_workdir_of_another_config_is_refused_in_one_sentence(whole, cache):
 def test_a_misspelt_field_is_refused_before_anything_is_made(cache, tmp_path):
     status, said = run(tmp_path / "new", cache, **{"ppo.clp": 0.3})
     assert status != 0 and "clp" in said and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ppo.value": "token", "ppo.loss_aggregation": "turn_mean", "episode.feedback": "random"},
+        {"episode.turn_limit": 1, "ppo.epochs": 2},
+        {"episode.feedback": "none", "eval.feedback": "none", "sft.steps": 0, "eval.every": 0},
+    ],
+    ids=["token-level value, random feedback", "single-turn", "no feedback, no warm start"],
+)
+def test_ablations_run_from_the_command_line(tmp_path, cache, changes):
+    short = {"ppo.updates": 2, "sft.steps": 10, "eval.temperatures": "(1.0,)", "eval.rollouts": 1, "eval.every": 2}
+    status, said = run(tmp_path / "run", cache, **short | changes)
+    assert status == 0, said
+    updates = lines(tmp_path / "run", "rlef")
+    assert len(updates) == 2 and abs(updates[0]["first_ratio"] - 1) < 1e-4 and abs(updates[0]["kl_to_reference"]) < 1e-6
+    assert updates[-1]["turns"] <= changes.get("episode.turn_limit", 3)
+    assert sum(summary_of(tmp_path / "run")["recompilations"].values()) == 0

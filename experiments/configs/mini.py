@@ -11,8 +11,8 @@ def get_config(arg=None):
     config.episode.max_response_tokens = 28
     config.episode.max_feedback_tokens = 40
     config.sampler.slots = 64
-    config.sampler.chunk = 8
-    config.sampler.refill = 0.5
+    config.sampler.chunk = 16
+    config.sampler.share = 0.75
     config.sampler.splice_length = 32
     config.batch.lengths = (32, 64, 96, 128, 192)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 
 
@@ -57,6 +58,11 @@ class LlamaConfig:
     @property
     def compute_dtype(self):
         return jnp.dtype(self.dtype)
+
+    @property
+    def precision(self) -> jax.lax.Precision:
+        """Of matrix products. float32 means float32: by default, GPUs and TPUs round its operands to fewer bits."""
+        return jax.lax.Precision.HIGHEST if self.dtype == "float32" else jax.lax.Precision.DEFAULT
 
     @property
     def n_params(self) -> int:

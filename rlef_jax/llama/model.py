@@ -42,15 +42,16 @@ def rotate(x_BTHK, cos_BTK, sin_BTK):
     return jnp.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1).astype(x_BTHK.dtype)
 
 
-def attend(q_BTHK, k_BGSK, v_BGSK, mask_BTS):
+def attend(q_BTHK, k_BGSK, v_BGSK, mask_BTS, precision=None):
     """Grouped-query attention with a float32 softmax; query head h reads key/value head h // (H / G). -> [B, T, H, K]"""
     B, T, H, K = q_BTHK.shape
     G = k_BGSK.shape[1]
     q_BTGRK = q_BTHK.reshape(B, T, G, H // G, K) * K**-0.5
-    scores_BGRTS = jnp.einsum("BTGRK,BGSK->BGRTS", q_BTGRK, k_BGSK, preferred_element_type=jnp.float32)
+    einsum = functools.partial(jnp.einsum, precision=precision)
+    scores_BGRTS = einsum("BTGRK,BGSK->BGRTS", q_BTGRK, k_BGSK, preferred_element_type=jnp.float32)
     scores_BGRTS = jnp.where(mask_BTS[:, None, None], scores_BGRTS, -1e30)
     weights_BGRTS = jax.nn.softmax(scores_BGRTS, axis=-1).astype(v_BGSK.dtype)
-    return jnp.einsum("BGRTS,BGSK->BTGRK", weights_BGRTS, v_BGSK).reshape(B, T, H, K)
+    return einsum("BGRTS,BGSK->BTGRK", weights_BGRTS, v_BGSK).reshape(B, T, H, K)
 
 
 class RMSNorm(nn.Module):
@@ -65,7 +66,8 @@ class RMSNorm(nn.Module):
 
 
 def _dense(features, config, name):
-    return nn.Dense(features, use_bias=False, dtype=config.compute_dtype, kernel_init=_kernel_init, name=name)
+    precision, dtype = config.precision, config.compute_dtype
+    return nn.Dense(features, use_bias=False, dtype=dtype, precision=precision, kernel_init=_kernel_init, name=name)
 
 
 class Attention(nn.Module):
@@ -84,7 +86,7 @@ class Attention(nn.Module):
         if cache is not None:
             cache = kv.write(cache, layer, context["slots_BT"], k_BGSK, v_BGSK)
             k_BGSK, v_BGSK = kv.read(cache, layer)
-        mixed_BTHK = attend(q_BTHK, k_BGSK, v_BGSK, context["mask_BTS"])
+        mixed_BTHK = attend(q_BTHK, k_BGSK, v_BGSK, context["mask_BTS"], c.precision)
         return _dense(c.d_model, c, "o_proj")(mixed_BTHK.reshape(B, T, -1)), cache
 
 
@@ -175,7 +177,8 @@ def hidden_cached(config: LlamaConfig, params, tokens_BT, positions_BT, slots_BT
 def unembed(config: LlamaConfig, params, hidden_D):
     """Float32 logits [..., V] of hidden states [..., D]."""
     kernel_DV = params["embed_tokens"].T if config.tied_embeddings else params["lm_head"]
-    return jnp.matmul(hidden_D, kernel_DV.astype(hidden_D.dtype), preferred_element_type=jnp.float32)
+    kernel_DV = kernel_DV.astype(hidden_D.dtype)
+    return jnp.matmul(hidden_D, kernel_DV, precision=config.precision, preferred_element_type=jnp.float32)
 
 
 def logits(config: LlamaConfig, params, tokens_BT, mesh=None):
