@@ -15,6 +15,7 @@ CHOICES = {
     "data.prompt": ("mini", "code_contests"),
     "data.comparison": ("strict", "codecontests", "exact-lines"),
     "episode.feedback": ("true", "random", "none"),
+    "episode.cut_response": ("turn", "end"),
     "eval.feedback": ("true", "random", "none"),
     "eval.split": ("train", "valid", "test"),
     "ppo.value": ("turn", "token"),
@@ -67,7 +68,8 @@ def default() -> ConfigDict:
     config.episode.turn_limit = 3  # [paper]; 1 is the single-turn ablation
     config.episode.feedback = "true"  # [paper] true; random and none are its ablations
     config.episode.max_prompt_tokens = 2048  # [open] problems with longer first messages are left out, and counted
-    config.episode.max_response_tokens = 1024  # [open] a response cut here counts as its turn
+    config.episode.max_response_tokens = 1024  # [open]
+    config.episode.cut_response = "turn"  # [open] a response cut at the cap counts as its turn; end: it ends the episode, failed
     config.episode.max_feedback_tokens = 1024  # [open] longer feedback is cut
 
     config.executor = ConfigDict()
@@ -98,6 +100,7 @@ def default() -> ConfigDict:
     config.ppo = ConfigDict()
     config.ppo.updates = 3000  # collections; the paper's 12,000 updates are 4 to a collection
     config.ppo.rollouts = 1024  # [paper] episodes a collection
+    config.ppo.rollouts_per_problem = 1  # [open]
     config.ppo.minibatches = 4  # [paper] 4 updates of 256 sequences
     config.ppo.epochs = 1  # [paper] one pass
     config.ppo.learning_rate = 2e-7  # [paper]
@@ -187,7 +190,7 @@ def _check_type(path: str, reference, value) -> None:
 def _check_ranges(given: dict) -> None:
     at_least_1 = (
         "episode.turn_limit", "episode.max_prompt_tokens", "episode.max_response_tokens", "episode.max_feedback_tokens",
-        "sampler.slots", "sampler.chunk", "sampler.splice_length", "batch.rows", "ppo.rollouts", "ppo.minibatches",
+        "sampler.slots", "sampler.chunk", "sampler.splice_length", "batch.rows", "ppo.rollouts", "ppo.rollouts_per_problem", "ppo.minibatches",
         "ppo.epochs", "eval.rollouts", "eval.turn_limit", "eval.valid_rollouts", "eval.resamples", "checkpoint.every",
         "checkpoint.sft_every", "checkpoint.keep", "data.train", "data.valid", "data.test", "tokenizer.vocab_size",
         "model.d_model", "model.n_layers", "model.n_heads", "model.n_kv_heads", "model.head_dim", "model.d_ff",

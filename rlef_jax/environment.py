@@ -29,6 +29,7 @@ class Environment:
     pool: executor.Pool
     comparison: str
     turn_limit: int
+    cut_response: str  # what a response that was cut at its cap does: turn or end
     feedback: str  # true, random or none
     max_prompt_tokens: int
     max_response_tokens: int
@@ -78,13 +79,14 @@ class Environment:
 
     def receive_public(self, episode: Episode, result: executor.Result | None) -> Episode:
         """Takes the public result; when the conversation goes on, splices the message about it."""
-        if episodes.is_over(episode, result, self.turn_limit):
-            return episodes.receive_feedback(episode, result, self.turn_limit)
-        message = self._message(episode, result)
         closed = episode.stream.tokens_T[-1] == self.layout.end
+        turn_limit = self.turn_limit if closed or self.cut_response == "turn" else len(episode.turns)
+        if episodes.is_over(episode, result, turn_limit):
+            return episodes.receive_feedback(episode, result, turn_limit)
+        message = self._message(episode, result)
         room = self.max_feedback_tokens - self.layout.overhead
         tokens = self.layout.splice(self.tokenizer.encode(message)[:room], closed)
-        return episodes.receive_feedback(episode, result, self.turn_limit, message, tokens)
+        return episodes.receive_feedback(episode, result, turn_limit, message, tokens)
 
     def _public_job(self, program: str, problem: Problem) -> executor.Job:
         first_only = self.messages.feedback.max_failures == 1

@@ -118,6 +118,7 @@ def make_environment(config, tokenizer, pool, problems) -> Environment:
         pool=pool,
         comparison=config.data.comparison,
         turn_limit=e.turn_limit,
+        cut_response=e.cut_response,
         feedback=e.feedback,
         max_prompt_tokens=e.max_prompt_tokens,
         max_response_tokens=e.max_response_tokens,
@@ -227,9 +228,9 @@ def evaluate_policy(run: Run, policy, data: dict, when: str) -> dict:
     return figures
 
 
-def problem_of(problems: list[Problem], seed: int, episode_id: int) -> Problem:
-    """The data order: a fresh shuffle every epoch, a function of the seed and the episode's id alone."""
-    epoch, place = divmod(episode_id, len(problems))
+def problem_of(problems: list[Problem], seed: int, i: int) -> Problem:
+    """The i-th problem drawn: a fresh shuffle every epoch, a function of the seed and i alone."""
+    epoch, place = divmod(i, len(problems))
     return problems[np.random.default_rng((seed, 3, epoch)).permutation(len(problems))[place]]
 
 
@@ -279,7 +280,7 @@ def rlef_update(run: Run, ppo: Ppo, state, reference, problems, key, update: int
     """One collection and what is learnt from it. Returns (state, metrics)."""
     config, p = run.config, run.config.ppo
     ids = range(update * p.rollouts, (update + 1) * p.rollouts)
-    starts = [(id, problem_of(problems, config.seed, id)) for id in ids]
+    starts = [(id, problem_of(problems, config.seed, id // p.rollouts_per_problem)) for id in ids]
     episodes, stats = run.collector.collect(state.params["policy"], run.environment, starts, key, config.sampler.temperature)
     if len(episodes) < p.minibatches:
         raise RuntimeError(f"update {update}: the sandbox failed for {stats.dropped} of {p.rollouts} episodes, too few are left")

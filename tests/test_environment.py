@@ -42,6 +42,7 @@ def environment(tiny_tokenizer, one_worker):
         pool=one_worker,
         comparison="exact-lines",
         turn_limit=3,
+        cut_response="turn",
         feedback="true",
         max_prompt_tokens=200,
         max_response_tokens=400,
@@ -181,6 +182,16 @@ def test_a_cut_response_is_closed_by_a_spliced_token(environment):
     assert episode.stream.is_action_T[stop - 1] and not episode.stream.is_action_T[stop]  # nobody sampled it
     closed = respond(environment, environment.start(0, INCREMENT), fenced("print(0)"))
     assert closed.stream.tokens_T.tolist().count(end) == episode.stream.tokens_T.tolist().count(end) == 1
+
+
+def test_a_cut_response_can_end_the_episode(environment):
+    environment = dataclasses.replace(environment, cut_response="end")
+    cut = respond(environment, environment.start(0, INCREMENT), fenced("print(0)"), closed=False)
+    assert cut.status == Status.DONE and not cut.passed and len(cut.turns) == 1
+    passed = respond(environment, environment.start(0, INCREMENT), fenced("print(int(input())+1)"), closed=False)
+    assert passed.status == Status.VERDICT
+    whole = respond(environment, environment.start(0, INCREMENT), fenced("print(0)"))
+    assert whole.status == Status.RESPONSE
 
 
 @pytest.mark.parametrize("closed", [True, False])
