@@ -83,12 +83,24 @@ def compiling(what: str):
     print(f" {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
 
 
+class _Lines:
+    """stderr for a bar that is not redrawn: each state it passes through is a line of its own."""
+
+    def write(self, text: str) -> None:
+        if line := text.replace("\r", "").rstrip():
+            print(line, file=sys.stderr)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def progress(total: int, label: str, unit: str, done: int = 0) -> tqdm:
     """A progress bar with rate and time left; on a terminal it is redrawn, in a log a line appears every 15 seconds."""
     terminal = sys.stderr.isatty()
     return tqdm(
         total=total,
         initial=done,
+        file=sys.stderr if terminal else _Lines(),
         desc=f"{label:<22}",
         unit=f" {unit}",
         mininterval=0.2 if terminal else 15.0,
