@@ -4,6 +4,7 @@ Run again with the same workdir to go on where it stopped.
 """
 
 import os
+import signal
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
@@ -43,6 +44,12 @@ def _last_line(text: str) -> str:
     return text.strip().splitlines()[-1].strip()
 
 
+def stop(*_) -> None:
+    """Ctrl-C ends the run wherever it is: what is on disk is enough to go on, and an exception could be lost in a destructor."""
+    os.write(2, b"\ninterrupted; the same command goes on from the last checkpoint\n")
+    os._exit(130)
+
+
 def main(_) -> None:
     logging.set_verbosity(logging.WARNING)
     try:
@@ -51,10 +58,8 @@ def main(_) -> None:
         train(_CONFIG.value, _WORKDIR.value or os.path.join("runs", _CONFIG.value.name))
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, stop)
     app.run(main, flags_parser=parse)
