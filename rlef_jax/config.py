@@ -190,10 +190,11 @@ def _check_type(path: str, reference, value) -> None:
 def _check_ranges(given: dict) -> None:
     at_least_1 = (
         "episode.turn_limit", "episode.max_prompt_tokens", "episode.max_response_tokens", "episode.max_feedback_tokens",
-        "sampler.slots", "sampler.chunk", "sampler.splice_length", "batch.rows", "ppo.rollouts", "ppo.rollouts_per_problem", "ppo.minibatches",
-        "ppo.epochs", "eval.rollouts", "eval.turn_limit", "eval.valid_rollouts", "eval.resamples", "checkpoint.every",
-        "checkpoint.sft_every", "checkpoint.keep", "data.train", "data.valid", "data.test", "tokenizer.vocab_size",
-        "model.d_model", "model.n_layers", "model.n_heads", "model.n_kv_heads", "model.head_dim", "model.d_ff",
+        "sampler.slots", "sampler.chunk", "sampler.splice_length", "batch.rows", "ppo.rollouts", "ppo.rollouts_per_problem",
+        "ppo.minibatches", "ppo.epochs", "eval.rollouts", "eval.turn_limit", "eval.valid_rollouts", "eval.resamples",
+        "checkpoint.every", "checkpoint.sft_every", "checkpoint.keep", "data.train", "data.valid", "data.test",
+        "tokenizer.vocab_size", "model.d_model", "model.n_layers", "model.n_heads", "model.n_kv_heads", "model.head_dim",
+        "model.d_ff",
     )  # fmt: skip
     at_least_0 = (
         "executor.workers", "sft.steps", "ppo.updates", "ppo.warmup_steps", "sft.warmup_steps", "eval.every", "episodes_every",

@@ -8,7 +8,7 @@ import numpy as np
 
 import executor
 from rlef_jax import episode as episodes
-from rlef_jax.prompts import ChatLayout, Messages, fenced
+from rlef_jax.prompts import MESSAGES, ChatLayout, Messages, fenced
 from rlef_jax.tokenizer import SentencePieceTokenizer
 from rlef_jax.types import Episode, Problem
 
@@ -114,3 +114,34 @@ class Environment:
             if not result.passed and result.verdict != executor.Verdict.INFRASTRUCTURE:
                 return executor.feedback(result, other.public_tests, self.messages.feedback)
         return self.messages.no_feedback
+
+
+def from_config(config, tokenizer: SentencePieceTokenizer, pool: executor.Pool, problems: Sequence[Problem]) -> Environment:
+    """The environment that a run's configuration describes; `problems` lend their wrong solutions to random feedback."""
+    e = config.episode
+    return Environment(
+        tokenizer=tokenizer,
+        layout=ChatLayout.mini(tokenizer),
+        messages=MESSAGES[config.data.prompt],
+        pool=pool,
+        comparison=config.data.comparison,
+        turn_limit=e.turn_limit,
+        cut_response=e.cut_response,
+        feedback=e.feedback,
+        max_prompt_tokens=e.max_prompt_tokens,
+        max_response_tokens=e.max_response_tokens,
+        max_feedback_tokens=e.max_feedback_tokens,
+        seed=config.seed,
+        others=[problem for problem in problems if problem.incorrect_solutions],
+    )
+
+
+def fitting(problems: list[Problem], environment: Environment, split: str) -> list[Problem]:
+    """The problems whose first message is short enough; says how many are not."""
+    kept = [problem for problem in problems if environment.fits(problem)]
+    if len(kept) < len(problems):
+        left_out = len(problems) - len(kept)
+        print(f"{split}: {left_out} of {len(problems)} problems are longer than episode.max_prompt_tokens, left out")
+    if not kept:
+        raise ValueError(f"no problem of the {split} split fits into episode.max_prompt_tokens={environment.max_prompt_tokens}")
+    return kept

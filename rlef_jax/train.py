@@ -16,6 +16,7 @@ import numpy as np
 import executor
 from rlef_jax import config as configs
 from rlef_jax import datasets, evaluate, llama, report, sft, sharding, trajectories
+from rlef_jax import environment as environments
 from rlef_jax import workdir as workdirs
 from rlef_jax.checkpoint import Checkpoints
 from rlef_jax.datasets import demonstrations
@@ -23,7 +24,6 @@ from rlef_jax.environment import Environment
 from rlef_jax.learner import Ppo, init_value
 from rlef_jax.llama import LlamaConfig
 from rlef_jax.metrics import CompileCounter, Metrics, compiling, progress
-from rlef_jax.prompts import MESSAGES, ChatLayout
 from rlef_jax.rollout import Collector
 from rlef_jax.tokenizer import SentencePieceTokenizer, train_sentencepiece
 from rlef_jax.types import Problem
@@ -67,8 +67,8 @@ def train(config, workdir: str) -> dict:
     phase.save()
     metrics = Metrics(workdir)
     with executor.Pool(config.executor.workers or None) as pool:
-        environment = make_environment(config, tokenizer, pool, data["train"])
-        data = {split: fitting(problems, environment, split) for split, problems in data.items()}
+        environment = environments.from_config(config, tokenizer, pool, data["train"])
+        data = {split: environments.fitting(problems, environment, split) for split, problems in data.items()}
         model = model_config(config, tokenizer.vocab_size)
         collector = Collector(model, mesh, config, configs.stream_capacity(config), [environment.layout.end])
         run = Run(config, workdir, mesh, model, environment, collector, metrics, compiles)
@@ -107,36 +107,6 @@ def load_tokenizer(config, workdir: str, problems: list[Problem]) -> SentencePie
     if not os.path.exists(path):
         train_sentencepiece(demonstrations.tokenizer_texts(problems), path, config.tokenizer.vocab_size)
     return SentencePieceTokenizer(path)
-
-
-def make_environment(config, tokenizer, pool, problems) -> Environment:
-    e = config.episode
-    return Environment(
-        tokenizer=tokenizer,
-        layout=ChatLayout.mini(tokenizer),
-        messages=MESSAGES[config.data.prompt],
-        pool=pool,
-        comparison=config.data.comparison,
-        turn_limit=e.turn_limit,
-        cut_response=e.cut_response,
-        feedback=e.feedback,
-        max_prompt_tokens=e.max_prompt_tokens,
-        max_response_tokens=e.max_response_tokens,
-        max_feedback_tokens=e.max_feedback_tokens,
-        seed=config.seed,
-        others=[problem for problem in problems if problem.incorrect_solutions],
-    )
-
-
-def fitting(problems: list[Problem], environment: Environment, split: str) -> list[Problem]:
-    """The problems whose first message is short enough; says how many are not."""
-    kept = [problem for problem in problems if environment.fits(problem)]
-    if len(kept) < len(problems):
-        left_out = len(problems) - len(kept)
-        print(f"{split}: {left_out} of {len(problems)} problems are longer than episode.max_prompt_tokens, left out")
-    if not kept:
-        raise ValueError(f"no problem of the {split} split fits into episode.max_prompt_tokens={environment.max_prompt_tokens}")
-    return kept
 
 
 def model_config(config, vocab_size: int) -> LlamaConfig:

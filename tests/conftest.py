@@ -106,6 +106,7 @@ def world(tmp_path_factory):
 
     from experiments.configs import mini
     from rlef_jax import config as configs
+    from rlef_jax import environment as environments
     from rlef_jax import llama, sft, sharding, train
     from rlef_jax.llama import LlamaConfig
 
@@ -123,8 +124,8 @@ def world(tmp_path_factory):
     problems = train.load_data(config, str(folder))["train"]
     tokenizer = train.load_tokenizer(config, str(folder), problems)
     with executor.Pool(2) as pool:
-        environment = train.make_environment(config, tokenizer, pool, problems)
-        problems = train.fitting(problems, environment, "train")
+        environment = environments.from_config(config, tokenizer, pool, problems)
+        problems = environments.fitting(problems, environment, "train")
         model = LlamaConfig(vocab_size=tokenizer.vocab_size, **config.model)
         mesh = sharding.make_mesh(1, 1, 1, devices=jax.devices()[:1])
         # The easiest to say: two wrong programs and a right one for each of five problems.
