@@ -81,16 +81,16 @@ def figure(path: str, lines: list[dict], before: dict, after: dict) -> None:
 def table(before: dict, after: dict, split: str) -> None:
     """Prints solve rates before and after, in percent with their intervals."""
     out = Table(
-        title=f"Held-out problems ({split} split): solved in % at temperature T, with 95 % intervals", title_justify="left"
+        title=f"Held-out problems ({split} split): solved in %, 95 % intervals", title_justify="left"
     )
     for column in ("T", "figure", "warm start", "after RLEF", "gain"):
         out.add_column(column, justify="right" if column != "figure" else "left", no_wrap=True)
     show = lambda r: f"{100 * r['rate']:.1f} \\[{100 * r['low']:.1f}, {100 * r['high']:.1f}]"
     for temperature in before:
-        for name, old in before[temperature].items():
-            if isinstance(old, dict):
-                new = after[temperature][name]
-                gain = f"{100 * (new['rate'] - old['rate']):+.1f}"
-                out.add_row(temperature, name.replace("_", " "), show(old), show(new), gain)
+        rates = [name for name, figures in before[temperature].items() if isinstance(figures, dict)]
+        for name in rates[:-1]:  # the last turn's is 1@k, which stands first
+            old, new = before[temperature][name], after[temperature][name]
+            gain = f"{100 * (new['rate'] - old['rate']):+.1f}"
+            out.add_row(temperature, name.replace("_", " "), show(old), show(new), gain)
         out.add_section()
     Console().print(out)
