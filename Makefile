@@ -4,6 +4,8 @@ PYTHON ?= python3
 PY := .venv/bin/python
 CONFIG ?= experiments/configs/mini.py
 FLAGS ?=
+# On a machine with an accelerator, at the first `make run`: JAX=cuda12, cuda13 or tpu.
+JAX ?=
 
 # Large pages for malloc: XLA's big fresh buffers cost a third of the training time in page faults without them (Linux only).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
@@ -24,7 +26,7 @@ test-slow: .venv/installed-dev
 	$(PYTHON) -m venv .venv
 
 .venv/installed: requirements.txt | .venv/bin/python
-	$(PY) -m pip install --quiet -r requirements.txt
+	$(PY) -m pip install --quiet -r requirements.txt $(if $(JAX),"jax[$(JAX)]")
 	touch $@
 
 .venv/installed-dev: requirements-dev.txt .venv/installed

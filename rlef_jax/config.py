@@ -45,7 +45,7 @@ def default() -> ConfigDict:
     config.tokenizer.path = ""  # a SentencePiece model; empty: one is trained on the data set's train split
     config.tokenizer.vocab_size = 768  # of the trained one
 
-    config.model = ConfigDict()
+    config.model = ConfigDict()  # the shape of the Llama; this default is tiny
     config.model.d_model = 64
     config.model.n_layers = 3
     config.model.n_heads = 2
@@ -55,9 +55,9 @@ def default() -> ConfigDict:
     config.model.rope_theta = 10_000.0
     config.model.tied_embeddings = True
     config.model.dtype = "float32"
-    config.model.unroll_layers = True
-    config.model.remat = False
-    config.model.logit_chunk = 0
+    config.model.unroll_layers = False  # faster on a CPU for a small model
+    config.model.remat = False  # recompute each block in the backward pass: less memory, a third more time
+    config.model.logit_chunk = 0  # positions scored at a time; 0: all
 
     config.mesh = ConfigDict()  # sizes multiply to the number of devices; -1 takes what is left
     config.mesh.data = -1
@@ -69,7 +69,7 @@ def default() -> ConfigDict:
     config.episode.feedback = "true"  # [paper] true; random and none are its ablations
     config.episode.max_prompt_tokens = 2048  # [open] problems with longer first messages are left out, and counted
     config.episode.max_response_tokens = 1024  # [open]
-    config.episode.cut_response = "turn"  # [open] a response cut at the cap counts as its turn; end: it ends the episode, failed
+    config.episode.cut_response = "turn"  # [open] a response cut at the cap counts as its turn; end: it ends the episode
     config.episode.max_feedback_tokens = 1024  # [open] longer feedback is cut
 
     config.executor = ConfigDict()
@@ -118,7 +118,8 @@ def default() -> ConfigDict:
     config.ppo.normalize_advantages = True  # [paper]; over the whole collection [open]
     config.ppo.loss_aggregation = "token_mean"  # [open]
     config.ppo.value_head_std = 0.01  # [open] of the value network's random output layer
-    config.ppo.max_logprob_gap = 1e-4  # sampler against learner, in nats; more stops the run. bfloat16 needs about 0.5
+    config.ppo.max_first_kl = 1e-6  # of the first policy to its reference, which it is, in nats; more stops it
+    config.ppo.max_logprob_gap = 1e-4  # sampler against learner, in nats; more stops it. For float32: bfloat16 needs about 0.5
 
     config.eval = ConfigDict()
     config.eval.split = "test"
@@ -203,7 +204,7 @@ def _check_ranges(given: dict) -> None:
     )  # fmt: skip
     positive = (
         "sampler.temperature", "ppo.learning_rate", "ppo.value_learning_rate", "sft.learning_rate", "ppo.clip",
-        "ppo.value_clip", "ppo.grad_clip", "ppo.max_logprob_gap", "ppo.value_head_std", "model.rope_theta",
+        "ppo.value_clip", "ppo.grad_clip", "ppo.max_logprob_gap", "ppo.max_first_kl", "ppo.value_head_std", "model.rope_theta",
     )  # fmt: skip
     probability = ("sampler.share", "sft.fix_probability", "sft.repeat_probability")
     for paths, fine, rule in (
@@ -224,6 +225,11 @@ def _check_sizes(config: ConfigDict) -> None:
         raise ValueError(
             f"ppo.rollouts ({config.ppo.rollouts}) must be a multiple of ppo.minibatches ({config.ppo.minibatches}): "
             "every optimiser step takes the same number of episodes"
+        )
+    if config.eval.rollouts < config.eval.turn_limit:
+        raise ValueError(
+            f"eval.rollouts is {config.eval.rollouts}: it must be at least eval.turn_limit ({config.eval.turn_limit}), "
+            "since the first responses of that many rollouts are the independent samples at equal budget"
         )
     if min(config.eval.temperatures) <= 0:
         raise ValueError(f"eval.temperatures is {config.eval.temperatures}: each must be greater than 0")

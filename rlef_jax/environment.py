@@ -9,7 +9,7 @@ import numpy as np
 import executor
 from rlef_jax import episode as episodes
 from rlef_jax.prompts import MESSAGES, ChatLayout, Messages, fenced
-from rlef_jax.tokenizer import SentencePieceTokenizer
+from rlef_jax.tokenizer import Tokenizer
 from rlef_jax.types import Episode, Problem
 
 # What the random-feedback ablation shows when another problem's wrong solution fails none of its tests (paper, section 3.3).
@@ -23,7 +23,7 @@ class Environment:
     `others` are problems with known wrong solutions, from which the random-feedback ablation takes its messages.
     """
 
-    tokenizer: SentencePieceTokenizer
+    tokenizer: Tokenizer
     layout: ChatLayout
     messages: Messages
     pool: executor.Pool
@@ -83,10 +83,18 @@ class Environment:
         turn_limit = self.turn_limit if closed or self.cut_response == "turn" else len(episode.turns)
         if episodes.is_over(episode, result, turn_limit):
             return episodes.receive_feedback(episode, result, turn_limit)
-        message = self._message(episode, result)
+        message_ids = self._capped(self.tokenizer.encode(self._message(episode, result)))
+        tokens = self.layout.splice(message_ids, closed)
+        return episodes.receive_feedback(episode, result, turn_limit, self.tokenizer.decode(message_ids), tokens)
+
+    def _capped(self, message_ids: list[int]) -> list[int]:
+        """A message within its share of `max_feedback_tokens`: cut in the middle of what failed, never in what to do next."""
         room = self.max_feedback_tokens - self.layout.overhead
-        tokens = self.layout.splice(self.tokenizer.encode(message)[:room], closed)
-        return episodes.receive_feedback(episode, result, turn_limit, message, tokens)
+        if len(message_ids) <= room:
+            return message_ids
+        footer = self.messages.feedback.footer
+        footer_ids = self.tokenizer.encode(f"\n\n{footer}") if footer else []
+        return [*message_ids[: max(room - len(footer_ids), 0)], *footer_ids][:room]
 
     def _public_job(self, program: str, problem: Problem) -> executor.Job:
         first_only = self.messages.feedback.max_failures == 1
@@ -116,7 +124,7 @@ class Environment:
         return self.messages.no_feedback
 
 
-def from_config(config, tokenizer: SentencePieceTokenizer, pool: executor.Pool, problems: Sequence[Problem]) -> Environment:
+def from_config(config, tokenizer: Tokenizer, pool: executor.Pool, problems: Sequence[Problem]) -> Environment:
     """The environment that a run's configuration describes; `problems` lend their wrong solutions to random feedback."""
     e = config.episode
     return Environment(

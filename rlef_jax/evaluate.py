@@ -5,6 +5,7 @@ a sample, so a rollout of up to three turns is 1@3 (paper, section 3.1).
 """
 
 import collections
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -39,27 +40,29 @@ def solved_by_turn(rollouts: Sequence[Episode], turn: int) -> float:
     return float(np.mean([episode.passed and len(episode.turns) <= turn for episode in rollouts]))
 
 
-def independent_samples(rollouts: Sequence[Episode]) -> float:
-    """1@k of the first responses of k rollouts, as if they had been k independent samples.
+def independent_samples(rollouts: Sequence[Episode], k: int) -> float:
+    """1@k of the first responses of the rollouts, as independent samples: the mean over all sets of k of them.
 
     One of those that pass the public tests is submitted, each with the same chance; when none does, the problem is failed.
+    By symmetry that is the chance that a set holds one which passes them, times the share of right ones among those.
     """
     first_passed_public = [episode.turns[0].result is not None and episode.turns[0].result.passed for episode in rollouts]
     first_passed = [episode.passed and len(episode.turns) == 1 for episode in rollouts]
-    return sum(first_passed) / max(sum(first_passed_public), 1)
+    n, passing, k = len(rollouts), sum(first_passed_public), min(k, len(rollouts))
+    one_passes = 1 - math.comb(n - passing, k) / math.comb(n, k)
+    return one_passes * sum(first_passed) / max(passing, 1)
 
 
 def summarize(episodes: Sequence[Episode], turn_limit: int, resamples: int) -> dict:
-    """Every figure of one evaluation. The rollouts of a problem are the budget of its independent samples."""
+    """Every figure of one evaluation. Independent samples get the same budget: as many responses as there are turns."""
     if not episodes:
         raise RuntimeError("no episode was judged: the executor failed on every one of them (its verdicts were INFRASTRUCTURE)")
     problems = by_problem(episodes)
     rate = lambda of: interval(np.array([of(rollouts) for rollouts in problems]), resamples)
-    k = max(map(len, problems))
     figures = {f"solved_by_turn_{t}": rate(lambda r, t=t: solved_by_turn(r, t)) for t in range(1, turn_limit + 1)}
     return {
         f"1@{turn_limit}": figures[f"solved_by_turn_{turn_limit}"],
-        f"independent_1@{k}": rate(independent_samples),
+        f"independent_1@{turn_limit}": rate(lambda r: independent_samples(r, turn_limit)),
         **figures,
         "verdicts_by_turn": verdicts_by_turn(episodes, turn_limit),
         "repaired_at_turn_2": repair_rate(episodes),
@@ -84,10 +87,10 @@ def repair_rate(episodes: Sequence[Episode]) -> float:
 
 
 def evaluate(collect: Callable, problems: Sequence, rollouts: int, turn_limit: int, resamples: int) -> tuple[dict, list[Episode]]:
-    """Plays `rollouts` episodes a problem with `collect(starts) -> episodes` and sums them up.
+    """Plays `rollouts` episodes a problem with `collect(starts) -> (episodes, stats)` and sums them up.
 
     The ids, and with them the noise, depend on the place in the data set alone: the same episodes for the same weights.
     """
     starts = [(p * rollouts + r, problem) for p, problem in enumerate(problems) for r in range(rollouts)]
-    episodes = collect(starts)
-    return summarize(episodes, turn_limit, resamples), episodes
+    episodes, stats = collect(starts)
+    return summarize(episodes, turn_limit, resamples) | {"dropped": stats.dropped}, episodes

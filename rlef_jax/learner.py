@@ -75,6 +75,7 @@ class Learner:
             return jax.tree.map(jnp.zeros_like, params), {name: jnp.zeros(()) for name in metric_names}
 
         def init(params):
+            params = jax.tree.map(jnp.copy, params)  # the state is donated at every step, what it was made from is not
             opt_state = {name: optimizer.init(params[name]) for name, optimizer in optimizers.items()}
             return TrainState(params, opt_state, jnp.zeros((), jnp.int32))
 
@@ -88,7 +89,7 @@ class Learner:
         self.init = jax.jit(init, out_shardings=at)  # parameters -> TrainState; the optimiser starts fresh
         self._zeros = jax.jit(zeros, out_shardings=(at.params, whole))
         self._accumulate = jax.jit(accumulate, donate_argnums=1, out_shardings=(at.params, whole))
-        self._apply = jax.jit(apply, donate_argnums=0, out_shardings=(at, whole))
+        self._apply = self._jitted_apply = jax.jit(apply, donate_argnums=0, out_shardings=(at, whole))
 
     def step(self, state: TrainState, arrays: dict, lengths_B) -> tuple[TrainState, dict[str, float]]:
         """One optimiser step on a minibatch of [B, T] arrays. `state` is donated."""
@@ -101,13 +102,15 @@ class Learner:
         return state, {name: float(value) for name, value in {**metrics, **norms}.items()}
 
     def warm_up(self, state: TrainState) -> None:
-        """Compiles every program of `step`, for every length, by running it on empty pieces and a copy of the state."""
+        """Compiles every program of `step`, for every length, by running all but the last on empty pieces.
+
+        The optimiser's step would change the state: it is compiled ahead of time, and that executable is kept.
+        """
         for length in self._lengths:
             piece = {name: np.zeros((self._rows, length), dtype) for name, dtype in self._piece_dtypes.items()}
             piece = jax.device_put(piece, self._by_row)
-            total = self._accumulate(state.params, self._zeros(state.params), piece)
-        copy = jax.tree.map(lambda x: jax.device_put(np.asarray(x), x.sharding), state)
-        jax.block_until_ready(self._apply(copy, total[0]))
+            jax.block_until_ready(self._accumulate(state.params, self._zeros(state.params), piece))
+        self._apply = self._jitted_apply.lower(self.abstract, self.abstract.params).compile()
 
 
 def values_of(model: LlamaConfig, params: dict, tokens_BT, mesh):
@@ -118,9 +121,8 @@ def values_of(model: LlamaConfig, params: dict, tokens_BT, mesh):
 
 
 def init_value(policy: dict, key, d_model: int, std: float) -> dict:
-    """The value network: a copy of the policy's LLM with a randomly initialised linear output (paper, section 2.2)."""
-    copied = jax.tree.map(lambda x: jax.device_put(np.asarray(x), x.sharding), policy)
-    return {"llama": copied, "value_head": {"kernel": std * jax.random.normal(key, (d_model, 1), jnp.float32)}}
+    """The value network: the policy's LLM with a randomly initialised linear output (paper, section 2.2)."""
+    return {"llama": policy, "value_head": {"kernel": std * jax.random.normal(key, (d_model, 1), jnp.float32)}}
 
 
 PPO_PIECE = {

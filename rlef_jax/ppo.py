@@ -25,7 +25,7 @@ def returns(task_rewards_BK, log_ratios_BK, turn_mask_BK, kl_coefficient: float)
     return np.flip(np.cumsum(np.flip(rewards_BK, axis=1), axis=1), axis=1).astype(np.float32)
 
 
-def value_positions(turn_BT, prompt_end_BK, turn_mask_BK, value: str) -> tuple[np.ndarray, np.ndarray]:
+def value_positions(turn_BT, prompt_end_BK, value: str) -> tuple[np.ndarray, np.ndarray]:
     """Where each decision's value is read: (baseline_BT, where_BT).
 
     `baseline_BT[b, t]` is the position whose value is the baseline of the response token t; `where_BT` marks the positions
@@ -53,7 +53,7 @@ def advantages(returns_BK, values_BT, turn_BT, prompt_end_BK, turn_mask_BK, valu
     Returns (advantages_BT at response tokens, value_targets_BT at value positions, where_BT bool), float32.
     """
     action_BT = turn_BT >= 0
-    baseline_BT, where_BT = value_positions(turn_BT, prompt_end_BK, turn_mask_BK, value)
+    baseline_BT, where_BT = value_positions(turn_BT, prompt_end_BK, value)
     return_BT = np.take_along_axis(returns_BK, np.maximum(turn_BT, 0), axis=1)
     advantages_BT = return_BT - np.take_along_axis(values_BT, baseline_BT, axis=1)
     if normalize:

@@ -80,9 +80,7 @@ def figure(path: str, lines: list[dict], before: dict, after: dict) -> None:
 
 def table(before: dict, after: dict, split: str) -> None:
     """Prints solve rates before and after, in percent with their intervals."""
-    out = Table(
-        title=f"Held-out problems ({split} split): solved in %, 95 % intervals", title_justify="left"
-    )
+    out = Table(title=f"Held-out problems ({split} split): solved in %, 95 % intervals", title_justify="left")
     for column in ("T", "figure", "warm start", "after RLEF", "gain"):
         out.add_column(column, justify="right" if column != "figure" else "left", no_wrap=True)
     show = lambda r: f"{100 * r['rate']:.1f} \\[{100 * r['low']:.1f}, {100 * r['high']:.1f}]"

@@ -1,7 +1,8 @@
 """The scheduler: fills sampler slots with episodes, sends programs to the executor, splices feedback, returns what is done.
 
-Rows never wait for each other: while the programs of some run, the others speak, and a row whose episode has ended is given
-the next one. Which row, batch or moment an episode gets does not touch its tokens, since its noise is its own (I10).
+While the programs of some rows run, the others speak, and a row whose episode has ended is given the next one. Turns are never
+in lock-step; rows wait for each other only for a moment, so that a call on the device serves many. Which row, batch or moment
+an episode gets does not touch its tokens, since its noise is its own (I10).
 """
 
 import collections
@@ -19,6 +20,8 @@ from rlef_jax import sampler, sharding
 from rlef_jax.environment import Environment
 from rlef_jax.llama import LlamaConfig
 from rlef_jax.types import Episode, Problem, Status
+
+_PATIENCE = 0.25  # seconds without a verdict after which fewer rows than a fair share go ahead
 
 
 @dataclasses.dataclass
@@ -69,21 +72,22 @@ class Collector:
         """
         state = _Play(environment, collections.deque(starts), self._rows, self._max_response, self._stop_ids)
         slots, began = self._init(), time.perf_counter()
-        total = len(state.queue)
+        total, impatient = len(state.queue), False
         while len(state.finished) + state.stats.dropped < total:
             before = len(state.finished) + state.stats.dropped
             state.take_results()
             state.seat()
             waiting = state.rows_to_splice()
-            # A call costs the same however few rows take part: it waits for a fair share while more may come.
-            share = self._share if state.programs_running else 1
+            # A call costs the same however few rows take part: it waits for a fair share while more may come soon.
+            share = self._share if state.programs_running and not impatient else 1
+            impatient = False
             if len(waiting) >= share:
                 slots = self._splice_rows(params, slots, state, waiting)
             elif len(state.speaking) >= share:
                 slots, *sampled = self._decode(self._chunk, top_p, params, slots, key, temperature, self._stop_ids)
                 state.take_tokens(*map(np.asarray, sampled))
             else:
-                state.wait_for_executor()
+                impatient = not state.wait_for_executor(_PATIENCE)
             on_done(len(state.finished) + state.stats.dropped - before)
         state.stats.seconds = time.perf_counter() - began
         state.stats.episodes = len(state.finished)
@@ -200,8 +204,9 @@ class _Play:
         elif episode.status == Status.DONE:
             self.finished.append(episode)
 
-    def wait_for_executor(self) -> None:
-        """Too little can be sampled or spliced: sleeps until a program has been judged."""
+    def wait_for_executor(self, seconds: float) -> bool:
+        """Sleeps until a program has been judged, or for so long. Returns whether one has."""
         began = time.perf_counter()
-        wait([*self._public.values(), *self._private], return_when=FIRST_COMPLETED)
+        judged, _ = wait([*self._public.values(), *self._private], timeout=seconds, return_when=FIRST_COMPLETED)
         self.stats.executor_wait += time.perf_counter() - began
+        return bool(judged)

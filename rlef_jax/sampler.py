@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from rlef_jax import llama
 from rlef_jax.llama import KVCache, LlamaConfig
 
+_BLOCK = 1024  # tokens whose cumulative probability float32 resolves
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -72,17 +74,41 @@ def sampled_logprobs(logits_BV, temperature, top_p: float):
 
 
 def draw(logprobs_BV, uniform_B):
-    """The token at which the cumulative probability passes `uniform_B` in [0, 1): inverse-CDF sampling, one number a token."""
+    """The token at which the cumulative probability passes `uniform_B` in [0, 1): inverse-CDF sampling, one number a token.
+
+    For at most about a thousand tokens: float32 sums cannot resolve the tail of many more.
+    """
     probs_BV = jnp.exp(logprobs_BV)
     # A parallel sum of floats is not quite monotone: a token of probability 0 must not be where it steps up.
     cdf_BV = jnp.where(probs_BV > 0, jnp.cumsum(probs_BV, axis=-1), 0.0)
     return jnp.argmax(cdf_BV > uniform_B[:, None] * jnp.max(cdf_BV, axis=-1, keepdims=True), axis=-1).astype(jnp.int32)
 
 
-def noise(key, episode_B, position_B):
-    """One uniform number a row, a function of the seed, the episode and the position of the token in its stream (I10)."""
-    one = lambda episode, position: jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, episode), position))
-    return jax.vmap(one)(episode_B, position_B)
+def token_keys(key, episode_B, position_B):
+    """A key for each row: a function of the seed, the episode and the position of the token in its stream (I10)."""
+    return jax.vmap(lambda episode, position: jax.random.fold_in(jax.random.fold_in(key, episode), position))(
+        episode_B, position_B
+    )
+
+
+def sample(logprobs_BV, keys_B):
+    """One token a row, int32 [B], drawn from `logprobs_BV`.
+
+    A large vocabulary is cut into blocks: one is drawn by Gumbel noise on the blocks' log-probabilities, which is exact however
+    small they are, and the token within it by its cumulative probability. A small one is a single block.
+    """
+    B, V = logprobs_BV.shape
+    uniform_B = jax.vmap(jax.random.uniform)(keys_B)
+    if V <= _BLOCK:
+        return draw(logprobs_BV, uniform_B)
+    n = -(-V // _BLOCK)
+    blocks_BNC = jnp.pad(logprobs_BV, ((0, 0), (0, n * _BLOCK - V)), constant_values=-jnp.inf).reshape(B, n, _BLOCK)
+    mass_BN = jax.nn.logsumexp(blocks_BNC, axis=-1)
+    gumbel_BN = jax.vmap(lambda key: jax.random.gumbel(jax.random.fold_in(key, 1), (n,)))(keys_B)
+    block_B = jnp.argmax(mass_BN + gumbel_BN, axis=-1)
+    rows_B = jnp.arange(B)
+    within_B = draw(blocks_BNC[rows_B, block_B] - mass_BN[rows_B, block_B][:, None], uniform_B)
+    return (block_B * _BLOCK + within_B).astype(jnp.int32)
 
 
 def decode_chunk(config: LlamaConfig, mesh, n: int, top_p: float, params, slots: Slots, key, temperature, stop_ids):
@@ -103,7 +129,7 @@ def decode_chunk(config: LlamaConfig, mesh, n: int, top_p: float, params, slots:
         logits_BV = llama.unembed(config, params, hidden_B1D[:, 0])
         logprobs_BV = sampled_logprobs(logits_BV, temperature, top_p)
         lengths_B = slots.lengths_B + speaking_B
-        token_B = draw(logprobs_BV, noise(key, slots.episode_B, lengths_B))
+        token_B = sample(logprobs_BV, token_keys(key, slots.episode_B, lengths_B))
         stopped_B = jnp.any(token_B[:, None] == stop_ids, axis=-1)
         tokens_BN = tokens_BN.at[:, i].set(token_B)
         logprobs_BN = logprobs_BN.at[:, i].set(logprobs_BV[rows_B, token_B])

@@ -5,6 +5,7 @@ goes on where the last call stopped, and ends where an undisturbed run would hav
 """
 
 import dataclasses
+import functools
 import json
 import os
 import time
@@ -59,12 +60,12 @@ def train(config, workdir: str) -> dict:
     """
     configs.validate(config)
     mesh = check_devices(config)
+    model_config(config, config.tokenizer.vocab_size)  # raises for a shape that is no model, before anything is written
     workdirs.claim(config, workdir)
     compiles = CompileCounter()
     phase = workdirs.Phase(workdir, "prepare", compiles)
     data = load_data(config, workdir)
     tokenizer = load_tokenizer(config, workdir, data["train"])
-    phase.save()
     metrics = Metrics(workdir)
     with executor.Pool(config.executor.workers or None) as pool:
         environment = environments.from_config(config, tokenizer, pool, data["train"])
@@ -72,13 +73,14 @@ def train(config, workdir: str) -> dict:
         model = model_config(config, tokenizer.vocab_size)
         collector = Collector(model, mesh, config, configs.stream_capacity(config), [environment.layout.end])
         run = Run(config, workdir, mesh, model, environment, collector, metrics, compiles)
+        phase.save()
         say(run, data)
         policy = warm_start(run, data["train"])
         before = evaluate_policy(run, policy, data, "before")
-        policy = rlef(run, policy, data)
+        policy, chosen = rlef(run, policy, data)
         after = evaluate_policy(run, policy, data, "after")
     metrics.close()
-    return summarize(run, before, after)
+    return summarize(run, before, after, chosen)
 
 
 def check_devices(config) -> jax.sharding.Mesh:
@@ -133,7 +135,9 @@ def keep(run: Run, checkpoints: Checkpoints, step: int, state, **host) -> None:
 def warm_start(run: Run, problems: list[Problem]) -> dict:
     """The policy that RLEF starts from, and its KL reference: random weights, after supervised steps on demonstrations."""
     config, s = run.config, run.config.sft
-    params = {"policy": jax.jit(lambda key: llama.init(run.model, key))(jax.random.key(config.seed))}
+    init = functools.partial(llama.init, run.model)
+    at = sharding.shardings(jax.eval_shape(init, jax.random.key(0)), run.mesh)
+    params = {"policy": jax.jit(init, out_shardings=at)(jax.random.key(config.seed))}
     learner = sft.make_learner(run.model, run.mesh, config, params)
     checkpoints = Checkpoints(run.path("checkpoints", "sft"), config.checkpoint.keep)
     done = checkpoints.latest
@@ -186,10 +190,10 @@ def evaluate_policy(run: Run, policy, data: dict, when: str) -> dict:
         run.collector.warm_up(policy, [e.top_p])
     phase.warmed_up()
     figures = {}
-    for temperature in e.temperatures:
+    for temperature in map(float, e.temperatures):
         total = len(data[e.split]) * e.rollouts
         with progress(total, f"evaluate {when}, T={temperature}", "episode") as bar:
-            collect = lambda starts: run.collector.collect(policy, environment, starts, key, temperature, e.top_p, bar.update)[0]
+            collect = lambda starts: run.collector.collect(policy, environment, starts, key, temperature, e.top_p, bar.update)
             found, episodes = evaluate.evaluate(collect, data[e.split], e.rollouts, e.turn_limit, e.resamples)
         figures[str(temperature)] = found
         report.write_episodes(run.path("episodes", f"{when}_T{temperature}.jsonl.gz"), episodes)
@@ -204,8 +208,8 @@ def problem_of(problems: list[Problem], seed: int, i: int) -> Problem:
     return problems[np.random.default_rng((seed, 3, epoch)).permutation(len(problems))[place]]
 
 
-def rlef(run: Run, reference, data: dict):
-    """RLEF proper: collect, score, update. Returns the trained policy."""
+def rlef(run: Run, reference, data: dict) -> tuple[dict, int]:
+    """RLEF proper: collect, score, update. Returns the policy that validation chose, else the last, and its update."""
     config, p = run.config, run.config.ppo
     key = sampling_key(config, _TRAINING)
     value = init_value(reference, jax.random.fold_in(jax.random.key(config.seed), 11), config.model.d_model, p.value_head_std)
@@ -218,6 +222,7 @@ def rlef(run: Run, reference, data: dict):
         state, done = ppo.learner.init(params), 0
     else:
         state, _ = checkpoints.restore(done, ppo.learner.abstract)
+    del params, value  # the state holds copies
     if done < p.updates:
         phase = run.phase("rlef")
         with compiling("RLEF"):
@@ -228,22 +233,24 @@ def rlef(run: Run, reference, data: dict):
         with progress(p.updates, "RLEF", "update", done) as bar:
             for update in range(done, p.updates):
                 state, metrics = rlef_update(run, ppo, state, reference, data["train"], key, update)
-                if config.eval.every and (update + 1) % config.eval.every == 0:
+                last = update + 1 == p.updates
+                if config.eval.every and (last or (update + 1) % config.eval.every == 0):
                     metrics |= validate(run, state.params["policy"], data["valid"], best, update + 1)
                 metrics["recompilations"] = phase.recompilations
                 run.metrics.write("rlef", update, **metrics)
                 bar.set_postfix(solved=f"{metrics['solved']:.2f}", kl=f"{metrics['kl_to_reference']:.3f}", refresh=False)
                 bar.update()
-                if (update + 1) % config.checkpoint.every == 0 or update + 1 == p.updates:
-                    keep(run, checkpoints, update + 1, state, episodes=(update + 1) * p.rollouts)
+                if last or (update + 1) % config.checkpoint.every == 0:
+                    keep(run, checkpoints, update + 1, state)
                     phase.save()
         checkpoints.wait()
-    policy = (
-        state.params["policy"] if best.latest is None else best.restore(best.latest, ppo.learner.abstract.params["policy"])[0]
-    )
+    policy, chosen = state.params["policy"], p.updates
+    if best.latest is not None:
+        chosen = best.latest
+        policy, _ = best.restore(chosen, ppo.learner.abstract.params["policy"])
     checkpoints.close()
     best.close()
-    return policy
+    return policy, chosen
 
 
 def rlef_update(run: Run, ppo: Ppo, state, reference, problems, key, update: int):
@@ -286,7 +293,7 @@ def check_first_step(config, metrics: dict, update: int) -> None:
         raise RuntimeError(
             f"update {update}: log-probs of sampler and learner differ by {gap:.2e} nats, more than ppo.max_logprob_gap"
         )
-    if update == 0 and config.model.dtype == "float32" and abs(metrics["kl_to_reference"]) > 1e-6:
+    if update == 0 and abs(metrics["kl_to_reference"]) > config.ppo.max_first_kl:
         raise RuntimeError(
             f"the first policy is {metrics['kl_to_reference']:.2e} nats from its reference: it should be the reference"
         )
@@ -297,8 +304,8 @@ def validate(run: Run, policy, problems: list[Problem], best: Checkpoints, updat
     config, e = run.config, run.config.eval
     environment = dataclasses.replace(run.environment, turn_limit=e.turn_limit, feedback=e.feedback)
     collect = lambda starts: run.collector.collect(
-        policy, environment, starts, sampling_key(config, _VALIDATION), e.temperatures[0], e.top_p
-    )[0]
+        policy, environment, starts, sampling_key(config, _VALIDATION), float(e.temperatures[0]), e.top_p
+    )
     name = f"1@{e.turn_limit}"
     figures, _ = evaluate.evaluate(collect, problems, e.valid_rollouts, e.turn_limit, e.resamples)
     rate = figures[name]["rate"]
@@ -308,13 +315,14 @@ def validate(run: Run, policy, problems: list[Problem], best: Checkpoints, updat
     return {f"valid_{name}": rate}
 
 
-def summarize(run: Run, before: dict, after: dict) -> dict:
+def summarize(run: Run, before: dict, after: dict, chosen: int) -> dict:
     """Writes summary.json and the figure, prints the table."""
     phases = workdirs.phases(run.workdir)
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "sentencepiece", "tensorflow-datasets", "numpy")
     summary = {
         "before": before,
         "after": after,
+        "chosen_update": chosen,
         "seconds": {name: book["seconds"] for name, book in phases.items()},
         "recompilations": {name: book["recompilations"] for name, book in phases.items()},
         "versions": {name: metadata.version(name) for name in packages},

@@ -120,7 +120,3 @@ class TrajectoryBatch:
     prompt_end_BK: np.ndarray  # int32
     turn_mask_BK: np.ndarray  # bool
     task_rewards_BK: np.ndarray  # float32 (I5)
-
-    @property
-    def action_mask_BT(self) -> np.ndarray:
-        return self.turn_BT >= 0

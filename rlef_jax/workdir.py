@@ -6,22 +6,33 @@ import time
 
 from rlef_jax.metrics import CompileCounter
 
+# Settings that change speed or upkeep but not what a run computes: it may go on with others.
+_FREE = (
+    "mesh", "executor", "checkpoint", "episodes_every",
+    "sampler.slots", "sampler.chunk", "sampler.splice_length", "sampler.share",
+)  # fmt: skip
+
 
 def claim(config, workdir: str) -> None:
-    """Writes config.json into a new workdir; refuses one that holds a run of another configuration."""
+    """Writes config.json into the workdir; raises ValueError for one that holds a run of another configuration.
+
+    A run of which not even the preparations were finished does not count: what there is of it is forgotten.
+    """
     os.makedirs(workdir, exist_ok=True)
     path, new = os.path.join(workdir, "config.json"), json.loads(config.to_json())
-    if os.path.exists(path):
-        with open(path) as file:
-            difference = _first_difference(json.load(file), new)
-        if difference:
-            raise ValueError(f"{workdir} holds a run with {difference}: choose another --workdir, or delete it to start anew")
-    else:
-        write_json(path, new)
+    difference = _first_difference(read_json(path), new) if os.path.exists(path) else ""
+    if difference and os.path.exists(os.path.join(workdir, "phases", "prepare.json")):
+        raise ValueError(f"{workdir} holds a run with {difference}: choose another --workdir, or delete it to start anew")
+    tokenizer = os.path.join(workdir, "tokenizer.model")
+    if difference and os.path.exists(tokenizer):
+        os.remove(tokenizer)
+    write_json(path, new)
 
 
 def _first_difference(old, new, path="") -> str:
-    """'ppo.clip = 0.2 instead of 0.3', or '' when there is none."""
+    """'ppo.clip = 0.2 instead of 0.3', or '' when none that matters."""
+    if path in _FREE:
+        return ""
     if isinstance(old, dict) and isinstance(new, dict):
         differences = (_first_difference(old.get(k), new.get(k), f"{path}.{k}" if path else k) for k in {**old, **new})
         return next((difference for difference in differences if difference), "")
@@ -56,7 +67,7 @@ class Phase:
         return self._book["recompilations"] + (self._compiles.count - self._warm if self._warm is not None else 0)
 
     def save(self) -> None:
-        """To be called when the phase's progress is on disk, so that no second counts twice."""
+        """To be called whenever the phase's progress goes to disk."""
         seconds = self._book["seconds"] + time.perf_counter() - self._began
         write_json(self._path, {"seconds": round(seconds, 2), "recompilations": self.recompilations})
 

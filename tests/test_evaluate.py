@@ -1,12 +1,14 @@
 """Solve rates worked by hand: who counts as solved by which turn, who is submitted, how wide the interval is."""
 
 import gzip
+import itertools
 import json
 
 import numpy as np
 import pytest
 
 from rlef_jax import evaluate, report
+from rlef_jax.rollout import Stats
 
 W, R, OK = "WRONG_ANSWER", "RUNTIME_ERROR", "OK"
 
@@ -19,15 +21,23 @@ def test_solved_by_turn_counts_rollouts_that_ended_right_within_the_turns(play):
 
 def test_independent_samples_are_chosen_by_the_public_tests(play):
     right, fooled, failed = play([OK]), play([OK], passed=False), play([W, W, W])
-    assert evaluate.independent_samples([right, failed, failed]) == 1  # the only one to pass the public tests is submitted
-    assert evaluate.independent_samples([right, fooled, failed]) == 0.5  # either of two, by chance
-    assert evaluate.independent_samples([right, right, fooled]) == pytest.approx(2 / 3)
-    assert evaluate.independent_samples([fooled, failed, failed]) == 0
-    assert evaluate.independent_samples([failed, failed, failed]) == 0
+    assert evaluate.independent_samples([right, failed, failed], 3) == 1  # the only one to pass the public tests is submitted
+    assert evaluate.independent_samples([right, fooled, failed], 3) == 0.5  # either of two, by chance
+    assert evaluate.independent_samples([right, right, fooled], 3) == pytest.approx(2 / 3)
+    assert evaluate.independent_samples([fooled, failed, failed], 3) == 0
+    assert evaluate.independent_samples([failed, failed, failed], 3) == 0
+
+
+def test_independent_samples_of_more_rollouts_are_the_mean_over_all_sets(play):
+    right, fooled, failed = play([OK]), play([OK], passed=False), play([W, W, W])
+    rollouts = [right, fooled, failed, failed, right, failed]
+    sets = list(itertools.combinations(rollouts, 3))
+    expected = sum(evaluate.independent_samples(chosen, 3) for chosen in sets) / len(sets)
+    assert evaluate.independent_samples(rollouts, 3) == pytest.approx(expected)
 
 
 def test_independent_samples_look_at_first_responses_only(play):
-    assert evaluate.independent_samples([play([W, OK]), play([None, OK]), play([R, W, OK])]) == 0
+    assert evaluate.independent_samples([play([W, OK]), play([None, OK]), play([R, W, OK])], 3) == 0
 
 
 def test_interval_of_certainty_is_a_point():
@@ -100,10 +110,10 @@ def test_summary_of_two_problems(play):
 def test_every_problem_gets_its_rollouts_with_ids_of_their_own(play):
     def collect(starts):
         assert starts == [(0, "a"), (1, "a"), (2, "b"), (3, "b")]
-        return [play([OK], name=problem, id=id) for id, problem in starts]
+        return [play([OK], name=problem, id=id) for id, problem in starts], Stats(dropped=1)
 
     figures, episodes = evaluate.evaluate(collect, ["a", "b"], 2, 3, 10)
-    assert figures["1@3"]["rate"] == 1 and len(episodes) == 4
+    assert figures["1@3"]["rate"] == 1 and figures["dropped"] == 1 and len(episodes) == 4
 
 
 def test_episodes_are_written_with_every_token(play, tmp_path):

@@ -180,7 +180,8 @@ def test_an_episode_does_not_depend_on_row_chunk_or_company(n, params):
 
 
 def test_noise_is_a_function_of_seed_episode_and_position_alone():
-    draw = lambda seed, *at: np.asarray(sampler.noise(jax.random.key(seed), *(np.array(x) for x in at)))
+    keys = lambda seed, *at: sampler.token_keys(jax.random.key(seed), *(np.array(x) for x in at))
+    draw = lambda seed, *at: np.asarray(jax.vmap(jax.random.uniform)(keys(seed, *at)))
     episodes, positions = np.array([1, 2, 1, 2**32 - 1], np.uint32), np.array([5, 5, 6, 5])
     values = draw(0, episodes, positions)
     assert len(set(values)) == 4 and (0 <= values).all() and (values < 1).all()
@@ -224,8 +225,8 @@ def test_frequencies_match_probabilities():
     rows = 20_000
     logits = np.random.default_rng(3).normal(size=12).astype(np.float32)
     logprobs_BV = sampler.sampled_logprobs(jnp.broadcast_to(logits, (rows, 12)), 0.8, 1.0)
-    uniform_B = sampler.noise(jax.random.key(7), np.arange(rows, dtype=np.uint32), np.full(rows, 9))
-    counts = np.bincount(sampler.draw(logprobs_BV, uniform_B), minlength=12)
+    keys_B = sampler.token_keys(jax.random.key(7), np.arange(rows, dtype=np.uint32), np.full(rows, 9))
+    counts = np.bincount(sampler.sample(logprobs_BV, keys_B), minlength=12)
     expected = np.exp(logits / 0.8, dtype=np.float64)
     expected /= expected.sum()
     assert stats.chisquare(counts, expected * rows).pvalue > 0.01
@@ -254,3 +255,20 @@ def test_a_token_of_probability_zero_is_never_drawn(vocab):
 def test_the_ends_of_the_unit_interval_draw_the_first_and_last_possible_token():
     logprobs_BV = jnp.log(jnp.array([[0.0, 0.25, 0.0, 0.75, 0.0]] * 2))
     np.testing.assert_array_equal(sampler.draw(logprobs_BV, jnp.array([0.0, 1 - 2**-24])), [1, 3])
+
+
+def test_the_tail_of_a_large_vocabulary_is_sampled_as_recorded():
+    # One token of nearly all the mass amid 128,256, whose tail a float32 cumulative sum could not resolve behind it.
+    rows, V, peak = 4096, 128_256, 64_000
+    tail = np.random.default_rng(5).normal(size=V).astype(np.float32) - 9
+    logits = np.where(np.arange(V) == peak, 3.0, tail).astype(np.float32)
+    logprobs = np.asarray(jax.nn.log_softmax(logits))
+    sample = jax.jit(lambda keys_B: sampler.sample(jnp.broadcast_to(logprobs, (256, V)), keys_B))
+    keys = sampler.token_keys(jax.random.key(3), np.arange(rows, dtype=np.uint32), np.full(rows, 9))
+    drawn = np.concatenate([np.asarray(sample(keys[i : i + 256])) for i in range(0, rows, 256)])
+    # The tail by where it lies and how likely its tokens are: before or behind the peak, in four bands of log-probability.
+    band = np.digitize(logprobs, np.quantile(tail - tail.max() + logprobs[np.arange(V) != peak].max(), [0.5, 0.9, 0.99]))
+    group = np.where(np.arange(V) == peak, 8, band + 4 * (np.arange(V) > peak))
+    expected = np.bincount(group, weights=np.exp(logprobs, dtype=np.float64), minlength=9)
+    counts = np.bincount(group[drawn], minlength=9)
+    assert stats.chisquare(counts, expected / expected.sum() * rows).pvalue > 0.01

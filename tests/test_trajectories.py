@@ -30,7 +30,6 @@ def test_two_episodes_laid_out_by_hand(play):
     np.testing.assert_array_equal(
         batch.turn_BT, [[n, n, n, n, 0, 0, n, n, n, 1, 1, n, n, n, 2, 2, n, n], [n, n, n, n, 0, 0, 0, *[n] * 11]]
     )
-    np.testing.assert_array_equal(batch.action_mask_BT, batch.turn_BT >= 0)
     np.testing.assert_array_equal(batch.lengths_B, [16, 7])
     np.testing.assert_array_equal(batch.logprobs_BT, np.where(batch.turn_BT >= 0, -0.5, 0))
     np.testing.assert_array_equal(batch.prompt_end_BK, [[3, 8, 13], [3, 0, 0]])

@@ -7,6 +7,7 @@ def get_config(arg=None):
     config = default()
     config.name = "mini"
 
+    config.model.unroll_layers = True
     config.episode.max_prompt_tokens = 28
     config.episode.max_response_tokens = 28
     config.episode.max_feedback_tokens = 40

@@ -144,7 +144,8 @@ class Llama(nn.Module):
             "mask_BTS": keys_S <= queries_BT[:, :, None],
             "slots_BT": slots_BT,
         }
-        block = nn.remat(Block, prevent_cse=False) if c.remat else Block
+        # Within a loop XLA cannot undo the recomputation; unrolled, it has to be told not to.
+        block = nn.remat(Block, prevent_cse=c.unroll_layers) if c.remat else Block
         layers = nn.scan(
             block,
             variable_axes={"params": 0},
