@@ -21,7 +21,7 @@ from rlef_jax.environment import Environment
 from rlef_jax.llama import LlamaConfig
 from rlef_jax.types import Episode, Problem, Status
 
-_PATIENCE = 0.25  # seconds without a verdict after which fewer rows than a fair share go ahead
+_PATIENCE = 0.25  # seconds without a verdict after which fewer rows than a fair share go ahead, until one comes
 
 
 @dataclasses.dataclass
@@ -75,12 +75,12 @@ class Collector:
         total, impatient = len(state.queue), False
         while len(state.finished) + state.stats.dropped < total:
             before = len(state.finished) + state.stats.dropped
-            state.take_results()
+            if state.take_results():
+                impatient = False
             state.seat()
             waiting = state.rows_to_splice()
             # A call costs the same however few rows take part: it waits for a fair share while more may come soon.
             share = self._share if state.programs_running and not impatient else 1
-            impatient = False
             if len(waiting) >= share:
                 slots = self._splice_rows(params, slots, state, waiting)
             elif len(state.speaking) >= share:
@@ -181,16 +181,19 @@ class _Play:
                 else:
                     self._public[row] = future
 
-    def take_results(self) -> None:
-        """Moves on every episode whose tests have been run."""
-        for row in [row for row, future in self._public.items() if future.done()]:
+    def take_results(self) -> bool:
+        """Moves on every episode whose tests have been run. Returns whether there was one."""
+        rows = [row for row, future in self._public.items() if future.done()]
+        judged = [future for future in self._private if future.done()]
+        for row in rows:
             self._advance(row, self._public.pop(row).result())
-        for future in [future for future in self._private if future.done()]:
+        for future in judged:
             episode, result = self._private.pop(future), future.result()
             if result.verdict == executor.Verdict.INFRASTRUCTURE:
                 self.stats.dropped += 1
             else:
                 self.finished.append(episodes.receive_verdict(episode, result.passed))
+        return bool(rows or judged)
 
     def _advance(self, row: int, result: executor.Result | None) -> None:
         if result is not None and result.verdict == executor.Verdict.INFRASTRUCTURE:
