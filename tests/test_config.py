@@ -233,4 +233,4 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path):
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to the run and to all its children
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130, err
-    assert err.endswith("interrupted; the same command goes on from the last checkpoint\n") and "\nTraceback" not in err
+    assert err.endswith("interrupted; the same command goes on from the last checkpoint\n") and "Traceback" not in err

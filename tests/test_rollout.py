@@ -38,11 +38,6 @@ def padded(episodes, length):
     return tokens_BT
 
 
-# This world's policy is trained hard: its sharp attention turns float32's rounding into up to 1.04e-5 nats (jax 0.11; 0.76e-5
-# with 0.10; half the tokens within 1.2e-7). A wrong cache is off by far more; test_sampler.py holds 1e-5 on every mesh.
-ROUNDING = 3e-5
-
-
 def assert_same(some, others, atol=1e-4):
     for a, b in zip(some, others, strict=True):
         assert a.id == b.id
@@ -83,7 +78,7 @@ def test_recorded_log_probs_are_those_of_a_full_forward_pass(world, collected):
     expected_BT = np.asarray(llama.token_logprobs(world.model, world.policy, padded(episodes, world.capacity), TEMPERATURE)[0])
     for expected, episode in zip(expected_BT, episodes):
         stream = episode.stream
-        np.testing.assert_allclose(stream.logprobs_T, np.where(stream.is_action_T, expected[: len(stream)], 0), atol=ROUNDING)
+        np.testing.assert_allclose(stream.logprobs_T, np.where(stream.is_action_T, expected[: len(stream)], 0), atol=1e-5)
 
 
 def test_a_stream_is_prompt_responses_and_feedback_and_nothing_else(world, collected):
@@ -161,7 +156,7 @@ def test_a_low_temperature_and_a_nucleus_are_recorded_as_sampled(world):
         expected = np.asarray(sampler.sampled_logprobs(logits, 0.4, 0.9))
         where = np.flatnonzero(episode.stream.is_action_T)
         got = episode.stream.logprobs_T[where]
-        np.testing.assert_allclose(got, expected[where - 1, episode.stream.tokens_T[where]], atol=ROUNDING)
+        np.testing.assert_allclose(got, expected[where - 1, episode.stream.tokens_T[where]], atol=1e-5)
 
 
 def test_no_feedback_gives_the_fixed_message(world):
