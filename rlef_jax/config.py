@@ -29,116 +29,175 @@ def default() -> ConfigDict:
     config = ConfigDict()
     config.name = "default"  # names the default workdir, runs/<name>
     config.seed = 0  # of weights, data order, demonstrations and sampling noise
-
-    config.data = ConfigDict()
-    config.data.name = "mini_contest"
-    config.data.dir = ""  # where prepared data sets live; empty: <workdir>/data
-    config.data.seed = 0  # mini contest: which problems are made
-    config.data.train = 4096  # mini contest: problems per split
-    config.data.valid = 256
-    config.data.test = 384
-    config.data.level = "standard"  # mini contest: difficulty
-    config.data.prompt = "mini"  # wording of messages and feedback
-    config.data.comparison = "exact-lines"  # how outputs are compared
-
-    config.tokenizer = ConfigDict()
-    config.tokenizer.path = ""  # a SentencePiece model; empty: one is trained on the data set's train split
-    config.tokenizer.vocab_size = 768  # of the trained one
-
-    config.model = ConfigDict()  # the shape of the Llama; this default is tiny
-    config.model.d_model = 64
-    config.model.n_layers = 3
-    config.model.n_heads = 2
-    config.model.n_kv_heads = 2
-    config.model.head_dim = 32
-    config.model.d_ff = 192
-    config.model.rope_theta = 10_000.0
-    config.model.tied_embeddings = True
-    config.model.dtype = "float32"
-    config.model.unroll_layers = False  # faster on a CPU for a small model
-    config.model.remat = False  # recompute each block in the backward pass: less memory, a third more time
-    config.model.logit_chunk = 0  # positions scored at a time; 0: all
-
-    config.mesh = ConfigDict()  # sizes multiply to the number of devices; -1 takes what is left
-    config.mesh.data = -1
-    config.mesh.fsdp = 1
-    config.mesh.tensor = 1
-
-    config.episode = ConfigDict()
-    config.episode.turn_limit = 3  # [paper]; 1 is the single-turn ablation
-    config.episode.feedback = "true"  # [paper] true; random and none are its ablations
-    config.episode.max_prompt_tokens = 2048  # [open] problems with longer first messages are left out, and counted
-    config.episode.max_response_tokens = 1024  # [open]
-    config.episode.cut_response = "turn"  # [open] a response cut at the cap counts as its turn; end: it ends the episode
-    config.episode.max_feedback_tokens = 1024  # [open] longer feedback is cut
-
-    config.executor = ConfigDict()
-    config.executor.workers = 0  # processes that run programs; 0: one for each CPU core
-
-    config.sampler = ConfigDict()
-    config.sampler.slots = 64  # conversations in flight
-    config.sampler.chunk = 32  # tokens sampled between two looks at the host
-    config.sampler.splice_length = 128  # tokens spliced at a time; longer ones take several calls
-    config.sampler.share = 0.25  # sample, or splice, once this share of the slots takes part (or no program is running)
-    config.sampler.temperature = 1.0  # [paper] in training, with no top-p
-
-    config.batch = ConfigDict()  # how sequences are laid out for the learner; changes speed, not results
-    config.batch.rows = 16  # sequences in a microbatch; gradients accumulate over microbatches
-    config.batch.lengths = (512, 1024, 2048, 4096, 8192)  # padded lengths; the longest stream fits into the last
-
-    config.sft = ConfigDict()  # warm start; 0 steps skips it (the paper starts from Instruct models)
-    config.sft.steps = 0
-    config.sft.demonstrations = (0, 0, 0)  # pool of demonstrations of 1, 2, 3 turns
-    config.sft.batch = (24, 40, 8)  # demonstrations of 1, 2, 3 turns in a step
-    config.sft.learning_rate = 1e-3
-    config.sft.warmup_steps = 30
-    config.sft.weight_decay = 0.1
-    config.sft.fix_probability = 0.25  # a later attempt is the right program
-    config.sft.repeat_probability = 0.45  # ... repeats the attempt before it; else it is a fresh guess
-    config.sft.broken_probability = 0.04  # any attempt is spoilt
-
-    config.ppo = ConfigDict()
-    config.ppo.updates = 3000  # collections; the paper's 12,000 updates are 4 to a collection
-    config.ppo.rollouts = 1024  # [paper] episodes a collection
-    config.ppo.rollouts_per_problem = 1  # [open]
-    config.ppo.minibatches = 4  # [paper] 4 updates of 256 sequences
-    config.ppo.epochs = 1  # [paper] one pass
-    config.ppo.learning_rate = 2e-7  # [paper]
-    config.ppo.value_learning_rate = 2e-7  # [open]
-    config.ppo.warmup_steps = 50  # [paper] in optimiser steps, linear; constant afterwards [open]
-    config.ppo.weight_decay = 0.1  # [paper]
-    config.ppo.adam_b1 = 0.9  # [open]
-    config.ppo.adam_b2 = 0.95  # [open]
-    config.ppo.grad_clip = 1.0  # [open] global norm
-    config.ppo.clip = 0.2  # [paper] epsilon
-    config.ppo.value_clip = 0.2  # [paper] alpha
-    config.ppo.kl_coefficient = 0.05  # [paper] beta
-    config.ppo.invalid_penalty = 0.2  # [paper] taken off at a non-final turn without valid code
-    config.ppo.value = "turn"  # [paper] turn; token is its ablation
-    config.ppo.normalize_advantages = True  # [paper]; over the whole collection [open]
-    config.ppo.loss_aggregation = "token_mean"  # [open]
-    config.ppo.value_head_std = 0.01  # [open] of the value network's random output layer
-    config.ppo.max_first_kl = 1e-6  # of the first policy to its reference, which it is, in nats; more stops it
-    config.ppo.max_logprob_gap = 1e-4  # sampler against learner, in nats; more stops it. For float32: bfloat16 needs about 0.5
-
-    config.eval = ConfigDict()
-    config.eval.split = "test"
-    config.eval.turn_limit = 3  # [paper]
-    config.eval.feedback = "true"
-    config.eval.rollouts = 3  # per problem; the first responses of 3 are the single-turn samples at equal budget
-    config.eval.temperatures = (0.2, 1.0)  # [paper] 0.2 for 1@3
-    config.eval.top_p = 0.95  # [paper]
-    config.eval.resamples = 200  # [paper] bootstrap resamples of the 95 % intervals
-    config.eval.every = 200  # collections between evaluations on the valid split; 0: never [paper: 800 updates]
-    config.eval.valid_rollouts = 1
-
-    config.checkpoint = ConfigDict()
-    config.checkpoint.every = 50  # collections
-    config.checkpoint.sft_every = 200  # steps
-    config.checkpoint.keep = 2
-
     config.episodes_every = 10  # collections between those whose conversations are written to <workdir>/episodes; 0: none
+    config.data = _data()
+    config.tokenizer = _tokenizer()
+    config.model = _model()
+    config.mesh = _mesh()
+    config.episode = _episode()
+    config.executor = _executor()
+    config.sampler = _sampler()
+    config.batch = _batch()
+    config.sft = _sft()
+    config.ppo = _ppo()
+    config.eval = _eval()
+    config.checkpoint = _checkpoint()
     return config.lock()
+
+
+def _data() -> ConfigDict:
+    """Problems, their wording, and how their outputs are compared."""
+    c = ConfigDict()
+    c.name = "mini_contest"
+    c.dir = ""  # where prepared data sets live; empty: <workdir>/data
+    c.seed = 0  # mini contest: which problems are made
+    c.train = 4096  # mini contest: problems per split
+    c.valid = 256
+    c.test = 384
+    c.level = "standard"  # mini contest: difficulty
+    c.prompt = "mini"  # wording of messages and feedback
+    c.comparison = "exact-lines"  # how outputs are compared
+    return c
+
+
+def _tokenizer() -> ConfigDict:
+    """Text to tokens."""
+    c = ConfigDict()
+    c.path = ""  # a SentencePiece model; empty: one is trained on the data set's train split
+    c.vocab_size = 768  # of the trained one
+    return c
+
+
+def _model() -> ConfigDict:
+    """The shape of the Llama; this default is tiny."""
+    c = ConfigDict()
+    c.d_model = 64
+    c.n_layers = 3
+    c.n_heads = 2
+    c.n_kv_heads = 2
+    c.head_dim = 32
+    c.d_ff = 192
+    c.rope_theta = 10_000.0
+    c.tied_embeddings = True
+    c.dtype = "float32"
+    c.unroll_layers = False  # faster on a CPU for a small model
+    c.remat = False  # recompute each block in the backward pass: less memory, a third more time
+    c.logit_chunk = 0  # positions scored at a time; 0: all
+    return c
+
+
+def _mesh() -> ConfigDict:
+    """Sizes multiply to the number of devices; -1 takes what is left."""
+    c = ConfigDict()
+    c.data = -1
+    c.fsdp = 1
+    c.tensor = 1
+    return c
+
+
+def _episode() -> ConfigDict:
+    """The conversation."""
+    c = ConfigDict()
+    c.turn_limit = 3  # [paper]; 1 is the single-turn ablation
+    c.feedback = "true"  # [paper] true; random and none are its ablations
+    c.max_prompt_tokens = 2048  # [open] problems with longer first messages are left out, and counted
+    c.max_response_tokens = 1024  # [open]
+    c.cut_response = "turn"  # [open] a response cut at the cap counts as its turn; end: it ends the episode
+    c.max_feedback_tokens = 1024  # [open] longer feedback is cut
+    return c
+
+
+def _executor() -> ConfigDict:
+    """Who runs the programs."""
+    c = ConfigDict()
+    c.workers = 0  # processes that run programs; 0: one for each CPU core
+    return c
+
+
+def _sampler() -> ConfigDict:
+    """How conversations are sampled; but for the temperature this changes speed, not results."""
+    c = ConfigDict()
+    c.slots = 64  # conversations in flight
+    c.chunk = 32  # tokens sampled between two looks at the host
+    c.splice_length = 128  # tokens spliced at a time; longer ones take several calls
+    c.share = 0.25  # sample, or splice, once this share of the slots takes part (or no program is running)
+    c.temperature = 1.0  # [paper] in training, with no top-p
+    return c
+
+
+def _batch() -> ConfigDict:
+    """How sequences are laid out for the learner; changes speed, not results."""
+    c = ConfigDict()
+    c.rows = 16  # sequences in a microbatch; gradients accumulate over microbatches
+    c.lengths = (512, 1024, 2048, 4096, 8192)  # padded lengths; the longest stream fits into the last
+    return c
+
+
+def _sft() -> ConfigDict:
+    """Warm start; 0 steps skips it (the paper starts from Instruct models)."""
+    c = ConfigDict()
+    c.steps = 0
+    c.demonstrations = (0, 0, 0)  # pool of demonstrations of 1, 2, 3 turns
+    c.batch = (24, 40, 8)  # demonstrations of 1, 2, 3 turns in a step
+    c.learning_rate = 1e-3
+    c.warmup_steps = 30
+    c.weight_decay = 0.1
+    c.fix_probability = 0.25  # a later attempt is the right program
+    c.repeat_probability = 0.45  # ... repeats the attempt before it; else it is a fresh guess
+    c.broken_probability = 0.04  # any attempt is spoilt
+    return c
+
+
+def _ppo() -> ConfigDict:
+    """RLEF proper."""
+    c = ConfigDict()
+    c.updates = 3000  # collections; the paper's 12,000 updates are 4 to a collection
+    c.rollouts = 1024  # [paper] episodes a collection
+    c.rollouts_per_problem = 1  # [open]
+    c.minibatches = 4  # [paper] 4 updates of 256 sequences
+    c.epochs = 1  # [paper] one pass
+    c.learning_rate = 2e-7  # [paper]
+    c.value_learning_rate = 2e-7  # [open]
+    c.warmup_steps = 50  # [paper] in optimiser steps, linear; constant afterwards [open]
+    c.weight_decay = 0.1  # [paper]
+    c.adam_b1 = 0.9  # [open]
+    c.adam_b2 = 0.95  # [open]
+    c.grad_clip = 1.0  # [open] global norm
+    c.clip = 0.2  # [paper] epsilon
+    c.value_clip = 0.2  # [paper] alpha
+    c.kl_coefficient = 0.05  # [paper] beta
+    c.invalid_penalty = 0.2  # [paper] taken off at a non-final turn without valid code
+    c.value = "turn"  # [paper] turn; token is its ablation
+    c.normalize_advantages = True  # [paper]; over the whole collection [open]
+    c.loss_aggregation = "token_mean"  # [open]
+    c.value_head_std = 0.01  # [open] of the value network's random output layer
+    c.max_first_kl = 1e-6  # of the first policy to its reference, which it is, in nats; more stops it
+    c.max_logprob_gap = 1e-4  # sampler against learner, in nats; more stops it. For float32: bfloat16 needs about 0.5
+    return c
+
+
+def _eval() -> ConfigDict:
+    """Solve rates on held-out problems."""
+    c = ConfigDict()
+    c.split = "test"
+    c.turn_limit = 3  # [paper]
+    c.feedback = "true"
+    c.rollouts = 3  # per problem; the first responses of 3 are the single-turn samples at equal budget
+    c.temperatures = (0.2, 1.0)  # [paper] 0.2 for 1@3
+    c.top_p = 0.95  # [paper]
+    c.resamples = 200  # [paper] bootstrap resamples of the 95 % intervals
+    c.every = 200  # collections between evaluations on the valid split; 0: never [paper: 800 updates]
+    c.valid_rollouts = 1
+    return c
+
+
+def _checkpoint() -> ConfigDict:
+    """When the state is written down."""
+    c = ConfigDict()
+    c.every = 50  # collections
+    c.sft_every = 200  # steps
+    c.keep = 2
+    return c
 
 
 def _leaves(config: ConfigDict, prefix: str = ""):

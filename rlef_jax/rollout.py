@@ -26,7 +26,7 @@ _PATIENCE = 0.25  # seconds without a verdict after which fewer rows than a fair
 
 @dataclasses.dataclass
 class Stats:
-    """What a collection cost. Seconds of wall clock; `executor_wait` is the time in which nothing else could run."""
+    """What a collection cost. Seconds of wall clock; `executor_wait` is the time in which too little else could run."""
 
     episodes: int = 0
     dropped: int = 0  # given up because the sandbox failed, not the program

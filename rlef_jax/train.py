@@ -180,12 +180,11 @@ def demonstrate(run: Run, problems: list[Problem]) -> list[tuple[dict, np.ndarra
 
 def evaluate_policy(run: Run, policy, data: dict, when: str) -> dict:
     """Figures on the held-out split at each temperature, from disk when they are there already."""
-    config, e = run.config, run.config.eval
+    e = run.config.eval
     path = run.path("evaluations", f"{when}.json")
     if os.path.exists(path):
         return workdirs.read_json(path)
-    phase, key = run.phase(f"evaluate_{when}"), sampling_key(config, _TESTING)
-    environment = dataclasses.replace(run.environment, turn_limit=e.turn_limit, feedback=e.feedback)
+    phase, key = run.phase(f"evaluate_{when}"), sampling_key(run.config, _TESTING)
     with compiling("the evaluation"):
         run.collector.warm_up(policy, [e.top_p])
     phase.warmed_up()
@@ -193,8 +192,7 @@ def evaluate_policy(run: Run, policy, data: dict, when: str) -> dict:
     for temperature in map(float, e.temperatures):
         total = len(data[e.split]) * e.rollouts
         with progress(total, f"evaluate {when}, T={temperature}", "episode") as bar:
-            collect = lambda starts: run.collector.collect(policy, environment, starts, key, temperature, e.top_p, bar.update)
-            found, episodes = evaluate.evaluate(collect, data[e.split], e.rollouts, e.turn_limit, e.resamples)
+            found, episodes = play(run, policy, data[e.split], e.rollouts, key, temperature, bar.update)
         figures[str(temperature)] = found
         report.write_episodes(run.path("episodes", f"{when}_T{temperature}.jsonl.gz"), episodes)
     phase.save()
@@ -202,10 +200,23 @@ def evaluate_policy(run: Run, policy, data: dict, when: str) -> dict:
     return figures
 
 
+def play(run: Run, policy, problems: list[Problem], rollouts: int, key, temperature: float, on_done=lambda n: None):
+    """(figures, episodes) of a policy on problems, under the rules of evaluation, with the noise of `key`."""
+    e = run.config.eval
+    environment = dataclasses.replace(run.environment, turn_limit=e.turn_limit, feedback=e.feedback)
+    collect = lambda starts: run.collector.collect(policy, environment, starts, key, float(temperature), e.top_p, on_done)
+    return evaluate.evaluate(collect, problems, rollouts, e.turn_limit, e.resamples)
+
+
 def problem_of(problems: list[Problem], seed: int, i: int) -> Problem:
     """The i-th problem drawn: a fresh shuffle every epoch, a function of the seed and i alone."""
     epoch, place = divmod(i, len(problems))
-    return problems[np.random.default_rng((seed, 3, epoch)).permutation(len(problems))[place]]
+    return problems[_shuffle(len(problems), seed, epoch)[place]]
+
+
+@functools.lru_cache(maxsize=2)
+def _shuffle(n: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, 3, epoch)).permutation(n)
 
 
 def rlef(run: Run, reference, data: dict) -> tuple[dict, int]:
@@ -301,13 +312,9 @@ def check_first_step(config, metrics: dict, update: int) -> None:
 
 def validate(run: Run, policy, problems: list[Problem], best: Checkpoints, update: int) -> dict[str, float]:
     """1@k on the valid split at the first evaluation temperature; the best policy by it, so far, is kept (paper, section 3.1)."""
-    config, e = run.config, run.config.eval
-    environment = dataclasses.replace(run.environment, turn_limit=e.turn_limit, feedback=e.feedback)
-    collect = lambda starts: run.collector.collect(
-        policy, environment, starts, sampling_key(config, _VALIDATION), float(e.temperatures[0]), e.top_p
-    )
+    e = run.config.eval
     name = f"1@{e.turn_limit}"
-    figures, _ = evaluate.evaluate(collect, problems, e.valid_rollouts, e.turn_limit, e.resamples)
+    figures, _ = play(run, policy, problems, e.valid_rollouts, sampling_key(run.config, _VALIDATION), e.temperatures[0])
     rate = figures[name]["rate"]
     if best.latest is None or rate > best.host(best.latest)["rate"]:
         keep(run, best, update, policy, rate=rate)

@@ -1,7 +1,7 @@
 """The frozen dataclasses that cross module boundaries. Plain Python and numpy: nothing here imports jax.
 
-Shape suffixes used throughout the library: B rows (sequences or sampler slots), T tokens, K turns, V vocabulary,
-D model width, L layers, S cache slots, H query heads, G key/value heads.
+Shape suffixes used throughout the library: B rows (sequences or sampler slots), T tokens, K turns (in llama/: width of a head),
+V vocabulary, D model width, L layers, S cache slots, H query heads, G key/value heads.
 """
 
 import dataclasses
