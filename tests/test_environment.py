@@ -205,6 +205,16 @@ def test_long_feedback_is_cut_to_the_cap_and_still_hands_over_to_the_model(envir
     assert spliced[-1] == environment.tokenizer.id("<|assistant|>") and environment.tokenizer.id("<|user|>") in spliced
 
 
+def test_cut_feedback_keeps_the_request_to_try_again(environment):
+    footer = CODE_CONTESTS.feedback.footer
+    environment = dataclasses.replace(environment, messages=CODE_CONTESTS, max_feedback_tokens=300)
+    episode = respond(environment, environment.start(0, INCREMENT), fenced("print('x' * 5000)"))
+    turn = episode.turns[0]
+    assert turn.feedback.startswith("Your code failed the following tests:") and turn.feedback.endswith(f"\n\n{footer}")
+    spliced = episode.stream.tokens_T[turn.stop :]
+    assert len(spliced) <= 300 and environment.tokenizer.decode(spliced) == turn.feedback
+
+
 def test_a_cap_without_room_for_the_turn_headers_is_refused(environment):
     with pytest.raises(ValueError, match="max_feedback_tokens is 2: it must be at least 3"):
         dataclasses.replace(environment, max_feedback_tokens=2)

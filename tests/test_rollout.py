@@ -1,6 +1,7 @@
 """Whole episodes with the real environment: programs run, feedback is spliced, and nothing depends on the scheduling."""
 
 import dataclasses
+import threading
 from concurrent.futures import Future
 
 import jax
@@ -205,3 +206,32 @@ def test_progress_hears_of_every_episode(world):
 def test_no_starts_give_no_episodes(world):
     collector = rollout.Collector(world.model, world.mesh, world.config, world.capacity, [world.environment.layout.end])
     assert collector.collect(world.policy, world.environment, [], jax.random.key(0), TEMPERATURE)[0] == []
+
+
+class HoldingPool:
+    """A real pool that keeps the first job's result back for a while, as a program does that hangs."""
+
+    def __init__(self, pool, seconds):
+        self._pool, self._seconds = pool, seconds
+        self.released, self.submitted = threading.Event(), []
+
+    def submit(self, job):
+        self.submitted.append(self.released.is_set())
+        if len(self.submitted) > 1:
+            return self._pool.submit(job)
+        held, result = Future(), self._pool.submit(job).result()
+
+        def release():
+            self.released.set()
+            held.set_result(result)
+
+        threading.Timer(self._seconds, release).start()
+        return held
+
+
+def test_one_slow_program_does_not_hold_up_the_others(world, collected):
+    # Every row is asked for, and one of eight is held: in lock-step nothing could go on before its release.
+    pool = HoldingPool(world.environment.pool, seconds=6)
+    episodes, _ = collect(world, dataclasses.replace(world.environment, pool=pool), share=1.0)
+    assert pool.submitted.count(False) > 3 * 8
+    assert_same(collected[0], episodes)
