@@ -1,28 +1,40 @@
-"""Runs untrusted Python programs on tests and judges what they print.
+"""Runs untrusted Python programs on tests and judges what they print or return.
 
     with executor.Pool() as pool:
         job = executor.Job("print(int(input()) + 1)", (executor.Test("1\\n", "2\\n"),))
         result = pool.submit(job).result()
         print(result.verdict, executor.feedback(result, job.tests, executor.CODE_CONTESTS))
 
-Linux only. Imports nothing outside the standard library.
+In a coroutine: `result = await pool.judge(job)`. Linux only. Imports nothing outside the standard library.
 """
 
 from executor.comparison import COMPARISONS, compare
-from executor.feedback import CODE_CONTESTS, FeedbackTemplate, feedback
+from executor.feedback import CODE_CONTESTS, HUMANEVAL, MBPP, FeedbackTemplate, feedback
+from executor.isolation import Isolation, IsolationError, Layer
 from executor.pool import Pool
-from executor.types import Job, Limits, Result, Test, TestResult, Verdict
+from executor.types import AssertTest, CallTest, Checker, Job, Limits, Result, Test, TestResult, Timings, Verdict
+from executor.worker.worker_values import Opaque
 
 __all__ = [
+    "AssertTest",
     "CODE_CONTESTS",
     "COMPARISONS",
+    "CallTest",
+    "Checker",
     "FeedbackTemplate",
+    "HUMANEVAL",
+    "Isolation",
+    "IsolationError",
     "Job",
+    "Layer",
     "Limits",
+    "MBPP",
+    "Opaque",
     "Pool",
     "Result",
     "Test",
     "TestResult",
+    "Timings",
     "Verdict",
     "compare",
     "feedback",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from executor.types import Result, Test, TestResult, Verdict
+from executor.functions import shown
+from executor.types import AnyTest, Result, Test, TestResult, Verdict
 
 CUT_MARK = "... (cut)"
 TRACE_CUT_MARK = "  ... ({} lines left out)"
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of an object in a repr: another in each run
 
 
 @dataclass(frozen=True)
@@ -17,9 +20,12 @@ class FeedbackTemplate:
 
     header, footer: stand before and after the items, which are joined by `separator`.
     wrong_output: {input} {expected} {got}. error: {input} {error}. timeout, out_of_memory, output_limit: {input}.
+        For calls and asserts, these have {test}, and {error}, in place of {input}, {expected} and {got}.
+    success: {test}; an item for each test that passed. None for no such items.
     invalid: the whole message where the code cannot be parsed; may use {error}.
     max_failures: how many failing tests are shown; None for all of them.
-    max_chars: inputs and outputs are cut to this many characters, and marked.
+    max_chars: inputs, outputs and asserts are cut to this many characters, and marked; the message of an assertion
+        error, which shows two values, to three times as many.
     max_trace_lines: a stack trace keeps this many of its lines, the first ones and the last ones.
     """
 
@@ -35,6 +41,7 @@ class FeedbackTemplate:
     max_failures: int | None = None
     max_chars: int = 512
     max_trace_lines: int = 12
+    success: str | None = None
 
 
 _FORMAT_REMINDER = (
@@ -54,13 +61,29 @@ CODE_CONTESTS = FeedbackTemplate(
     footer=f"\n\n{_TRY_AGAIN}",
 )
 
+HUMANEVAL = FeedbackTemplate(
+    header="Your code failed some test cases:\n\n",
+    wrong_output="- Failure: `{test}`:\n`{error}`",
+    error="- Failure: `{test}`:\n{error}",
+    timeout="- Failure: `{test}`:\nExecution took too long.",
+    out_of_memory="- Failure: `{test}`:\nOut of memory.",
+    output_limit="- Failure: `{test}`:\nToo much output.",
+    success="- Success: `{test}`",
+    invalid="Could not parse your code.\nGive it another try.",
+    footer="\n\nGive it another try.",
+)
 
-def feedback(result: Result, tests: Sequence[Test], template: FeedbackTemplate = CODE_CONTESTS) -> str:
+MBPP = replace(HUMANEVAL, invalid=f"Could not parse your code.\n{_TRY_AGAIN}", footer=f"\n\n{_TRY_AGAIN}")
+
+
+def feedback(result: Result, tests: Sequence[AnyTest], template: FeedbackTemplate = CODE_CONTESTS) -> str:
     """The message about the tests that failed in `result`; the empty string if none did.
 
-    `tests` are those of the job that gave `result`; pass only what the reader may see, since their inputs and expected
-    outputs are shown. Raises ValueError for a result that is INFRASTRUCTURE, which says nothing about the program, and
-    where `tests` and `result.tests` differ in length.
+    `tests` are those of the job that gave `result`. Private tests must never be passed in: inputs and expected outputs
+    are shown. The length of the whole is the caller's to bound.
+
+    Raises ValueError for a result that is INFRASTRUCTURE, which says nothing about the program, where `tests` and
+    `result.tests` differ in length, and for a template that is not for tests of this kind.
     """
     if result.verdict is Verdict.INFRASTRUCTURE:
         raise ValueError("a failure of the infrastructure is not feedback on the program")
@@ -68,28 +91,45 @@ def feedback(result: Result, tests: Sequence[Test], template: FeedbackTemplate =
         raise ValueError(f"{len(tests)} tests but {len(result.tests)} results")
     if result.verdict is Verdict.INVALID_PROGRAM:
         return _fill(template.invalid, error=_cut_trace(result.error, template))
-    failed = [(test, judged) for test, judged in zip(tests, result.tests) if judged.verdict not in (Verdict.OK, Verdict.SKIPPED)]
-    if not failed:
-        return ""
-    items = [_item(test, judged, template) for test, judged in failed[: template.max_failures]]
-    return template.header + template.separator.join(items) + template.footer
+    items: list[str] = []
+    failures = 0
+    for test, judged in zip(tests, result.tests):
+        if judged.verdict is Verdict.OK:
+            items += [] if template.success is None else [_item(template.success, test, judged, template)]
+        elif judged.verdict is not Verdict.SKIPPED:
+            failures += 1
+            if template.max_failures is None or failures <= template.max_failures:
+                items.append(_item(_pattern(judged.verdict, template), test, judged, template))
+    return template.header + template.separator.join(items) + template.footer if failures else ""
 
 
-def _item(test: Test, judged: TestResult, template: FeedbackTemplate) -> str:
-    patterns = {
+def _pattern(verdict: Verdict, template: FeedbackTemplate) -> str:
+    return {
         Verdict.WRONG_ANSWER: template.wrong_output,
         Verdict.RUNTIME_ERROR: template.error,
         Verdict.TIMEOUT: template.timeout,
         Verdict.OUT_OF_MEMORY: template.out_of_memory,
         Verdict.OUTPUT_LIMIT: template.output_limit,
-    }
-    return _fill(
-        patterns[judged.verdict],
-        input=_cut(test.input, template.max_chars),
-        expected=_cut(test.expected, template.max_chars),
-        got=_cut(judged.output, template.max_chars),
-        error=_cut_trace(judged.error, template),
-    )
+    }[verdict]
+
+
+def _item(pattern: str, test: AnyTest, judged: TestResult, template: FeedbackTemplate) -> str:
+    error = _cut_trace(judged.error, template)
+    if isinstance(test, Test):
+        texts = {
+            "input": _cut(test.input, template.max_chars),
+            "expected": _cut(test.expected, template.max_chars),
+            "got": _cut(judged.output, template.max_chars),
+        }
+    else:
+        texts = {"test": _cut(shown(test), template.max_chars)}
+        if judged.verdict is Verdict.WRONG_ANSWER:
+            error = _cut(f"AssertionError: {judged.output}" if judged.output else "AssertionError", 3 * template.max_chars)
+        error = _ADDRESS.sub(" at 0x...", error)
+    try:
+        return _fill(pattern, error=error, **texts)
+    except KeyError as place:
+        raise ValueError(f"the template has a place for {place}, which {type(test).__name__} does not have") from None
 
 
 def _fill(pattern: str, **texts: str) -> str:

@@ -1,23 +1,26 @@
-"""The pool: a thread and a worker process for each slot, retries, and the cache of outcomes."""
+"""The pool: a thread and a worker for each slot, and the queue of jobs between them."""
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 import os
 import queue
 import shutil
 import tempfile
 import threading
+import time
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 
 from executor.cache import Cache
-from executor.comparison import check_comparison
-from executor.judging import Outcome, broken_job, invalid_job, judge_job, judge_outcome
-from executor.process import InvalidProgram, WorkerProcess
-from executor.types import Job, Result, Verdict
+from executor.isolation import CHOICES, LAYERS, Isolation, require
+from executor.judging import Outcome, Prepared, broken_job, prepare
+from executor.process import WorkerError, WorkerProcess
+from executor.running import run_job
+from executor.types import Job, Result, Timings, Verdict
 
-# An output longer than this many characters is not worth remembering.
-_LONGEST_CACHED = 1 << 16
+_Entry = tuple[Job, Prepared, "Future[Result]", float]
 
 
 class Pool:
@@ -25,24 +28,40 @@ class Pool:
 
     cache_size: how many outcomes of (program, input, limits) are remembered; 0 for none. Programs that give random
         outputs are remembered too; outcomes that depend on the machine's load are not.
+    isolation: "best" puts up every layer that can be had, warns once of those that cannot, and refuses to start where
+        none can; "strict" refuses where any is missing; "minimal" takes what there is. `pool.isolation` tells which are on.
+    packages: directories, such as a site-packages, from which programs may import; programs can read them.
+    max_pending: back-pressure: `submit` blocks while so many jobs have not finished.
+    without: layers to leave off, for tests and for machines where one gives trouble.
 
-    Raises RuntimeError if the workers do not start.
+    Raises IsolationError where isolation falls short, RuntimeError if the workers do not start, and ValueError for
+    unknown words and directories that do not exist.
     """
 
-    def __init__(self, workers: int | None = None, cache_size: int = 1 << 14) -> None:
+    def __init__(
+        self,
+        workers: int | None = None,
+        cache_size: int = 1 << 14,
+        *,
+        isolation: str = "best",
+        packages: Sequence[str | os.PathLike] = (),
+        max_pending: int = 1 << 14,
+        without: Collection[str] = (),
+    ) -> None:
         count = len(os.sched_getaffinity(0)) if workers is None else workers
-        if count < 1:
-            raise ValueError(f"a pool needs at least one worker, not {count}")
+        self._layers = _check_arguments(count, isolation, packages, max_pending, without)
+        self._packages = [os.path.realpath(path) for path in packages]
         self._cache: Cache[Outcome | str] = Cache(cache_size)
-        self._jobs: queue.SimpleQueue[tuple[Job, Future[Result]] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
+        self._room = threading.Semaphore(max_pending)
         self._lock = threading.Lock()
         self._closed = False
         self._root = tempfile.mkdtemp(prefix="executor-")
         os.chmod(self._root, 0o711)
-        self._slots = [_Slot(self, self._root) for _ in range(count)]
+        self._slots = [_Slot(self) for _ in range(count)]
         try:
-            for slot in self._slots:
-                slot.started.result()
+            self.isolation: Isolation = [slot.started.result() for slot in self._slots][0]
+            require(self.isolation, isolation)
         except BaseException:
             self.close()
             raise
@@ -56,15 +75,24 @@ class Pool:
     def submit(self, job: Job) -> Future[Result]:
         """Judge `job` when its turn comes. The future holds a Result, never an exception.
 
-        Raises ValueError for an unknown comparison and RuntimeError if the pool is closed.
+        Blocks while `max_pending` jobs have not finished. Raises ValueError for an unknown comparison, for tests of mixed
+        kinds and for asserts that cannot be judged, and RuntimeError if the pool is closed.
         """
-        check_comparison(job.comparison)
+        prepared = prepare(job)
         future: Future[Result] = Future()
+        while not self._room.acquire(timeout=0.2):
+            if self._closed:
+                break
         with self._lock:
             if self._closed:
                 raise RuntimeError("the pool is closed")
-            self._jobs.put((job, future))
+            self._jobs.put((job, prepared, future, time.monotonic()))
         return future
+
+    async def judge(self, job: Job) -> Result:
+        """As `submit`, for asyncio: waits for room and for the result without blocking the event loop."""
+        future = await asyncio.to_thread(self.submit, job)
+        return await asyncio.wrap_future(future)
 
     def close(self) -> None:
         """End every worker and program. Jobs not begun are cancelled; jobs under way become INFRASTRUCTURE."""
@@ -76,7 +104,7 @@ class Pool:
             while True:
                 entry = self._jobs.get_nowait()
                 if entry is not None:
-                    entry[1].cancel()
+                    entry[2].cancel()
         except queue.Empty:
             pass
         for slot in self._slots:
@@ -87,15 +115,31 @@ class Pool:
         shutil.rmtree(self._root, ignore_errors=True)
 
 
+def _check_arguments(count, isolation, packages, max_pending, without) -> list[str]:
+    """The layers to ask a worker for."""
+    if count < 1:
+        raise ValueError(f"a pool needs at least one worker, not {count}")
+    if max_pending < 1:
+        raise ValueError(f"max_pending must be at least 1, not {max_pending}")
+    if isolation not in CHOICES:
+        raise ValueError(f"unknown isolation {isolation!r}; choose from {', '.join(CHOICES)}")
+    if unknown := set(without) - set(LAYERS):
+        raise ValueError(f"unknown layers {sorted(unknown)}; choose from {', '.join(LAYERS)}")
+    for path in packages:
+        if not os.path.isdir(path):
+            raise ValueError(f"packages: {os.fspath(path)!r} is not a directory")
+    return [name for name in LAYERS if name not in without]
+
+
 class _Slot:
     """A thread that serves the pool's jobs, and the worker process it has at the moment."""
 
-    def __init__(self, pool: Pool, root: str) -> None:
-        self._jobs, self._cache, self._root = pool._jobs, pool._cache, root
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
         self._worker: WorkerProcess | None = None
         self._lock = threading.Lock()
         self._stopping = False
-        self.started: Future[None] = Future()
+        self.started: Future[Isolation] = Future()
         self.thread = threading.Thread(target=self._serve, name="executor", daemon=True)
         self.thread.start()
 
@@ -108,25 +152,31 @@ class _Slot:
 
     def _serve(self) -> None:
         try:
-            self._ready_worker()
+            isolation = self._ready_worker().isolation
         except Exception as error:
             self.started.set_exception(error)
             return
-        self.started.set_result(None)
-        while (entry := self._jobs.get()) is not None:
-            job, future = entry
+        self.started.set_result(isolation)
+        while (entry := self._pool._jobs.get()) is not None:
+            job, prepared, future, submitted = entry
             if future.set_running_or_notify_cancel():
-                future.set_result(self._judge(job))
-            del entry, job, future  # do not keep a result alive while waiting for the next job
+                begun = time.monotonic()
+                result = self._judge(job, prepared)
+                timings = Timings(begun - submitted, time.monotonic() - begun)
+                future.set_result(replace(result, timings=timings, isolation=isolation.level))
+            self._pool._room.release()
+            del entry, job, prepared, future  # do not keep a result alive while waiting for the next job
         self._drop_worker()
 
     def _ready_worker(self) -> WorkerProcess:
         if self._worker is None:
-            worker = WorkerProcess(tempfile.mkdtemp(dir=self._root))
+            worker = WorkerProcess(tempfile.mkdtemp(dir=self._pool._root), self._pool._layers, self._pool._packages)
             with self._lock:
                 self._worker = worker
                 if self._stopping:
                     worker.interrupt()
+            if self.started.done() and worker.isolation.on < self.started.result().on:
+                raise WorkerError(f"the isolation that programs had can no longer be had: {worker.isolation.off}")
         return self._worker
 
     def _drop_worker(self) -> None:
@@ -135,11 +185,11 @@ class _Slot:
         if worker is not None:
             worker.close()
 
-    def _judge(self, job: Job) -> Result:
+    def _judge(self, job: Job, prepared: Prepared) -> Result:
         """Run the job; once more, on a fresh worker, if that fails for a reason that is not the program's."""
         for attempt in range(2):
             try:
-                result = self._attempt(job, in_judge=attempt > 0)
+                result = run_job(job, prepared, self._ready_worker(), self._pool._cache, retry=attempt > 0)
             except Exception as error:  # whatever it is: a future that is never resolved would hang the caller
                 result = broken_job(job, f"{type(error).__name__}: {error}")
             if result.verdict is not Verdict.INFRASTRUCTURE:
@@ -148,54 +198,3 @@ class _Slot:
             if self._stopping:
                 break
         return result
-
-    def _attempt(self, job: Job, in_judge: bool) -> Result:
-        program_key, test_keys = _keys(job)
-        message = self._cache.get(program_key)
-        if isinstance(message, str):
-            return invalid_job(job, message)
-        outcomes = [self._cache.get(key) for key in test_keys]
-        todo = _missing(job, outcomes)
-        if not todo and job.tests:
-            return judge_job(job, outcomes)
-
-        def seen(index: int, outcome: Outcome) -> bool:
-            at = todo[index]
-            outcomes[at] = outcome
-            if outcome.deterministic and len(outcome.output) <= _LONGEST_CACHED:
-                self._cache.put(test_keys[at], outcome)
-            return not (job.stop_at_first_failure and _fails(job, at, outcome))
-
-        try:
-            inputs = [job.tests[at].input for at in todo]
-            self._ready_worker().run(job.program, inputs, job.limits, seen, in_judge)
-        except InvalidProgram as error:
-            self._cache.put(program_key, str(error))
-            return invalid_job(job, str(error))
-        return judge_job(job, outcomes)
-
-
-def _keys(job: Job) -> tuple[bytes, list[bytes]]:
-    """The cache's key for the program and for each of its tests. Digests, so that the cache holds no long texts."""
-    digest = hashlib.blake2b(repr(job.limits).encode(), digest_size=24)
-    digest.update(job.program.encode("utf-8", "surrogatepass"))
-    program_key = digest.digest()
-    return program_key, [
-        hashlib.blake2b(test.input.encode("utf-8", "surrogatepass"), digest_size=24, key=program_key).digest()
-        for test in job.tests
-    ]
-
-
-def _fails(job: Job, at: int, outcome: Outcome) -> bool:
-    return judge_outcome(outcome, job.tests[at], job.comparison).verdict is not Verdict.OK
-
-
-def _missing(job: Job, outcomes: list[Outcome | None]) -> list[int]:
-    """The tests that must run: those without an outcome, up to the first known failure if that stops the job."""
-    missing = []
-    for at, outcome in enumerate(outcomes):
-        if outcome is None:
-            missing.append(at)
-        elif job.stop_at_first_failure and _fails(job, at, outcome):
-            break
-    return missing

@@ -8,9 +8,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from executor.isolation import read_report
 from executor.judging import Outcome
 from executor.types import Limits
 from executor.worker.worker_protocol import (
@@ -19,13 +20,17 @@ from executor.worker.worker_protocol import (
     CRASH,
     CRASH_HEAD,
     END,
+    EXITED,
     FRAME,
     INVALID,
     READY,
     RESULT,
+    SHARED,
+    SHARED_PROCESS,
     frame,
     pack_job,
     unpack_result,
+    unpack_shared,
 )
 
 START_SECONDS = 30.0
@@ -34,7 +39,7 @@ GRACE_SECONDS = 30.0
 # How long a worker may take to clear up and leave.
 CLOSE_SECONDS = 5.0
 _WORKER = Path(__file__).parent / "worker"
-# Signals that a crash of the compiler, and nothing else, gives the judge before the first test.
+# Signals that a crash of the compiler, and nothing else, gives a submission before the first test.
 _COMPILER_CRASHES = tuple(
     -number for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGXCPU)
 )
@@ -51,10 +56,12 @@ class InvalidProgram(Exception):
 class WorkerProcess:
     """A started worker. Raises WorkerError if it is not ready within START_SECONDS.
 
-    `root` is an existing directory for this worker alone; the worker removes it when it ends.
+    root: an existing directory for this worker alone; the worker removes it when it ends.
+    layers: names of the layers of isolation to put up where they can be had; `isolation` tells which are on.
+    packages: directories from which programs may import.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, layers: Iterable[str], packages: Iterable[str] = ()) -> None:
         self._buffer = bytearray()
         self._socket, theirs = socket.socketpair()
         self._log = tempfile.TemporaryFile()
@@ -63,11 +70,12 @@ class WorkerProcess:
             # ours alone, so that the switches which ignore it are not needed and the hash seed can be fixed: a
             # program that walks over a set of strings gives one output, not one a worker.
             self._process = subprocess.Popen(
-                [sys.executable, "-S", "-s", "-B", "-X", "utf8", "-W", "ignore", str(_WORKER), root],
+                [sys.executable, "-S", "-s", "-B", "-X", "utf8", "-W", "ignore", str(_WORKER), root, ",".join(layers), *packages],
                 stdin=theirs,
                 stdout=subprocess.DEVNULL,
                 stderr=self._log,
-                env={"PYTHONHASHSEED": "0"},
+                # Symbols are bound before the fork, so that it is not done again in each process.
+                env={"PYTHONHASHSEED": "0", "LD_BIND_NOW": "1"},
                 start_new_session=True,
             )
         except OSError as error:
@@ -77,9 +85,10 @@ class WorkerProcess:
         finally:
             theirs.close()
         try:
-            kind, _ = self._read_frame(time.monotonic() + START_SECONDS)
+            kind, report = self._read_frame(time.monotonic() + START_SECONDS)
             if kind != READY:
                 raise WorkerError(f"the worker started with message {kind}")
+            self.isolation = read_report(report.decode())
         except WorkerError as error:
             raise WorkerError(f"the worker did not start: {error}. {self.close()}".rstrip()) from error
 
@@ -88,24 +97,23 @@ class WorkerProcess:
         return self._process.pid
 
     def run(
-        self, program: str, inputs: list[str], limits: Limits, seen: Callable[[int, Outcome], bool], in_judge: bool = False
+        self, program: str, inputs: Sequence[bytes], limits: Limits, flags: int, seen: Callable[[int, Outcome], bool]
     ) -> None:
         """Run `program` on each of `inputs`, calling `seen(index, outcome)` as outcomes come, until that returns False.
 
-        `in_judge` is slower and compiles in a process of its own, so that a crash of the compiler is recognised.
-        Raises InvalidProgram if it does not compile, and WorkerError.
+        flags: of worker_protocol: IN_SUBMISSION, FUNCTIONS, SHARED_PROCESS. In a shared process, only runs that ended
+        well have an outcome. Raises InvalidProgram if it does not compile, and WorkerError.
         """
-        encoded = [text.encode("utf-8", "surrogatepass") for text in inputs]
         self._send(
             pack_job(
-                in_judge,
+                flags,
                 limits.seconds,
                 limits.wall_cap,
                 limits.memory_mb << 20,
                 limits.output_bytes,
                 limits.processes,
                 program.encode("utf-8", "surrogatepass"),
-                encoded,
+                inputs,
             )
         )
         expected, wanted, invalid = 0, True, None
@@ -119,6 +127,11 @@ class WorkerProcess:
                 if wanted and not seen(index, outcome):
                     wanted = False
                     self._send(frame(CANCEL))
+            elif kind == SHARED and flags & SHARED_PROCESS:
+                for index, seconds, output in unpack_shared(body):
+                    if index < len(inputs):
+                        seen(index, Outcome(EXITED, 0, seconds, output.decode("utf-8", "replace"), "", b""))
+                wanted = False
             elif kind == INVALID and expected == 0:
                 invalid = body.decode("utf-8", "replace")
             elif kind == CRASH and len(body) >= CRASH_HEAD.size:
@@ -187,9 +200,10 @@ class WorkerProcess:
 
 def _outcome(body: bytes) -> tuple[int, Outcome]:
     try:
-        index, kind, exit_status, seconds, output, error = unpack_result(body)
+        index, kind, exit_status, seconds, output, error, value = unpack_result(body)
     except Exception as nonsense:
         raise WorkerError(f"an outcome that makes no sense: {nonsense}") from nonsense
     if kind > BROKEN:
         raise WorkerError(f"an outcome of unknown kind {kind}")
-    return index, Outcome(kind, exit_status, seconds, output.decode("utf-8", "replace"), error.decode("utf-8", "replace"))
+    output, error = output.decode("utf-8", "replace"), error.decode("utf-8", "replace")
+    return index, Outcome(kind, exit_status, seconds, output, error, value)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Union
 
 
 class Verdict(str, enum.Enum):
@@ -22,7 +24,7 @@ class Verdict(str, enum.Enum):
 
 @dataclass(frozen=True)
 class Test:
-    """One test: the text on standard input and the text expected on standard output."""
+    """The text on standard input and the text expected on standard output."""
 
     __test__ = False  # keeps pytest from collecting this class
 
@@ -31,12 +33,55 @@ class Test:
 
 
 @dataclass(frozen=True)
+class CallTest:
+    """A call of a function of the program, and the value it should return.
+
+    args: positional arguments; `args` and `expected` are built of None, bool, int, float, complex, str, bytes, list,
+        tuple, dict, set and frozenset.
+    tolerance: floats, wherever they stand in the value, may differ by this much plus 1e-7 of the expected one; with 0
+        they must be equal.
+    """
+
+    entry_point: str
+    args: tuple[Any, ...]
+    expected: Any
+    tolerance: float = 0.0
+
+
+@dataclass(frozen=True)
+class AssertTest:
+    """One assert statement about the program's functions, such as "assert f(1) == 2".
+
+    setup: statements that the assert needs and the program does not see, such as "import math".
+    """
+
+    source: str
+    setup: str = ""
+
+
+AnyTest = Union[Test, CallTest, AssertTest]
+
+
+@dataclass(frozen=True)
+class Checker:
+    """Source of a function `check(input, output, expected)` that says whether an output is right; run in the sandbox.
+
+    It gets three texts and returns a bool. It never shares a process with the program that it judges.
+    """
+
+    source: str
+
+
+Comparison = Union[str, Checker, Callable[[str, str, str], bool]]
+
+
+@dataclass(frozen=True)
 class Limits:
     """What one test of a program may use.
 
     seconds: time limit. It bounds the wall clock less the time the program waited for a processor, so that a busy
-        machine does not fail a right program; processor time is bounded by the same number, rounded up.
-    memory_mb: resident memory in MiB (1024 * 1024 bytes), interpreter included.
+        machine does not fail a right program; processor time is bounded by the same number.
+    memory_mb: resident memory in MiB (1024 * 1024 bytes) of all its processes, interpreter included.
     output_bytes: largest standard output, standard error or scratch file, in bytes.
     processes: threads and processes that a program may have at once.
 
@@ -63,15 +108,20 @@ class Limits:
 class Job:
     """A program and the tests to run it on.
 
-    comparison: how outputs are compared; see `executor.compare`.
+    comparison: how outputs of a `Test` are judged: a name that `executor.compare` knows, a `Checker`, or a function of
+        (input, output, expected) that is called in a thread of this process.
     stop_at_first_failure: the tests after the first one that fails are SKIPPED.
+    shared_process: run all tests of the program one after the other in one process, which is many times faster; what
+        does not pass there, and a sample of what does, is run again in a process of its own, whose verdict counts. If
+        a test of the sample fails, all tests are run again. For a `Test` only.
     """
 
     program: str
-    tests: tuple[Test, ...]
+    tests: tuple[AnyTest, ...]
     limits: Limits = Limits()
-    comparison: str = "strict"
+    comparison: Comparison = "strict"
     stop_at_first_failure: bool = False
+    shared_process: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,7 +129,9 @@ class TestResult:
     """The verdict on one test.
 
     seconds: wall clock less the time spent waiting for a processor.
-    output: standard output; undecodable bytes become U+FFFD.
+    output: standard output; undecodable bytes become U+FFFD. For a CallTest or AssertTest, what the failed comparison
+        saw, such as "assert 3 == 2".
+    value: what the call of a CallTest returned, as data; what is no data is an `Opaque` with its text.
     error: standard error, which ends with the stack trace of an uncaught exception; or how the program died.
     """
 
@@ -89,6 +141,15 @@ class TestResult:
     seconds: float = 0.0
     output: str = ""
     error: str = ""
+    value: Any = None
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where the time of a job went, in seconds of wall clock: waiting in the queue, then being judged."""
+
+    queued: float = 0.0
+    judged: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -98,12 +159,16 @@ class Result:
     verdict: OK if every test is; INFRASTRUCTURE if any test is; else that of the first test that is not OK.
     seconds: the sum over the tests.
     error: why the job as a whole has no better verdict: the compiler's message or the failure of the infrastructure.
+    timings: not compared.
+    isolation: the level of isolation it ran under; see `executor.isolation`. Not compared.
     """
 
     verdict: Verdict
     tests: tuple[TestResult, ...]
     seconds: float
     error: str = ""
+    timings: Timings = field(default=Timings(), compare=False)
+    isolation: int = field(default=0, compare=False)
 
     @property
     def passed(self) -> bool:

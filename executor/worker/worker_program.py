@@ -1,4 +1,4 @@
-"""What happens in the process of one test. Part of the worker: standard library only, imported by path."""
+"""What happens in the process of a program. Part of the worker: standard library only, imported by path."""
 
 import builtins
 import gc
@@ -7,80 +7,226 @@ import os
 import resource
 import signal
 import sys
+import time
+from os import _exit, closerange, dup2, setpgid, setresgid, setresuid
 
-from worker_processes import PR_SET_PDEATHSIG, drop_privileges, prctl
-from worker_trace import format_chain
+from resource import setrlimit
 
-ALL_DESCRIPTORS = 64
+from worker_jail import MOST_DESCRIPTORS, drop_privileges
+from worker_processes import PR_SET_PDEATHSIG, prctl
+from worker_protocol import FAILED_AT, JOB_AT, SHARED_RECORD
+from worker_trace import describe, format_chain
+
 ADDRESS_HEADROOM = 1 << 30  # thread stacks and allocator arenas are reserved, seldom used
-STACK_BYTES = 120 << 20
-SETUP_FAILED = signal.SIGSTKFLT  # a signal that nothing sends: the program never started
+VALUE = 3  # the descriptor that takes what function tests return, and the outputs of a shared process
+
+_MODULE = type(sys)
+_FILES = frozenset((io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom))
+_REHEARSAL = compile(
+    """
+import sys
+n = int(input())
+a = list(map(int, input().split()))
+line = sys.stdin.readline().strip()
+d = {i: str(x) for i, x in enumerate(sorted(a))}
+print(sum(a) + n, *a)
+print("\\n".join(d.values()), line, sep=" ")
+sys.stdout.write(f"{max(a)} {len(sys.stdin.read())}\\n")
+""",
+    "solution.py",
+    "exec",
+)
+_REHEARSALS = 12  # enough for the interpreter to settle on specialised instructions
 
 
-_exit = os._exit  # programs replace what they find in modules
+def start_program(stdin, stdout, stderr, value, table, user, drop):
+    """Turn a fresh fork into a confined process that has nothing but its streams, and `value` as VALUE if that is not -1.
+
+    user: the user id to become; None where that takes more, and then `drop` is called.
+    """
+    setpgid(0, 0)  # a signal to its own group reaches nobody else
+    dup2(stdin, 0)
+    dup2(stdout, 1)
+    dup2(stderr, 2)
+    for kind, limit in table:
+        setrlimit(kind, limit)
+    if user is None:
+        drop()
+    else:
+        setresgid(user, user, user)
+        setresuid(user, user, user)
+    # At the end, so that until then a failure can be told where no program can tell it.
+    if value < 0:
+        closerange(VALUE, MOST_DESCRIPTORS)
+    else:
+        dup2(value, VALUE)
+        closerange(VALUE + 1, MOST_DESCRIPTORS)
 
 
-def start_program(judge, files, limits, user, keep_reading):
-    """Turn a fresh fork of the judge into a confined process with nothing but its three descriptors."""
-    os.setsid()
-    for descriptor, file in enumerate(files):
-        os.dup2(file, descriptor)
-    os.closerange(3, ALL_DESCRIPTORS)
+def dropping(jail):
+    """What `start_program` needs to know of the jail: (user, drop)."""
+
+    def drop():
+        drop_privileges(jail.inside, jail.keep_reading)
+        if "pid namespace" not in jail.layers:
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which disarms it
+
+    # In a user namespace a change of user takes the zygote's rights away, and the end of a PID namespace's first process ends all.
+    simple = jail.inside is not None and {"user namespace", "pid namespace"} <= jail.layers
+    return (jail.inside, drop) if simple else (None, drop)
+
+
+def limit_table(limits, tasks):
+    """What `start_program` sets: [(kind, (soft, hard))]. `tasks`: those of the same user that are not the program's."""
     seconds, _, memory, output, processes = limits
     cpu = int(seconds) + 2
+    table = []
     for kind, soft, hard in (
         (resource.RLIMIT_CPU, cpu, cpu + 1),
         (resource.RLIMIT_AS, memory + ADDRESS_HEADROOM, memory + ADDRESS_HEADROOM),
-        (resource.RLIMIT_FSIZE, output + 1, output + 1),
-        (resource.RLIMIT_NOFILE, ALL_DESCRIPTORS, ALL_DESCRIPTORS),
-        (resource.RLIMIT_CORE, 0, 0),
-        (resource.RLIMIT_NPROC, processes, processes),
-        (resource.RLIMIT_STACK, STACK_BYTES, STACK_BYTES),
+        (resource.RLIMIT_FSIZE, *(max(output + 1, JOB_AT),) * 2),
+        (resource.RLIMIT_NPROC, processes + tasks, processes + tasks),
     ):
         ceiling = resource.getrlimit(kind)[1]
         if ceiling != resource.RLIM_INFINITY:
             soft, hard = min(soft, ceiling), min(hard, ceiling)
-        resource.setrlimit(kind, (soft, hard))
-    drop_privileges(user, keep_reading)
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which disarms it
-    if os.getppid() != judge:
-        raise RuntimeError("the judge is gone")
+        table.append((kind, (soft, hard)))
+    return table
+
+
+def new_main():
+    """A fresh main module's namespace."""
+    module = sys.modules["__main__"] = _MODULE("__main__")
+    namespace = module.__dict__
+    namespace["__builtins__"] = builtins
+    namespace["__file__"] = "solution.py"
+    return namespace
+
+
+def open_streams():
+    """Fresh standard streams over descriptors 0, 1 and 2, as the interpreter makes them."""
+    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
+    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
+    raw = open(2, "wb", closefd=False)
+    sys.stderr = sys.__stderr__ = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True)
+
+
+def rehearse():
+    """Run a small program in this process, the zygote, again and again, then start afresh with clean streams.
+
+    What the interpreter sets up on first use (method caches, specialised instructions, decoders) is then ready before the
+    fork. Otherwise each process would write it anew, and each page written to costs a copy: a third of a test's time.
+    """
+    os.ftruncate(0, 0)
+    os.pwrite(0, b"3\n4 5 6\nline\n" + b"rest\n" * 99, 0)
+    for _ in range(_REHEARSALS):
+        os.lseek(0, 0, os.SEEK_SET)
+        open_streams()
+        run_main(_REHEARSAL, "")
+    for descriptor in (0, 1):
+        os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    open_streams()
+    gc.disable()
+    del sys.modules["__main__"]
 
 
 def run_program(code, source):
     """Run `code` as the main module, end as the interpreter would, and leave with its exit status. Never returns."""
     status = 1
     try:
-        module = type(sys)("__main__")
-        namespace = module.__dict__
-        namespace.update(__builtins__=builtins, __file__="solution.py")
-        sys.modules["__main__"] = module
-        gc.enable()
-        status = guarded(lambda: exec(code, namespace), source)
-        for name, ending in (("threading", "_shutdown"), ("atexit", "_run_exitfuncs")):
-            if name in sys.modules:
-                status = guarded(getattr(sys.modules[name], ending), source) or status
-        flush([*namespace.values(), sys.stdout, sys.stderr, sys.__stdout__])
+        status = run_main(code, source)
     finally:
         _exit(status)
 
 
-def guarded(run, source):
-    """Call `run`, report what it raises; the exit status."""
+def run_main(code, source):
+    """Run `code` as the main module, with what the interpreter does at the end; its exit status."""
+    namespace, modules = new_main(), sys.modules
+    gc.enable()
     try:
-        run()
+        exec(code, namespace)
+        status = 0
+    except BaseException as error:
+        status = report(error, source)
+    if "threading" in modules:
+        status = finish(modules["threading"], "_shutdown", source) or status
+    if "atexit" in modules:
+        status = finish(modules["atexit"], "_run_exitfuncs", source) or status
+    for value in namespace.values():
+        if type(value) in _FILES:
+            flush(value)
+    # Standard error is written through.
+    for stream in {sys.stdout, sys.__stdout__}:
+        flush(stream)
+    return status
+
+
+def finish(module, ending, source):
+    """Wait for threads, or call what was registered for the end; the exit status."""
+    try:
+        getattr(module, ending)()
         return 0
     except BaseException as error:
         return report(error, source)
 
 
-def flush(values):
-    for value in values:
+def run_function(code, source, payload, encode, decode):
+    """Run `code`, then evaluate the payload's expressions in its namespace; their values go to VALUE. Never returns."""
+    status = 1
+    write, evaluate = os.pwrite, eval
+    try:
+        expressions, bindings = decode(payload)
+        compiled = [compile(expression, __file__, "eval") for expression in expressions]
+        namespace = new_main()
+        gc.enable()
         try:
-            if isinstance(value, io.IOBase) or value is sys.stdout or value is sys.stderr:
-                value.flush()
-        except BaseException:
-            pass  # closed by the program
+            exec(code, namespace)
+            namespace.update(bindings)
+            data = encode([evaluate(expression, namespace) for expression in compiled])
+            at = 0
+            while at < len(data):
+                at += write(VALUE, data[at:], at)
+            status = 0
+        except BaseException as error:
+            status = report(error, source) or 1  # sys.exit(0) is no answer either
+    finally:
+        _exit(status)
+
+
+def run_shared_program(code, inputs, started):
+    """Run `code` on each input in this one process, and note the outputs of runs that end well. Never returns.
+
+    What uses the descriptors rather than sys.stdin and sys.stdout is not noted rightly; the parent runs again all that
+    does not pass.
+    """
+    write = os.write
+    try:
+        for index, data in enumerate(inputs):
+            sys.stdin = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="surrogateescape")
+            raw = io.BytesIO()
+            sys.stdout = io.TextIOWrapper(raw, encoding="utf-8", errors="surrogateescape")
+            try:
+                exec(code, new_main())
+            except SystemExit as error:
+                if error.code not in (None, 0):
+                    continue
+            except BaseException:
+                continue
+            sys.stdout.flush()
+            output = raw.getvalue()
+            now = time.monotonic()
+            write(VALUE, SHARED_RECORD.pack(index, now - started, len(output)) + output)
+            started = now
+    finally:
+        _exit(0)
+
+
+def flush(file):
+    try:
+        file.flush()
+    except BaseException:
+        pass  # closed or replaced by the program
 
 
 def report(error, source):
@@ -96,9 +242,18 @@ def report(error, source):
         if sys.excepthook is not sys.__excepthook__:
             sys.excepthook(type(error), error, error.__traceback__)
         else:
-            flush([sys.stderr])
+            flush(sys.stderr)
             os.write(2, format_chain(error, source.splitlines()).encode("utf-8", "replace"))
     except BaseException:
         # Not even the trace could be written; the name may still tell that memory ran out.
         os.write(2, f"{type(error).__name__}\n".encode())
     return 1
+
+
+def fail_setup(job, error):
+    """Leave with the zygote told that nothing of the program has run."""
+    try:
+        os.pwrite(job, b"\1", FAILED_AT)
+        os.write(2, describe(error).encode("utf-8", "replace"))
+    finally:
+        _exit(1)

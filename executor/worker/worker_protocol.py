@@ -1,55 +1,71 @@
-"""What the parent and the worker say to each other. Imported by both, so it imports next to nothing.
+"""What the parent, the judge and the zygote say to each other. Imported by all, so it imports next to nothing.
 
-A frame is a kind, the length of its body, and the body. The worker says READY once. The parent sends a JOB, and may
-CANCEL it. The worker answers with RESULT frames in the order of the inputs, or one INVALID with the compiler's message,
-then END; or with CRASH in place of END if the job could not be carried through.
+A frame is a kind, the length of its body, and the body. The judge says READY once, with a line for each layer that is off. The
+parent sends a JOB, and may CANCEL it. The answers are RESULT frames in the order of the tests, or one INVALID with the compiler's
+message, then END; or CRASH in place of END if the job could not be carried through. A job in one shared process has one
+SHARED frame in place of results.
+
+The judge writes the job to a memory file that it shares with the zygote: first BOARD, which the zygote keeps up to date so that the judge
+knows which test runs since when, then the body of the JOB frame.
 """
 
 import struct
 
 FRAME = struct.Struct("<BI")
-READY, JOB, CANCEL, RESULT, INVALID, END, CRASH = range(7)
+READY, JOB, CANCEL, RESULT, SHARED, INVALID, END, CRASH = range(8)
 
 # What became of one test, as far as the worker can know.
 EXITED, TIMED_OUT, NO_MEMORY, TOO_MUCH_OUTPUT, BROKEN = range(5)
 
-CRASH_HEAD = struct.Struct("<i")  # wait status of the judge as an exit code; the message follows
-_JOB_HEAD = struct.Struct("<?ddQQIII")
-_RESULT_HEAD = struct.Struct("<IBidI")
+# How a job is run. IN_SUBMISSION: compiled in a process of its own, so that a crash of the compiler is recognised.
+IN_SUBMISSION, FUNCTIONS, SHARED_PROCESS = 1, 2, 4
+
+BOARD = struct.Struct("<qdi")  # the test that runs or -1, the monotonic time at its start, processes between it and the zygote
+CANCELLED_AT = BOARD.size  # a byte that the judge sets
+FAILED_AT = BOARD.size + 1  # a byte that the process of a test sets if it could not be confined
+JOB_AT = 64
+CRASH_HEAD = struct.Struct("<i")  # wait status of the submission as an exit code; the message follows
+SHARED_RECORD = struct.Struct("<IdI")  # test, seconds, length of the output that follows
+JOB_HEAD = struct.Struct("<BddQQIII")
+RESULT_HEAD = struct.Struct("<IBidII")
+_RESULT_FRAME = struct.Struct("<BI" + "IBidII")
 
 
 def frame(kind, body=b""):
     return FRAME.pack(kind, len(body)) + body
 
 
-def pack_job(in_judge, seconds, wall_cap, memory, output, processes, program, inputs):
-    """Times in seconds, sizes in bytes; `program` and `inputs` are bytes. `in_judge`: compile in another process."""
-    head = _JOB_HEAD.pack(in_judge, seconds, wall_cap, memory, output, processes, len(inputs), len(program))
+def pack_job(flags, seconds, wall_cap, memory, output, processes, program, inputs):
+    """Times in seconds, sizes in bytes; `program` and `inputs` are bytes."""
+    head = JOB_HEAD.pack(flags, seconds, wall_cap, memory, output, processes, len(inputs), len(program))
     lengths = struct.pack(f"<{len(inputs)}I", *map(len, inputs))
     return frame(JOB, b"".join((head, lengths, program, *inputs)))
 
 
-def unpack_job(body):
-    """(in_judge, [seconds, wall_cap, memory, output, processes], program, inputs)"""
-    in_judge, *limits, count, size = _JOB_HEAD.unpack_from(body)
-    at = _JOB_HEAD.size
-    lengths = struct.unpack_from(f"<{count}I", body, at)
-    at += 4 * count
-    program, inputs, at = body[at : at + size], [], at + size
-    for length in lengths:
-        inputs.append(body[at : at + length])
-        at += length
-    return in_judge, limits, program, inputs
-
-
-def pack_result(index, outcome, exit_status, seconds, output, error):
-    return frame(RESULT, _RESULT_HEAD.pack(index, outcome, exit_status, seconds, len(output)) + output + error)
+def pack_result(index, outcome, exit_status, seconds, output, error, value):
+    size = RESULT_HEAD.size + len(output) + len(error) + len(value)
+    head = _RESULT_FRAME.pack(RESULT, size, index, outcome, exit_status, seconds, len(output), len(error))
+    return b"".join((head, output, error, value))
 
 
 def unpack_result(body):
-    """(index, outcome, exit_status, seconds, output, error); exit_status is minus the signal that ended the program."""
-    index, outcome, exit_status, seconds, size = _RESULT_HEAD.unpack_from(body)
-    at = _RESULT_HEAD.size
-    if at + size > len(body):
-        raise ValueError("output longer than its frame")
-    return index, outcome, exit_status, seconds, body[at : at + size], body[at + size :]
+    """(index, outcome, exit_status, seconds, output, error, value); exit_status is minus the signal that ended the program."""
+    index, outcome, exit_status, seconds, output_size, error_size = RESULT_HEAD.unpack_from(body)
+    at = RESULT_HEAD.size
+    middle, end = at + output_size, at + output_size + error_size
+    if end > len(body):
+        raise ValueError("texts longer than their frame")
+    return index, outcome, exit_status, seconds, body[at:middle], body[middle:end], body[end:]
+
+
+def unpack_shared(body):
+    """[(index, seconds, output)] from a shared process, which may have been cut short anywhere."""
+    found, at = [], 0
+    while at + SHARED_RECORD.size <= len(body):
+        index, seconds, size = SHARED_RECORD.unpack_from(body, at)
+        at += SHARED_RECORD.size
+        if at + size > len(body):
+            break
+        found.append((index, seconds, body[at : at + size]))
+        at += size
+    return found

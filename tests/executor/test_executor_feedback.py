@@ -3,6 +3,8 @@ import dataclasses
 import pytest
 
 from executor import CODE_CONTESTS, Result, Test, TestResult, Verdict, feedback
+from executor.feedback import HUMANEVAL, MBPP
+from executor.types import AssertTest, CallTest
 
 REMINDER = (
     "Your code should be enclosed in triple backticks like so: ```python YOUR CODE HERE ```. "
@@ -92,3 +94,84 @@ def test_a_real_trace(judge):
         "ZeroDivisionError: integer division or modulo by zero\n"
         "\nGive it another try.\n" + REMINDER
     )
+
+
+FUNCTION_TESTS = [AssertTest("assert f(1) == 2\n"), CallTest("f", ("a", [2]), {1, 10}), AssertTest("assert f(3)")]
+
+
+def function_result(*judged):
+    failed = [test.verdict for test in judged if test.verdict not in (Verdict.OK, Verdict.SKIPPED)]
+    return Result(failed[0] if failed else Verdict.OK, judged, 0.1)
+
+
+def test_golden_text_of_function_tests():
+    trace = 'Traceback (most recent call last):\n  File "solution.py", line 1, in f\nZeroDivisionError: x\n'
+    judged = function_result(
+        TestResult(Verdict.WRONG_ANSWER, output="assert 3 == 2"),
+        TestResult(Verdict.OK),
+        TestResult(Verdict.RUNTIME_ERROR, error=trace),
+        TestResult(Verdict.TIMEOUT),
+        TestResult(Verdict.OUT_OF_MEMORY),
+        TestResult(Verdict.OUTPUT_LIMIT),
+        TestResult(Verdict.WRONG_ANSWER),
+        TestResult(Verdict.SKIPPED),
+    )
+    text = (
+        "Your code failed some test cases:\n"
+        "\n"
+        "- Failure: `assert f(1) == 2`:\n"
+        "`AssertionError: assert 3 == 2`\n"
+        "- Success: `assert f('a', [2]) == {1, 10}`\n"
+        "- Failure: `assert f(3)`:\n"
+        "Traceback (most recent call last):\n"
+        '  File "solution.py", line 1, in f\n'
+        "ZeroDivisionError: x\n"
+        "- Failure: `assert f(1) == 2`:\n"
+        "Execution took too long.\n"
+        "- Failure: `assert f('a', [2]) == {1, 10}`:\n"
+        "Out of memory.\n"
+        "- Failure: `assert f(3)`:\n"
+        "Too much output.\n"
+        "- Failure: `assert f(1) == 2`:\n"
+        "`AssertionError`\n"
+        "\n"
+        "Give it another try."
+    )
+    tests = (FUNCTION_TESTS * 3)[:8]
+    assert feedback(judged, tests, HUMANEVAL) == text
+    assert feedback(judged, tests, MBPP) == text + "\n" + REMINDER
+    one = feedback(judged, tests, dataclasses.replace(HUMANEVAL, max_failures=1))
+    assert one.count("Failure") == 1 and one.count("Success") == 1
+
+
+def test_function_tests_that_cannot_be_parsed_or_that_pass():
+    invalid = Result(Verdict.INVALID_PROGRAM, (TestResult(Verdict.INVALID_PROGRAM),), 0.0, "SyntaxError: x")
+    assert feedback(invalid, FUNCTION_TESTS[:1], HUMANEVAL) == "Could not parse your code.\nGive it another try."
+    assert feedback(invalid, FUNCTION_TESTS[:1], MBPP) == "Could not parse your code.\nGive it another try.\n" + REMINDER
+    assert feedback(function_result(TestResult(Verdict.OK)), FUNCTION_TESTS[:1], HUMANEVAL) == ""
+
+
+def test_long_asserts_and_messages_are_cut():
+    judged = function_result(TestResult(Verdict.WRONG_ANSWER, output="assert " + "b" * 5000))
+    text = feedback(judged, [AssertTest(f"assert f({'a' * 600})")], HUMANEVAL)
+    assert f"`assert f({'a' * 503}... (cut)`:" in text
+    assert f"`AssertionError: assert {'b' * (3 * 512 - 23)}... (cut)`" in text
+
+
+def test_addresses_are_alike_in_every_run():
+    texts = set()
+    for address in ("0x7f43e3afdd20", "0x55d1"):
+        judged = function_result(
+            TestResult(Verdict.WRONG_ANSWER, output=f"assert <Foo object at {address}> == 2"),
+            TestResult(Verdict.RUNTIME_ERROR, error=f"KeyError: <Foo object at {address}>"),
+        )
+        texts.add(feedback(judged, FUNCTION_TESTS[:2], MBPP))
+    (text,) = texts
+    assert text.count("<Foo object at 0x...>") == 2
+
+
+def test_a_template_must_fit_the_tests():
+    with pytest.raises(ValueError, match="'input', which AssertTest does not have"):
+        feedback(function_result(TestResult(Verdict.TIMEOUT)), FUNCTION_TESTS[:1], CODE_CONTESTS)
+    with pytest.raises(ValueError, match="'test', which Test does not have"):
+        feedback(result(Verdict.TIMEOUT), [Test("1", "2")], HUMANEVAL)

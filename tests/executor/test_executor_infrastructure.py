@@ -112,7 +112,7 @@ def test_a_worker_that_does_not_start_says_why(monkeypatch, tmp_path, script, me
     monkeypatch.setattr(executor.process, "START_SECONDS", 1.0)
     monkeypatch.setattr(executor.process, "CLOSE_SECONDS", 0.2)
     with pytest.raises(WorkerError, match=message):
-        WorkerProcess(str(tmp_path))
+        WorkerProcess(str(tmp_path), ())
     with pytest.raises(RuntimeError, match="did not start"):
         Pool(1)
 

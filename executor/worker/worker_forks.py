@@ -1,0 +1,169 @@
+"""A process for each test: forked from a zygote or a submission, given memory files as its streams, waited for, cleared up
+behind. Part of the worker: standard library only, imported by path.
+
+Each page of memory that either side writes to after the fork costs a copy, which is most of a test's time. Hence the plain
+loop, and the names bound once.
+"""
+
+import ctypes
+import os
+import resource
+import signal
+from os import SEEK_END, SEEK_SET, WNOHANG, chmod, close, fork, listdir, lseek, memfd_create, pread, pwrite, wait4, waitpid, write
+from time import monotonic
+
+from worker_processes import end_all_below, libc
+from worker_program import dropping, fail_setup, run_function, run_program, run_shared_program, start_program
+from worker_protocol import (
+    BOARD,
+    BROKEN,
+    CANCELLED_AT,
+    EXITED,
+    FAILED_AT,
+    FUNCTIONS,
+    NO_MEMORY,
+    SHARED,
+    TIMED_OUT,
+    TOO_MUCH_OUTPUT,
+    frame,
+    pack_result,
+)
+from worker_scratch import empty_directory
+from worker_values import decode, encode
+
+ERROR_HEAD, ERROR_TAIL = 8 << 10, 24 << 10
+SHARED_OUTPUT = 64 << 20
+LARGEST_COPIED = 1 << 16
+NOT_CANCELLED = b"\0"
+_CLONE = {"x86_64": 56, "aarch64": 220}
+_CLONE_NEW_PID_SIGCHLD = 0x20000000 | signal.SIGCHLD
+
+pack_board = BOARD.pack
+
+
+def run_each(job, depth, jail, code, work, tell):
+    """Run the program on each input in a fork of its own; the last RESULT frame, all others are told.
+
+    Stops early if the judge says so.
+    """
+    functions, source, table, limits = work.flags & FUNCTIONS, work.source, work.table, work.limits
+    memory_limit, output_limit = limits[2] >> 10, limits[3]  # in KiB and bytes
+    user, drop = dropping(jail)
+    last, errors, value, payload, returned = b"", memfd_create("stderr"), -1, b"", b""
+    for index, (offset, size) in enumerate(work.places):
+        if pread(job, 1, CANCELLED_AT) != NOT_CANCELLED:
+            break
+        if last:
+            tell(last)
+        chmod(".", 0o700)
+        if listdir("."):
+            empty_directory(jail.scratch)
+        stdin, stdout = memfd_create("stdin"), memfd_create("stdout")
+        if functions:
+            value, payload = memfd_create("value"), pread(job, size, offset)
+        elif size <= LARGEST_COPIED:
+            write(stdin, pread(job, size, offset))
+            lseek(stdin, 0, SEEK_SET)
+        else:
+            copy_range(job, offset, size, stdin)
+        started = monotonic()
+        pwrite(job, pack_board(index, started, depth), 0)
+        pid = fork()
+        if pid == 0:
+            try:
+                start_program(stdin, stdout, errors, value, table, user, drop)
+            except BaseException as error:
+                fail_setup(job, error)
+            if functions:
+                run_function(code, source, payload, encode, decode)
+            run_program(code, source)
+        _, status, usage = wait4(pid, 0)
+        seconds = monotonic() - started
+        try:
+            waitpid(-1, WNOHANG)
+        except ChildProcessError:
+            pass  # nothing is left behind
+        else:
+            end_all_below(jail.inside)
+        written, complained = lseek(stdout, 0, SEEK_END), lseek(errors, 0, SEEK_END)
+        output, error = pread(stdout, output_limit, 0), b""
+        if complained:
+            error = read_ends(errors, complained)
+            close(errors)
+            errors = memfd_create("stderr")
+        close(stdin)
+        close(stdout)
+        if functions:
+            returned = pread(value, output_limit, 0)
+            close(value)
+        outcome, exit_status, peak = EXITED, 0, usage[2]
+        if status or written > output_limit or complained > output_limit or peak > memory_limit:
+            exit_status = os.waitstatus_to_exitcode(status)
+            outcome = classify(exit_status, max(written, complained), error, peak << 10, limits)
+            if pread(job, 1, FAILED_AT) != b"\0":
+                outcome = BROKEN
+        last = pack_result(index, outcome, exit_status, seconds, output, error, returned)
+    close(errors)
+    return last
+
+
+def run_shared(job, depth, jail, code, work, tell):
+    """Run the program on all inputs in one fork; the SHARED frame with the outputs of those that ended well."""
+    inputs = [pread(job, size, offset) for offset, size in work.places]
+    stdin, stdout, errors, value = files = [memfd_create(name) for name in ("stdin", "stdout", "stderr", "value")]
+    table = [(kind, (SHARED_OUTPUT,) * 2 if kind == resource.RLIMIT_FSIZE else limit) for kind, limit in work.table]
+    started = monotonic()
+    pwrite(job, pack_board(0, started, depth), 0)
+    pid = fork()
+    if pid == 0:
+        try:
+            start_program(stdin, stdout, errors, value, table, *dropping(jail))
+        except BaseException as error:
+            fail_setup(job, error)
+        run_shared_program(code, inputs, started)
+    waitpid(pid, 0)
+    end_all_below(jail.inside)
+    output = pread(value, SHARED_OUTPUT, 0)
+    for file in files:
+        close(file)
+    return frame(SHARED, output)
+
+
+def copy_range(source, offset, size, target):
+    end = offset + size
+    while offset < end:
+        offset += os.sendfile(target, source, offset, end - offset)
+    lseek(target, 0, SEEK_SET)
+
+
+def read_ends(file, size):
+    """The head and the tail of a memory file."""
+    if size <= ERROR_HEAD + ERROR_TAIL:
+        return pread(file, size, 0)
+    return pread(file, ERROR_HEAD, 0) + b"\n...\n" + pread(file, ERROR_TAIL, size - ERROR_TAIL)
+
+
+def classify(exit_status, output_bytes, error, peak_bytes, limits):
+    """What stopped a program that ended by itself."""
+    if exit_status == -signal.SIGXFSZ or output_bytes > limits[3]:
+        return TOO_MUCH_OUTPUT
+    if exit_status == -signal.SIGXCPU:
+        return TIMED_OUT
+    if peak_bytes > limits[2] or (exit_status == 1 and error.rstrip().rpartition(b"\n")[2].startswith(b"MemoryError")):
+        return NO_MEMORY
+    return EXITED
+
+
+def fork_into_new_pid_namespace():
+    """As os.fork, but the child is the first process of a new PID namespace: nothing in there can end it."""
+    python = ctypes.pythonapi
+    python.PyOS_BeforeFork()
+    pid = libc.syscall(ctypes.c_long(_CLONE[os.uname().machine]), ctypes.c_long(_CLONE_NEW_PID_SIGCHLD), None, None, None, None)
+    if pid == 0:
+        python.PyOS_AfterFork_Child()
+        return 0
+    error = ctypes.get_errno()
+    python.PyOS_AfterFork_Parent()
+    if pid < 0:
+        raise OSError(error, os.strerror(error))
+    return pid

@@ -1,0 +1,295 @@
+"""The layers around programs, put up one after the other. Part of the worker: standard library only, imported by path.
+
+Setting a layer up is how it is probed: a layer that fails says why, and the judge starts again without it.
+"""
+
+import collections
+import ctypes
+import os
+import resource
+import signal
+import struct
+import sys
+
+from worker_landlock import restrict
+from worker_processes import PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_PDEATHSIG, libc, prctl
+from worker_seccomp import install_filter
+
+# Layers that can be missing, in the order in which they are put up. Having a process and limits of its own cannot.
+LAYERS = (
+    "user namespace", "mount namespace", "network namespace", "ipc namespace", "pid namespace", "cgroup", "root", "session",
+    "scratch", "user", "landlock", "seccomp",
+)  # fmt: skip
+# What a layer cannot do without.
+NEEDS = {"root": "mount namespace", "scratch": "root"}
+NAMESPACES = {
+    "mount namespace": 0x00020000,
+    "network namespace": 0x40000000,
+    "ipc namespace": 0x08000000 | 0x04000000,  # and the host's name
+    "pid namespace": 0x20000000,
+}
+NEW_USER = 0x10000000
+
+SCRATCH_BYTES, SCRATCH_INODES = 64 << 20, 4096
+MOST_DESCRIPTORS = 64
+STACK_BYTES = 120 << 20
+SCRATCH_IN_JAIL = "/tmp"
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+_FILES = ("/etc/ld.so.cache", "/etc/localtime")
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
+_MNT_DETACH = 2
+_MOUNT_SETATTR = 442
+_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+_AT_RECURSIVE = 0x8000
+_CAPABILITY_HEADER = struct.pack("<Ii", 0x20080522, 0)
+_CAP_DAC_READ_SEARCH, _CAP_SYS_ADMIN = 2, 21
+
+# layers: the names of those that are on. judge, zygote, program: user ids that the zygote and the programs have outside; None
+# where they are ours. inside: the user id that programs have where they are. root: a directory for this worker alone.
+Jail = collections.namedtuple("Jail", "layers zygote_user program_user inside root scratch packages keep_reading")
+
+
+class LayerFailed(Exception):
+    """A layer, and why it cannot be had."""
+
+
+def layer(name, step, *arguments):
+    """Call `step`. Raises LayerFailed, naming the layer, for whatever it raises."""
+    try:
+        step(*arguments)
+    except Exception as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise LayerFailed(name, f"{step.__name__.strip('_')}: {why}") from error
+
+
+def may_administer():
+    """Whether this process can make namespaces without a user namespace."""
+    with open("/proc/self/status", encoding="ascii") as status:
+        effective = next(line for line in status if line.startswith("CapEff:"))
+    return bool(int(effective.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
+
+
+def plan_jail(layers, root, packages):
+    """The Jail with `layers`, less those that lack what they need; {name: why} of the latter."""
+    layers, why = set(layers), {}
+    for name, needed in NEEDS.items():
+        if name in layers and needed not in layers:
+            layers.discard(name)
+            why[name] = f"needs {needed}"
+    is_root = os.geteuid() == 0
+    if "user" in layers and not is_root:
+        layers.discard("user")
+        why["user"] = "only root can give programs a user id of their own"
+    zygote_user = program_user = None
+    if is_root and "user" in layers:
+        program_user, keep_reading = _choose_user("root" in layers)
+        if program_user is None:
+            layers.discard("user")
+            why["user"] = "no other user id can run the interpreter"
+        zygote_user = program_user and program_user - 1
+        if keep_reading and "user namespace" in layers:
+            layers.discard("user namespace")
+            why["user namespace"] = "the interpreter is in a private directory, which only the real root may read"
+    else:
+        keep_reading = False
+    inside = program_user
+    if "user namespace" in layers:
+        inside = 1 if program_user is not None else None
+    scratch = SCRATCH_IN_JAIL if "root" in layers else os.path.join(root, "scratch")
+    if "root" not in layers and program_user is not None:
+        os.chmod(root, 0o711)
+        if "user namespace" in layers:
+            os.chown(root, zygote_user, zygote_user)
+    return Jail(frozenset(layers), zygote_user, program_user, inside, root, scratch, packages, keep_reading), why
+
+
+def _choose_user(in_jail):
+    """(user, keep_reading): a user id that this machine accepts, and whether it must keep the right to read private files."""
+    for user in (0x30000001 + 2 * os.getpid(), 20001 + 2 * (os.getpid() % 20000)):
+        for keep_reading in (False,) if in_jail else (False, True):
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    drop_privileges(user, keep_reading)
+                    for path in () if in_jail else (os.__file__, resource.__file__):
+                        open(path, "rb").close()
+                    os._exit(0)
+                finally:
+                    os._exit(1)
+            if os.waitpid(pid, 0)[1] == 0:
+                return user, keep_reading
+    return None, False
+
+
+# ---- namespaces and mounts -------------------------------------------------------------------------------------------
+
+
+def _check(result):
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def _unshare(flag):
+    _check(libc.unshare(ctypes.c_int(flag)))
+
+
+def enter_user_namespace(ask_for_map):
+    """Enter a new user namespace. `ask_for_map()` returns when the judge has mapped the user ids."""
+    _unshare(NEW_USER)
+    ask_for_map()
+
+
+def map_users(pid, jail):
+    """The judge's part: say who the users of the new user namespace of `pid` are outside."""
+    if jail.program_user is not None:
+        users = groups = f"0 {jail.zygote_user} 1\n1 {jail.program_user} 1\n"
+    else:
+        users, groups = f"{os.geteuid()} {os.geteuid()} 1\n", f"{os.getegid()} {os.getegid()} 1\n"
+        if os.geteuid() != 0:
+            with open(f"/proc/{pid}/setgroups", "w") as file:
+                file.write("deny")
+    for name, text in (("uid_map", users), ("gid_map", groups)):
+        with open(f"/proc/{pid}/{name}", "w") as file:
+            file.write(text)
+
+
+def enter_namespaces(jail):
+    """Enter those of NAMESPACES that are on. The PID namespace begins with the next fork."""
+    for name, flag in NAMESPACES.items():
+        if name in jail.layers:
+            layer(name, _unshare, flag)
+
+
+def _mount(source, target, kind=None, flags=0, options=None):
+    encoded = [None if text is None else os.fsencode(text) for text in (source, target, kind, options)]
+    _check(libc.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3]))
+
+
+def readable_paths(packages):
+    """Directories and files that an interpreter needs, none inside another."""
+    library = os.path.dirname(os.path.realpath(os.__file__))
+    paths = [library, os.path.join(sys.base_prefix, "lib"), os.path.dirname(resource.__file__)]
+    paths += ["/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/share/zoneinfo", *_FILES, *packages]
+    found = []
+    for path in sorted({os.path.realpath(path) for path in paths if os.path.exists(path)}):
+        if not any(path.startswith(other + "/") for other in found):
+            found.append(path)
+    return found
+
+
+def enter_root(jail):
+    """Make a root of memory that holds what an interpreter needs, read-only, and a scratch directory; move there."""
+    new = jail.root
+    os.umask(0o022)  # programs, who are others, must find their way
+    _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
+    _mount("root", new, "tmpfs", _MS_NOSUID, "size=1m,nr_inodes=1k,mode=755")
+    for path in (*readable_paths(jail.packages), *_DEVICES):
+        _bind(path, new + path, _MS_NOSUID if path in _DEVICES else _MS_NOSUID | _MS_NODEV)
+    for path in ("/lib", "/lib64"):
+        if os.path.islink(path):
+            os.symlink(os.readlink(path), new + path)
+    os.makedirs(new + "/proc")
+    try:
+        _mount("proc", new + "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, "hidepid=invisible,subset=pid")
+    except OSError:
+        pass  # programs do without it, but for /dev/stdin
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        os.symlink(f"/proc/self/fd/{descriptor}", f"{new}/dev/{name}")
+    os.symlink("/proc/self/fd", new + "/dev/fd")
+    scratch = new + jail.scratch
+    os.makedirs(scratch)
+    options = f"size={SCRATCH_BYTES},nr_inodes={SCRATCH_INODES},mode=700"
+    _mount("scratch", scratch, "tmpfs", _MS_NOSUID | _MS_NODEV, options)
+    if jail.program_user is not None:
+        os.chown(scratch, jail.program_user, jail.program_user)
+    _mount("none", new, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID)
+    os.chdir(new)
+    _check(libc.syscall(ctypes.c_long(_PIVOT_ROOT[os.uname().machine]), b".", b"."))
+    _check(libc.umount2(b".", _MNT_DETACH))
+    os.chdir("/")
+    os.umask(0o077)
+
+
+def _bind(source, target, flags):
+    if os.path.isdir(source):
+        os.makedirs(target, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        open(target, "x").close()
+    _mount(source, target, None, _MS_BIND | _MS_REC)
+    attributes = struct.pack("<QQQQ", flags | (0 if source in _DEVICES else _MS_RDONLY), 0, 0, 0)
+    _check(
+        libc.syscall(
+            ctypes.c_long(_MOUNT_SETATTR), ctypes.c_int(-100), os.fsencode(target), ctypes.c_uint(_AT_RECURSIVE), attributes,
+            ctypes.c_size_t(len(attributes)),
+        )
+    )  # fmt: skip
+
+
+# ---- what binds the process itself -----------------------------------------------------------------------------------
+
+
+def bind_zygote(jail):
+    """The last steps: the zygote's own users and limits, then the rules that programs inherit."""
+    if "session" in jail.layers:
+        layer("session", os.setsid)
+    if jail.zygote_user is not None and "user namespace" in jail.layers:
+        layer("user", _become_zygote)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    prctl(PR_SET_DUMPABLE, 0)  # its memory is nobody's to read
+    for kind, limit in (
+        (resource.RLIMIT_NOFILE, MOST_DESCRIPTORS),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_STACK, STACK_BYTES),
+        (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_MEMLOCK, 1 << 16),
+    ):
+        ceiling = resource.getrlimit(kind)[1]
+        limit = limit if ceiling == resource.RLIM_INFINITY else min(limit, ceiling)
+        resource.setrlimit(kind, (limit, limit))
+    if "landlock" in jail.layers:
+        readable = ["/"] if "root" in jail.layers else [*readable_paths(jail.packages), *_DEVICES, "/proc/self"]
+        layer("landlock", restrict, readable, [jail.scratch, *_DEVICES])
+    if "seccomp" in jail.layers:
+        out_of_reach = "pid namespace" in jail.layers or jail.program_user is not None
+        layer("seccomp", install_filter, out_of_reach)
+    suspects = [name for name in ("user", "root", "landlock") if name in jail.layers]
+    if suspects:
+        layer(suspects[0], _prove_readable, jail)
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after every change of user, which disarms it
+
+
+def _prove_readable(jail):
+    """Raises PermissionError if a program could not import a module."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            drop_privileges(jail.inside, jail.keep_reading)
+            for module in (os, resource):
+                open(module.__file__, "rb").close()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    if os.waitpid(pid, 0)[1] != 0:
+        raise PermissionError("programs could not read the interpreter's own files")
+
+
+def _become_zygote():
+    os.setgroups([])
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+
+
+def drop_privileges(user, keep_reading):
+    """Become `user` if that is one, and give up every capability but, where needed, that to read a private interpreter."""
+    if keep_reading:
+        prctl(PR_SET_KEEPCAPS, 1)
+    if user is not None:
+        if not keep_reading and os.getuid() == 0:
+            os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+    if user is None or keep_reading:
+        kept = 1 << _CAP_DAC_READ_SEARCH if keep_reading else 0
+        if libc.capset(_CAPABILITY_HEADER, struct.pack("<6I", kept, kept, 0, 0, 0, 0)) != 0:
+            raise OSError(ctypes.get_errno(), "capset")

