@@ -93,8 +93,8 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _show_isolation(isolation: Isolation) -> None:
-    rows = [[layer.name, "on" if layer.on else "off", layer.why, LAYERS[layer.name]] for layer in isolation.layers]
-    show_table(["layer", "", "why", "keeps a program from"], rows)
+    rows = [[layer.name, "on" if layer.on else "off", LAYERS[layer.name], layer.why] for layer in isolation.layers]
+    show_table(["layer", "", "keeps a program from", "why it is off"], rows)
     print(f"\nLevel {isolation.level} of {len(LEVELS) - 1}: {LEVELS[isolation.level]}.\n", flush=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from executor.isolation import read_report
 from executor.judging import Outcome
 from executor.types import Limits
+from executor.worker.worker_cgroup import group_name, group_paths, remove_group
 from executor.worker.worker_protocol import (
     BROKEN,
     CANCEL,
@@ -165,6 +167,11 @@ class WorkerProcess:
             self._process.wait()
         if self._log.closed:
             return ""
+        if self._process.returncode != 0:  # it did not clear up
+            try:
+                remove_group(group_paths(group_name(os.getpid(), self.pid)).values())
+            except (OSError, RuntimeError):
+                pass  # no control groups here
         self._log.seek(0)
         text = self._log.read(4096).decode("utf-8", "replace").strip()
         self._log.close()

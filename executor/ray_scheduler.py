@@ -19,7 +19,7 @@ from executor.pool import Pool
 from executor.types import Job, Result, Timings
 
 LOOK_SECONDS = 1.0  # how often the list of nodes is read
-POLL_SECONDS = 5.0  # how long a node with nothing to tell waits before it says so
+POLL_SECONDS = 2.0  # how long a node with nothing to tell waits before it says so
 SILENCE_SECONDS = 60.0  # a node that says nothing for so long is lost
 RETRY_SECONDS = 10.0  # a node whose actor did not start is left alone for so long
 CLOSE_SECONDS = 5.0  # how long the actors may take to leave
@@ -167,7 +167,7 @@ class Scheduler:
             options = {"num_cpus": min(node.workers, processors), "scheduling_strategy": here, "max_concurrency": 4}
             node.actor = self._actor.options(**options).remote(node.workers, self._options)
         except Exception as error:
-            self._lose(node, str(error))
+            self._lose(node, _reason(error))
         else:
             self._call(node, "isolation")
 
@@ -176,7 +176,7 @@ class Scheduler:
         try:
             answer = getattr(node.actor, method).remote(*arguments).future()
         except Exception as error:
-            self._lose(node, str(error))
+            self._lose(node, _reason(error))
         else:
             answer.add_done_callback(lambda answer: self.events.put((node, method, answer)))
 
@@ -185,7 +185,7 @@ class Scheduler:
             return  # lost before; its jobs are elsewhere
         error = answer.exception()
         if error is not None:
-            self._lose(node, str(error))
+            self._lose(node, _reason(error))
             return
         node.heard = time.monotonic()
         if method == "isolation":
@@ -209,10 +209,12 @@ class Scheduler:
         if node.isolation is None:
             self._failure = f"node {node.name}: {why}"
             self._retry_at[node.id] = time.monotonic() + RETRY_SECONDS
-        elif self._ready():
-            self._note_isolation()
         else:
-            self._alone_since = time.monotonic()
+            self._looked = float("-inf")  # perhaps only the actor is gone: look at once
+            if self._ready():
+                self._note_isolation()
+            else:
+                self._alone_since = time.monotonic()
         suspects = sum(entry.losses > 0 for entry in node.jobs.values())
         again = []
         for entry in node.jobs.values():
@@ -322,3 +324,8 @@ class Scheduler:
             self._kill(node)
         if not self.started.done():
             self.started.set_exception(RuntimeError("the pool was closed"))
+
+
+def _reason(error: BaseException) -> str:
+    """Ray tells a long story, and what happened at its end."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()

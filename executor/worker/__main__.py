@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 
-from worker_cgroup import ControlGroup
+from worker_cgroup import ControlGroup, group_name, remove_group
 from worker_jail import (
     LAYERS,
     SCRATCH_BYTES,
@@ -60,6 +60,7 @@ from worker_protocol import (
 )
 from worker_program import open_streams, rehearse
 from worker_scratch import empty_directory, enter_scratch
+from worker_trace import describe
 from worker_zygote import Zygote, serve
 
 CHANNEL = 3
@@ -109,7 +110,7 @@ class Worker:
         self.jobs = 0
         if "cgroup" in self.wanted:
             try:
-                self.group = ControlGroup(f"executor-{parent}-{os.getpid()}")
+                self.group = ControlGroup(group_name(parent, os.getpid()))
             except (OSError, RuntimeError) as error:
                 self.drop("cgroup", str(error))
         while not self.start_zygote():
@@ -190,7 +191,7 @@ class Worker:
     def close(self):
         self.stop_zygote()
         if self.group is not None:
-            self.group.remove()
+            remove_group(self.group.paths.values())
         scratch = os.path.join(self.root, "scratch")
         above = [os.path.dirname(self.root)] if os.getppid() != self.parent else []  # a dead pool's, once it is empty
         for path in (scratch, self.root, *above):
@@ -341,7 +342,7 @@ class Watch:
             self.end_test(test, depth, BROKEN)
         elif self.memory_used(pids) > self.memory:
             self.end_test(test, depth, NO_MEMORY)
-        elif "scratch" not in self.worker.jail.layers and tree_bytes(self.worker.jail.scratch) > SCRATCH_BYTES:
+        elif "root" not in self.worker.jail.layers and tree_bytes(self.worker.jail.scratch) > SCRATCH_BYTES:
             self.end_test(test, depth, TOO_MUCH_OUTPUT)
         return left
 
@@ -420,6 +421,9 @@ def become_zygote(jail, orders, answers, bell, job):
         rehearse()
     except LayerFailed as failure:
         say("failed", *failure.args)
+        os._exit(1)
+    except Exception as error:
+        say("failed", "set-up", describe(error).replace("\n", " "))
         os._exit(1)
     gc.collect()
     gc.disable()

@@ -4,7 +4,9 @@ Version 2 needs the controllers delegated to our group; version 1 needs the righ
 """
 
 import os
+import time
 
+_PREFIX = "executor-"
 MEMORY_SLACK = 64 << 20  # above the limit of a program: the zygote, and what the judge sees before the kernel acts
 PROCESS_SLACK = 16
 
@@ -14,8 +16,9 @@ class ControlGroup:
 
     def __init__(self, name):
         self.memory_limit, self.process_limit = 0, 0
-        self.paths = _places(name)
+        self.paths = group_paths(name)
         made = []
+        sweep(self.paths.values())
         try:
             for path in dict.fromkeys(self.paths.values()):
                 os.mkdir(path)
@@ -59,17 +62,40 @@ class ControlGroup:
                 continue
         return 0
 
-    def remove(self):
-        """Called when no process is left in the group."""
-        for path in dict.fromkeys(self.paths.values()):
+
+
+def group_name(parent, judge):
+    """Of the group of a worker: the process ids of the pool and of the judge."""
+    return f"{_PREFIX}{parent}-{judge}"
+
+
+def remove_group(paths):
+    """Remove the group at `paths`, once no process is left in it; the kernel may take a moment to see that."""
+    for path in dict.fromkeys(paths):
+        for _ in range(50):
             try:
                 os.rmdir(path)
+                break
+            except FileNotFoundError:
+                break
             except OSError:
-                pass  # the kernel may take a moment more; the pool tries again
+                time.sleep(0.01)
 
 
-def _places(name):
-    """{controller: directory of the group to make}."""
+def sweep(paths):
+    """Remove the groups beside those at `paths` whose pool and judge have both been killed."""
+    for parent in {os.path.dirname(path) for path in paths}:
+        for name in os.listdir(parent):
+            pids = name.removeprefix(_PREFIX).split("-")
+            if name.startswith(_PREFIX) and not any(os.path.exists(f"/proc/{pid}") for pid in pids):
+                try:
+                    os.rmdir(os.path.join(parent, name))
+                except OSError:
+                    pass  # not empty, or not ours
+
+
+def group_paths(name):
+    """{controller: directory of the group `name`}. Raises RuntimeError where there is no such controller."""
     mounts = {}
     with open("/proc/self/mountinfo") as file:
         for line in file:

@@ -13,7 +13,7 @@ import sys
 
 from worker_landlock import restrict
 from worker_processes import PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_PDEATHSIG, libc, prctl
-from worker_seccomp import install_filter
+from worker_seccomp import build_filter, install_filter
 
 # Layers that can be missing, in the order in which they are put up. Having a process and limits of its own cannot.
 LAYERS = (
@@ -33,7 +33,7 @@ NEW_USER = 0x10000000
 SCRATCH_BYTES, SCRATCH_INODES = 64 << 20, 4096
 MOST_DESCRIPTORS = 64
 STACK_BYTES = 120 << 20
-SCRATCH_IN_JAIL = "/tmp"
+SCRATCH_IN_JAIL = "/scratch"
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _FILES = ("/etc/ld.so.cache", "/etc/localtime")
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
@@ -92,15 +92,24 @@ def plan_jail(layers, root, packages):
             why["user namespace"] = "the interpreter is in a private directory, which only the real root may read"
     else:
         keep_reading = False
+    if "root" in layers and not can_end_all(layers, program_user):
+        layers -= {"root", "scratch"}
+        why["root"] = why["scratch"] = "needs pid namespace or user: without them, what a program leaves behind is found in /proc"
     inside = program_user
     if "user namespace" in layers:
         inside = 1 if program_user is not None else None
     scratch = SCRATCH_IN_JAIL if "root" in layers else os.path.join(root, "scratch")
+    if "root" not in layers:
+        os.makedirs(scratch, exist_ok=True)
     if "root" not in layers and program_user is not None:
         os.chmod(root, 0o711)
-        if "user namespace" in layers:
-            os.chown(root, zygote_user, zygote_user)
+        os.chown(scratch, program_user, program_user)
     return Jail(frozenset(layers), zygote_user, program_user, inside, root, scratch, packages, keep_reading), why
+
+
+def can_end_all(layers, program_user):
+    """Whether one call ends all that a program leaves behind; see `worker_processes.end_all_below`."""
+    return "pid namespace" in layers or program_user is not None
 
 
 def _choose_user(in_jail):
@@ -197,9 +206,11 @@ def enter_root(jail):
         os.symlink(f"/proc/self/fd/{descriptor}", f"{new}/dev/{name}")
     os.symlink("/proc/self/fd", new + "/dev/fd")
     scratch = new + jail.scratch
-    os.makedirs(scratch)
-    options = f"size={SCRATCH_BYTES},nr_inodes={SCRATCH_INODES},mode=700"
-    _mount("scratch", scratch, "tmpfs", _MS_NOSUID | _MS_NODEV, options)
+    os.mkdir(scratch)
+    if not os.path.exists(new + "/tmp"):
+        os.symlink(jail.scratch, new + "/tmp")
+    bounds = f"size={SCRATCH_BYTES},nr_inodes={SCRATCH_INODES}," if "scratch" in jail.layers else ""
+    _mount("scratch", scratch, "tmpfs", _MS_NOSUID | _MS_NODEV, bounds + "mode=700")
     if jail.program_user is not None:
         os.chown(scratch, jail.program_user, jail.program_user)
     _mount("none", new, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID)
@@ -248,15 +259,25 @@ def bind_zygote(jail):
         limit = limit if ceiling == resource.RLIM_INFINITY else min(limit, ceiling)
         resource.setrlimit(kind, (limit, limit))
     if "landlock" in jail.layers:
-        readable = ["/"] if "root" in jail.layers else [*readable_paths(jail.packages), *_DEVICES, "/proc/self"]
+        readable = ["/"] if "root" in jail.layers else [*readable_paths(jail.packages), *_DEVICES]
+        if not can_end_all(jail.layers, jail.program_user):
+            readable.append("/proc")  # where the zygote looks for what a program leaves behind
         layer("landlock", restrict, readable, [jail.scratch, *_DEVICES])
     if "seccomp" in jail.layers:
-        out_of_reach = "pid namespace" in jail.layers or jail.program_user is not None
-        layer("seccomp", install_filter, out_of_reach)
+        layer("seccomp", _filter_calls)
     suspects = [name for name in ("user", "root", "landlock") if name in jail.layers]
     if suspects:
         layer(suspects[0], _prove_readable, jail)
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after every change of user, which disarms it
+
+
+def _filter_calls():
+    machine = os.uname().machine
+    try:
+        code = build_filter(machine)
+    except KeyError:
+        raise RuntimeError(f"no table of system calls for {machine}") from None
+    install_filter(code)
 
 
 def _prove_readable(jail):

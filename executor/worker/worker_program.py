@@ -15,6 +15,7 @@ from resource import setrlimit
 from worker_jail import MOST_DESCRIPTORS, drop_privileges
 from worker_processes import PR_SET_PDEATHSIG, prctl
 from worker_protocol import FAILED_AT, JOB_AT, SHARED_RECORD
+from worker_seccomp import build_signal_filter, install_filter
 from worker_trace import describe, format_chain
 
 ADDRESS_HEADROOM = 1 << 30  # thread stacks and allocator arenas are reserved, seldom used
@@ -70,6 +71,8 @@ def dropping(jail):
         drop_privileges(jail.inside, jail.keep_reading)
         if "pid namespace" not in jail.layers:
             prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which disarms it
+            if "seccomp" in jail.layers and jail.inside is None:
+                install_filter(build_signal_filter(os.uname().machine, os.getpid()))
 
     # In a user namespace a change of user takes the zygote's rights away, and the end of a PID namespace's first process ends all.
     simple = jail.inside is not None and {"user namespace", "pid namespace"} <= jail.layers

@@ -8,7 +8,8 @@ def enter_scratch(path, user):
     os.chdir("/")
     if os.path.islink(path):
         os.unlink(path)
-    os.makedirs(path, 0o700, exist_ok=True)
+    if not os.path.isdir(path):
+        os.mkdir(path, 0o700)
     empty_directory(path)
     if user is not None:
         os.chown(path, user, user)

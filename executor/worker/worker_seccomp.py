@@ -7,7 +7,6 @@ once, serves the zygote and the programs alike; the kernel caches what does not 
 
 import ctypes
 import errno
-import os
 import struct
 
 from worker_processes import PR_SET_NO_NEW_PRIVS, libc, prctl
@@ -82,7 +81,7 @@ _REFUSED = """
     shmctl 31 195 | shmget 29 194 | socket 41 198 | sync 162 81 | swapoff 168 225 | swapon 167 224 | syslog 103 116 |
     umount2 166 39 | unshare 272 97 | userfaultfd 323 282 | vhangup 153 58
 """
-_SIGNALS = ("kill", "tgkill", "tkill", "pidfd_send_signal")
+_SIGNALS = ("kill", "tgkill", "tkill", "pidfd_send_signal", "rt_sigqueueinfo", "rt_tgsigqueueinfo")
 
 
 def _numbers(table, column):
@@ -90,15 +89,22 @@ def _numbers(table, column):
     return {row[0]: int(row[column]) for row in rows if row[column] != "-"}
 
 
-def build_filter(machine, may_signal):
-    """The filter's instructions as bytes. Raises KeyError for a machine without a table.
+def _beginning(architecture):
+    """Instructions that end a process of another architecture, and load the number of the call."""
+    return [
+        (_LOAD, 0, 0, _ARCHITECTURE_AT),
+        (_JUMP_EQUAL, 1, 0, architecture),
+        (_RETURN, 0, 0, _KILL),
+        (_LOAD, 0, 0, _NUMBER_AT),
+    ]
 
-    may_signal: whether signals may be sent; only where others of this user are out of reach.
-    """
+
+def build_filter(machine):
+    """The filter's instructions. Raises KeyError for a machine without a table."""
     architecture, column = _MACHINES[machine]
     allowed, refused = _numbers(_ALLOWED, column), _numbers(_REFUSED, column)
     refuse, unknown = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS
-    code = [(_LOAD, 0, 0, _ARCHITECTURE_AT), (_JUMP_EQUAL, 1, 0, architecture), (_RETURN, 0, 0, _KILL), (_LOAD, 0, 0, _NUMBER_AT)]
+    code = _beginning(architecture)
     if machine == "x86_64":
         code += [(_JUMP_GREATER_EQUAL, 0, 1, _X32_BIT), (_RETURN, 0, 0, unknown)]
 
@@ -130,14 +136,27 @@ def build_filter(machine, may_signal):
             (_RETURN, 0, 0, refuse),
             (_RETURN, 0, 0, _ALLOW),
         )
-    if not may_signal:
-        for name in _SIGNALS:
-            when(allowed.pop(name), (_RETURN, 0, 0, refuse))
     # Ranges of numbers that fare alike, so that the filter stays short.
     for first, last, action in _ranges(allowed.values(), refused.values(), refuse):
         code += [(_JUMP_GREATER_EQUAL, 0, 2, first), (_JUMP_GREATER_EQUAL, 1, 0, last + 1), (_RETURN, 0, 0, action)]
-    code.append((_RETURN, 0, 0, unknown))
-    return b"".join(struct.pack("<HBBI", *instruction) for instruction in code)
+    return [*code, (_RETURN, 0, 0, unknown)]
+
+
+def build_signal_filter(machine, pid):
+    """A filter that lets a process send signals to `pid`, itself, alone: for where others of its user are in reach."""
+    architecture, column = _MACHINES[machine]
+    allowed = _numbers(_ALLOWED, column)
+    code = _beginning(architecture)
+    for name in _SIGNALS:
+        if name in allowed:
+            code += [
+                (_JUMP_EQUAL, 0, 4, allowed[name]),
+                (_LOAD, 0, 0, _ARGUMENT_AT),
+                (_JUMP_EQUAL, 1, 0, pid),
+                (_RETURN, 0, 0, _ERRNO | errno.EPERM),
+                (_RETURN, 0, 0, _ALLOW),
+            ]
+    return [*code, (_RETURN, 0, 0, _ALLOW)]
 
 
 def _ranges(allowed, refused, refuse):
@@ -155,10 +174,10 @@ class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
 
 
-def install_filter(may_signal):
-    """Bind this process and its descendants. Raises OSError where the kernel, KeyError where the machine has no support."""
-    instructions = build_filter(os.uname().machine, may_signal)
+def install_filter(code):
+    """Bind this process and its descendants by the instructions `code`. Raises OSError where the kernel has no support."""
+    instructions = b"".join(struct.pack("<HBBI", *instruction) for instruction in code)
     prctl(PR_SET_NO_NEW_PRIVS, 1)
-    program = _Program(len(instructions) // 8, instructions)
+    program = _Program(len(code), instructions)
     if libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(program), 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "seccomp")

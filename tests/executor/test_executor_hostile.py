@@ -70,7 +70,10 @@ SPACE = {
     "sparse_file": ("open('x', 'wb').truncate(1 << 40)", "OUTPUT_LIMIT RUNTIME_ERROR"),
     "sparse_output": ("import os\nos.ftruncate(1, 1 << 40)\nprint(2)", "OUTPUT_LIMIT RUNTIME_ERROR"),
     "distant_output": ("import os\nos.lseek(1, 1 << 40, 0)\nos.write(1, b'2')", "OUTPUT_LIMIT RUNTIME_ERROR"),
-    "mapped_memory": ("import mmap\nm = mmap.mmap(-1, 1 << 30)\nwhile True: m.write(b'1' * 4096)", "OUT_OF_MEMORY RUNTIME_ERROR"),
+    "mapped_memory": (
+        "import mmap\nm = mmap.mmap(-1, 1 << 30)\nwhile True: m.write(b'1' * (1 << 20))",
+        "OUT_OF_MEMORY RUNTIME_ERROR",
+    ),
     "nested_lists": ("x = []\nfor _ in range(10**5): x = [x]\nprint(x)", "RUNTIME_ERROR"),
     "full_pipe": ("import os\nr, w = os.pipe()\nwhile True: os.write(w, b'1' * 4096)", "TIMEOUT"),
     "long_farewell": ("import sys\nsys.exit('x' * 10**7)", "OUTPUT_LIMIT RUNTIME_ERROR"),

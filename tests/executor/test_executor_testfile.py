@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from executor import Limits, Test
@@ -127,6 +127,7 @@ LIMITS = st.fixed_dictionaries({}, optional=dict.fromkeys(("seconds", "memory_mb
 OTHERS = dict.fromkeys(("comparison", "checker", "entry_point", "tolerance", "setup"), VALUES)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
 @given(st.fixed_dictionaries({}, optional={"tests": st.lists(TESTS | VALUES, max_size=3), "limits": LIMITS | VALUES, **OTHERS}))
 def test_any_file_is_read_or_refused(content):
     try:
