@@ -76,7 +76,7 @@ def read_report(text: str) -> Isolation:
     return Isolation(tuple(Layer(name, not why.get(name), why.get(name, "")) for name in LAYERS))
 
 
-_warned: set[tuple[Layer, ...]] = set()
+_warned: set[frozenset[str]] = set()
 
 
 def require(isolation: Isolation, choice: str) -> None:
@@ -92,9 +92,9 @@ def require(isolation: Isolation, choice: str) -> None:
             f"only limits of time, memory and output stand between programs and this machine: {missing}. Run where more can be had"
             " (python -m executor doctor tells what is missing), or accept it with isolation='minimal'"
         )
-    if choice == "best" and missing and isolation.off not in _warned:
-        _warned.add(isolation.off)
-        warnings.warn(f"programs run at isolation level {isolation.level} of 4; missing: {missing}", RuntimeWarning, stacklevel=4)
+    if choice == "best" and missing and isolation.on not in _warned:
+        _warned.add(isolation.on)  # the reasons may name processes
+        warnings.warn(f"programs run at isolation level {isolation.level} of 4; missing: {missing}", RuntimeWarning, stacklevel=3)
 
 
 def probe() -> Isolation:

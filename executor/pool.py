@@ -16,7 +16,7 @@ from dataclasses import replace
 from executor.cache import Cache
 from executor.isolation import CHOICES, LAYERS, Isolation, require
 from executor.judging import Outcome, Prepared, broken_job, prepare
-from executor.process import WorkerError, WorkerProcess
+from executor.process import WorkerError, WorkerProcess, compile_worker
 from executor.running import run_job
 from executor.types import Job, Result, Timings, Verdict
 
@@ -58,6 +58,7 @@ class Pool:
         self._closed = False
         self._root = tempfile.mkdtemp(prefix="executor-")
         os.chmod(self._root, 0o711)
+        compile_worker()
         self._slots = [_Slot(self) for _ in range(count)]
         try:
             self.isolation: Isolation = [slot.started.result() for slot in self._slots][0]

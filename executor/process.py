@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import signal
 import socket
@@ -45,6 +46,14 @@ _WORKER = Path(__file__).parent / "worker"
 _COMPILER_CRASHES = tuple(
     -number for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGXCPU)
 )
+
+
+def compile_worker() -> None:
+    """Compile the worker's modules ahead, so that no zygote carries the memory that compiling takes.
+
+    Where the results cannot be written, each worker compiles for itself.
+    """
+    compileall.compile_dir(_WORKER, quiet=2)
 
 
 class WorkerError(RuntimeError):

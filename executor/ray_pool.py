@@ -129,8 +129,7 @@ class RayPool:
         self._scheduler.events.put(None)
         if threading.current_thread() is not self._thread:
             self._thread.join()
-        if self._initialised:
-            self._initialised = False
+        if self._initialised and self._scheduler.connected():
             self._ray.shutdown()
 
     def _run(self) -> None:

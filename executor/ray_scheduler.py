@@ -23,6 +23,7 @@ POLL_SECONDS = 2.0  # how long a node with nothing to tell waits before it says 
 SILENCE_SECONDS = 60.0  # a node that says nothing for so long is lost
 RETRY_SECONDS = 10.0  # a node whose actor did not start is left alone for so long
 CLOSE_SECONDS = 5.0  # how long the actors may take to leave
+_GATHER_SECONDS = 0.002  # what is done so soon after another is told with it: a call costs Ray a millisecond
 _BATCH_BYTES = 1 << 20
 _LOG = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class NodePool:
         done = []
         try:
             done.append(self._done.get(timeout=POLL_SECONDS))
+            time.sleep(_GATHER_SECONDS)
             while True:
                 done.append(self._done.get_nowait())
         except queue.Empty:
@@ -92,7 +94,7 @@ class Node:
 
     @property
     def room(self) -> int:
-        """As many jobs as workers may wait on the node, and a few, so that no worker waits for the network."""
+        """How many more jobs it takes: as many as it has workers wait there, and a few, lest a worker wait for the network."""
         return 2 * self.workers + 4 - len(self.jobs)
 
     def takes(self, entry: Entry) -> bool:
@@ -109,6 +111,7 @@ class Scheduler:
         self.isolation: Isolation
         self._ray, self._workers, self._most, self._patience, self._options = ray, workers, most, patience, options
         self._actor = ray.remote(NodePool)
+        self._session = ray.get_runtime_context().get_job_id()
         self._nodes: dict[str, Node] = {}
         self._waiting: deque[Entry] = deque()
         self._numbers = 0
@@ -138,13 +141,17 @@ class Scheduler:
         except queue.Empty:
             return True
 
+    def connected(self) -> bool:
+        """Whether Ray is as it was: an actor of a session that was shut down must not be touched, or Ray aborts the process."""
+        return self._ray.is_initialized() and self._ray.get_runtime_context().get_job_id() == self._session
+
     # ---- nodes -------------------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
         """Let go of nodes that left or fell silent; start an actor on each new one."""
         self._looked = now = time.monotonic()
         try:
-            infos = self._ray.nodes() if self._ray.is_initialized() else []
+            infos = self._ray.nodes() if self.connected() else []
         except Exception as error:  # the head is away; perhaps it comes back
             _LOG.warning("the nodes of the cluster cannot be read: %s", error)
             return
@@ -174,6 +181,8 @@ class Scheduler:
     def _call(self, node: Node, method: str, *arguments: Any) -> None:
         """Call a method of the actor; the answer comes as an event."""
         try:
+            if not self.connected():
+                raise RuntimeError("Ray was shut down")
             answer = getattr(node.actor, method).remote(*arguments).future()
         except Exception as error:
             self._lose(node, _reason(error))
@@ -234,7 +243,8 @@ class Scheduler:
 
     def _kill(self, node: Node) -> None:
         with contextlib.suppress(Exception):  # whatever keeps it from being killed, it is not used again
-            self._ray.kill(node.actor)
+            if self.connected():
+                self._ray.kill(node.actor)
 
     # ---- jobs --------------------------------------------------------------------------------------------------------
 
@@ -319,7 +329,8 @@ class Scheduler:
             for entry in node.jobs.values():
                 self._finish(entry, "the pool was closed")
         with contextlib.suppress(Exception):  # they are killed in any case
-            concurrent.futures.wait([node.actor.stop.remote().future() for node in self._ready()], CLOSE_SECONDS)
+            if self.connected():
+                concurrent.futures.wait([node.actor.stop.remote().future() for node in self._ready()], CLOSE_SECONDS)
         for node in nodes:
             self._kill(node)
         if not self.started.done():

@@ -75,7 +75,7 @@ PROCESSES = (
                 attempt(os.open, f"/proc/{name}/cmdline", os.O_RDONLY)
         print(2)
         """,
-        needs="root, landlock",
+        needs="root",
         prelude=CALLS,
     ),
     attack(

@@ -7,7 +7,7 @@ import collections
 import ctypes
 import os
 import resource
-import signal
+import _signal as signal
 import struct
 import sys
 
@@ -15,11 +15,6 @@ from worker_landlock import restrict
 from worker_processes import PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_PDEATHSIG, libc, prctl
 from worker_seccomp import build_filter, install_filter
 
-# Layers that can be missing, in the order in which they are put up. Having a process and limits of its own cannot.
-LAYERS = (
-    "user namespace", "mount namespace", "network namespace", "ipc namespace", "pid namespace", "cgroup", "root", "session",
-    "scratch", "user", "landlock", "seccomp",
-)  # fmt: skip
 # What a layer cannot do without.
 NEEDS = {"root": "mount namespace", "scratch": "root"}
 NAMESPACES = {
@@ -153,7 +148,7 @@ def map_users(pid, jail):
     if jail.program_user is not None:
         users = groups = f"0 {jail.zygote_user} 1\n1 {jail.program_user} 1\n"
     else:
-        users, groups = f"{os.geteuid()} {os.geteuid()} 1\n", f"{os.getegid()} {os.getegid()} 1\n"
+        users, groups = f"{os.geteuid() or 1} {os.geteuid()} 1\n", f"{os.getegid() or 1} {os.getegid()} 1\n"
         if os.geteuid() != 0:
             with open(f"/proc/{pid}/setgroups", "w") as file:
                 file.write("deny")
@@ -198,10 +193,12 @@ def enter_root(jail):
         if os.path.islink(path):
             os.symlink(os.readlink(path), new + path)
     os.makedirs(new + "/proc")
-    try:
-        _mount("proc", new + "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, "hidepid=invisible,subset=pid")
-    except OSError:
-        pass  # programs do without it, but for /dev/stdin
+    for group in (",gid=65534", ""):  # members of this group see all processes: not 0, which may be that of programs
+        try:
+            _mount("proc", new + "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, "hidepid=invisible,subset=pid" + group)
+            break
+        except OSError:
+            pass  # programs do without it, but for /dev/stdin
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         os.symlink(f"/proc/self/fd/{descriptor}", f"{new}/dev/{name}")
     os.symlink("/proc/self/fd", new + "/dev/fd")

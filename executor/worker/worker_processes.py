@@ -3,7 +3,7 @@
 import ctypes
 import os
 import resource
-import signal
+import _signal as signal
 import time
 
 libc = ctypes.CDLL(None, use_errno=True)

@@ -5,7 +5,7 @@ import gc
 import io
 import os
 import resource
-import signal
+import _signal as signal
 import sys
 import time
 from os import _exit, closerange, dup2, setpgid, setresgid, setresuid

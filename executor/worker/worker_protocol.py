@@ -20,6 +20,12 @@ EXITED, TIMED_OUT, NO_MEMORY, TOO_MUCH_OUTPUT, BROKEN = range(5)
 # How a job is run. IN_SUBMISSION: compiled in a process of its own, so that a crash of the compiler is recognised.
 IN_SUBMISSION, FUNCTIONS, SHARED_PROCESS = 1, 2, 4
 
+# Layers that can be missing. Having a process and limits of its own cannot.
+LAYERS = (
+    "user namespace", "mount namespace", "network namespace", "ipc namespace", "pid namespace", "cgroup", "root", "session",
+    "scratch", "user", "landlock", "seccomp",
+)  # fmt: skip
+
 BOARD = struct.Struct("<qdi")  # the test that runs or -1, the monotonic time at its start, processes between it and the zygote
 CANCELLED_AT = BOARD.size  # a byte that the judge sets
 FAILED_AT = BOARD.size + 1  # a byte that the process of a test sets if it could not be confined

@@ -15,7 +15,7 @@ import collections
 import gc
 import os
 import resource
-import signal
+import _signal as signal
 import struct
 import sys
 from os import write
@@ -48,7 +48,7 @@ class Zygote:
 
     def __init__(self, job, answers, bell, jail):
         self.job, self.answers, self.bell, self.jail = job, answers, bell, jail
-        self.depth, self.untold = 0, 0
+        self.depth, self.untold, self.tables = 0, 0, {}
 
     def read_job(self):
         flags, *limits, count, size = JOB_HEAD.unpack(os.pread(self.job, JOB_HEAD.size, JOB_AT))
@@ -61,19 +61,24 @@ class Zygote:
         for length in lengths:
             places.append((at, length))
             at += length
-        return Work(flags, limits, source, places, limit_table(limits, self._other_tasks()))
+        key = (self._other_tasks(), *limits)
+        if key not in self.tables:
+            self.tables = {key: limit_table(limits, key[0])}  # as a rule, job after job has the same
+        return Work(flags, limits, source, places, self.tables[key])
 
     def _other_tasks(self):
         """Tasks of the programs' user that are not a program's."""
         if self.jail.program_user is not None:
             return 0
+        # In a user namespace of their own: the zygote, a submission, and one to spare.
         return 3 if "user namespace" in self.jail.layers else count_tasks(os.geteuid())
 
     # ---- a job ---------------------------------------------------------------------------------------------------------
 
     def run_job(self):
         work = self.read_job()
-        enter_scratch(self.jail.scratch, self.jail.inside)
+        if "root" not in self.jail.layers:  # where a program could have put another directory in its place
+            enter_scratch(self.jail.scratch, self.jail.inside)
         if work.flags & IN_SUBMISSION or len(work.source) > LONGEST_COMPILED_HERE:
             self.run_submission(None, work)
             return
