@@ -10,7 +10,7 @@ In a coroutine: `result = await pool.judge(job)`. Linux only. Imports nothing ou
 
 from executor.comparison import COMPARISONS, compare
 from executor.feedback import CODE_CONTESTS, HUMANEVAL, MBPP, FeedbackTemplate, feedback
-from executor.isolation import Isolation, IsolationError, Layer
+from executor.isolation import ISOLATIONS, Isolation, IsolationError, Layer
 from executor.pool import Pool
 from executor.types import AssertTest, CallTest, Checker, Job, Limits, Result, Test, TestResult, Timings, Verdict
 from executor.worker.worker_values import Opaque
@@ -23,6 +23,7 @@ __all__ = [
     "Checker",
     "FeedbackTemplate",
     "HUMANEVAL",
+    "ISOLATIONS",
     "Isolation",
     "IsolationError",
     "Job",

@@ -16,7 +16,7 @@ from executor.attacks import ATTACKS
 from executor.console import cut, harmless, show_progress, show_table
 from executor.doctor import Attempt, Bait, try_attack
 from executor.feedback import CODE_CONTESTS, HUMANEVAL, feedback
-from executor.isolation import CHOICES, LAYERS, LEVELS, Isolation
+from executor.isolation import ISOLATIONS, LAYERS, LEVELS, Isolation
 from executor.pool import Pool
 from executor.testfile import read_tests
 from executor.types import AnyTest, AssertTest, CallTest, Job, Result, Test, Verdict
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--tests", metavar="FILE", type=Path, required=True, help="JSON; see executor/testfile.py for its fields")
     run.add_argument("--shared", action="store_true", help="run all tests in one process; again by themselves if they fail")
     run.add_argument("--stop", action="store_true", help="skip the tests after the first one that fails")
-    run.add_argument("--isolation", choices=CHOICES, default="best", help="how much isolation is enough (default: best)")
+    run.add_argument("--isolation", choices=ISOLATIONS, default="best", help="how much isolation is enough (default: best)")
     measure = commands.add_parser("bench", help="how many tests a second this machine judges")
     measure.set_defaults(command=_bench)
     measure.add_argument("--quick", action="store_true", help="one short round")

@@ -30,7 +30,7 @@ LEVELS = (
     "namespaces, a read-only root and a filter of system calls, as an ordinary user",
     "namespaces, a read-only root, a user id of its own and a filter of system calls",
 )
-CHOICES = ("best", "strict", "minimal")
+ISOLATIONS = ("best", "strict", "minimal")
 
 
 class IsolationError(RuntimeError):

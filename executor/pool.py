@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 
 from executor.cache import Cache
-from executor.isolation import CHOICES, LAYERS, Isolation, require
+from executor.isolation import ISOLATIONS, LAYERS, Isolation, require
 from executor.judging import Outcome, Prepared, broken_job, prepare
 from executor.process import WorkerError, WorkerProcess, compile_worker
 from executor.running import run_job
@@ -122,8 +122,8 @@ def _check_arguments(count, isolation, packages, max_pending, without) -> list[s
         raise ValueError(f"a pool needs at least one worker, not {count}")
     if max_pending < 1:
         raise ValueError(f"max_pending must be at least 1, not {max_pending}")
-    if isolation not in CHOICES:
-        raise ValueError(f"unknown isolation {isolation!r}; choose from {', '.join(CHOICES)}")
+    if isolation not in ISOLATIONS:
+        raise ValueError(f"unknown isolation {isolation!r}; choose from {', '.join(ISOLATIONS)}")
     if unknown := set(without) - set(LAYERS):
         raise ValueError(f"unknown layers {sorted(unknown)}; choose from {', '.join(LAYERS)}")
     for path in packages:

@@ -12,6 +12,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+import executor
 from rlef_jax import config as configs
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="Python file with get_config(arg=None)", lock_config=True)
@@ -56,7 +57,7 @@ def main(_) -> None:
         from rlef_jax.train import train
 
         train(_CONFIG.value, _WORKDIR.value or os.path.join("runs", _CONFIG.value.name))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, executor.IsolationError) as error:
         sys.exit(f"error: {error}")
 
 

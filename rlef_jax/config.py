@@ -9,11 +9,14 @@ import os
 
 from ml_collections import ConfigDict
 
+import executor
+
 CHOICES = {
     "data.name": ("mini_contest",),
     "data.level": ("standard", "hard"),
     "data.prompt": ("mini", "code_contests"),
     "data.comparison": ("strict", "codecontests", "exact-lines"),
+    "executor.isolation": executor.ISOLATIONS,
     "episode.feedback": ("true", "random", "none"),
     "episode.cut_response": ("turn", "end"),
     "eval.feedback": ("true", "random", "none"),
@@ -111,6 +114,9 @@ def _executor() -> ConfigDict:
     """Who runs the programs."""
     c = ConfigDict()
     c.workers = 0  # processes that run programs; 0: one for each CPU core
+    # Layers between programs and the machine: best: all that can be had; strict: refuse to start where one is missing;
+    # minimal: start even where there is none.
+    c.isolation = "best"
     return c
 
 

@@ -67,7 +67,7 @@ def train(config, workdir: str) -> dict:
     data = load_data(config, workdir)
     tokenizer = load_tokenizer(config, workdir, data["train"])
     metrics = Metrics(workdir)
-    with executor.Pool(config.executor.workers or None) as pool:
+    with executor.Pool(config.executor.workers or None, isolation=config.executor.isolation) as pool:
         environment = environments.from_config(config, tokenizer, pool, data["train"])
         data = {split: environments.fitting(problems, environment, split) for split, problems in data.items()}
         model = model_config(config, tokenizer.vocab_size)

@@ -279,17 +279,31 @@ def _filter_calls():
 
 def _prove_readable(jail):
     """Raises PermissionError if a program could not import a module."""
+    if not _can_open([os.__file__, resource.__file__], jail):
+        raise PermissionError("programs could not read the interpreter's own files")
+
+
+def check_packages(jail):
+    """Raises RuntimeError, naming it, for a directory of packages that programs cannot read."""
+    for path in jail.packages:
+        if not _can_open([path], jail):
+            raise RuntimeError(f"programs cannot read {path!r}, a directory to import from: it must be open to every user")
+
+
+def _can_open(paths, jail):
+    """Whether a program could open `paths`."""
     pid = os.fork()
     if pid == 0:
         try:
             drop_privileges(jail.inside, jail.keep_reading)
-            for module in (os, resource):
-                open(module.__file__, "rb").close()
+            for path in paths:
+                os.close(os.open(path, os.O_RDONLY))
+                if os.path.isdir(path):
+                    os.listdir(path)
             os._exit(0)
         finally:
             os._exit(1)
-    if os.waitpid(pid, 0)[1] != 0:
-        raise PermissionError("programs could not read the interpreter's own files")
+    return os.waitpid(pid, 0)[1] == 0
 
 
 def _become_zygote():

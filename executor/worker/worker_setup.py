@@ -11,6 +11,7 @@ from worker_cgroup import ControlGroup, group_name, remove_group
 from worker_jail import (
     LayerFailed,
     bind_zygote,
+    check_packages,
     enter_namespaces,
     enter_root,
     enter_user_namespace,
@@ -168,6 +169,7 @@ def become_zygote(jail, orders, answers, bell, job):
         if "user namespace" in jail.layers and not user_first:
             layer("user namespace", enter_user_namespace, ask_for_map)
         bind_zygote(jail)
+        check_packages(jail)
         zygote = Zygote(job, answers, bell, jail)
         enter_scratch(jail.scratch, jail.inside)
         rehearse()

@@ -1,0 +1,196 @@
+"""Calls, asserts and checkers, through the pool: what a program can and cannot do about its verdict."""
+
+import asyncio
+import os
+
+import pytest
+
+from executor import MBPP, AssertTest, CallTest, Checker, Job, Limits, Pool, Test, Verdict, feedback
+
+LIMITS = Limits(seconds=2.0, memory_mb=256)
+SECRET = 987654321  # the answer that no program here can compute
+
+
+def judge(pool, program, *tests, **options):
+    return pool.submit(Job(program, tests, LIMITS, **options)).result(60)
+
+
+def test_a_call_is_judged_by_the_value_it_returns(pool):
+    result = judge(pool, "def f(a, b):\n    return a + b", CallTest("f", (1, 2), 3), CallTest("f", ([1], [2]), [1, 3]))
+    assert [test.verdict for test in result.tests] == [Verdict.OK, Verdict.WRONG_ANSWER]
+    assert result.tests[0].value == 3 and result.tests[1].output == "assert [1, 2] == [1, 3]"
+
+
+def test_an_assert_reports_the_values_on_both_sides(pool):
+    program = "def f(x):\n    return {'n': x}"
+    result = judge(
+        pool,
+        program,
+        AssertTest("assert f(1) == {'n': 2}"),
+        AssertTest("assert math.isclose(f(1)['n'], 1.0)", setup="import math"),
+        AssertTest("assert set(f(2)) == {'m'}"),
+    )
+    assert [test.verdict for test in result.tests] == [Verdict.WRONG_ANSWER, Verdict.OK, Verdict.WRONG_ANSWER]
+    assert result.tests[0].output == "assert {'n': 1} == {'n': 2}"
+    assert result.tests[2].output == "assert {'n'} == {'m'}"
+
+
+def test_feedback_on_asserts_hides_the_runner(pool):
+    tests = (AssertTest("assert f(0) == 1"), AssertTest("assert f(1) == 1"), AssertTest("assert f(2) == 3"))
+    result = judge(pool, "def f(x):\n    return 1 // x", *tests)
+    text = feedback(result, tests, MBPP)
+    assert "- Failure: `assert f(0) == 1`:\n" in text and "ZeroDivisionError" in text
+    assert "- Success: `assert f(1) == 1`" in text and "assert 0 == 3" in text
+    assert "worker" not in text and text.count('File "') == 1
+
+
+def test_each_assert_runs_by_itself(pool):
+    program = "calls = []\ndef f(x):\n    calls.append(x)\n    return len(calls)"
+    result = judge(pool, program, *(AssertTest(f"assert f({x}) == 1") for x in range(3)))
+    assert result.passed
+
+
+# Each tries to pass `f(1) == SECRET` without knowing the answer.
+CHEATS = {
+    "exit": "import os\ndef f(x):\n    os._exit(0)",
+    "exit_early": "import os\nos._exit(0)",
+    "system_exit": "import sys\ndef f(x):\n    sys.exit(0)",
+    "raise_in_module": "raise SystemExit(0)",
+    "equal_to_all": "class E(int):\n    def __eq__(self, other): return True\n    __hash__ = int.__hash__\ndef f(x):\n    return E(1)",
+    "equal_object": "class E:\n    def __eq__(self, other): return True\ndef f(x):\n    return E()",
+    "equal_list": "class L(list):\n    def __eq__(self, other): return True\ndef f(x):\n    return L([1])",
+    "patch_builtins": (
+        "import builtins\nbuiltins.eval = lambda *a: 987654321 * 0 + 1\n"
+        "builtins.AssertionError = ValueError\nbuiltins.print = None\ndef f(x):\n    return 1"
+    ),
+    "frames": (
+        "import sys, gc\ndef f(x):\n    found = set()\n    frame = sys._getframe()\n    while frame:\n"
+        "        for space in (frame.f_locals, frame.f_globals):\n"
+        "            found.update(v for v in list(space.values()) if isinstance(v, int) and v > 10**8)\n"
+        "        frame = frame.f_back\n"
+        "    for o in gc.get_objects():\n"
+        "        if isinstance(o, (list, tuple)):\n            found.update(v for v in o if type(v) is int and v > 10**8)\n"
+        "    return next(iter(found), 1)"
+    ),
+    "read_source": (
+        "import os, re\ndef f(x):\n    for fd in range(3, 64):\n        try:\n            data = os.pread(fd, 1 << 16, 0)\n"
+        "            numbers = re.findall(rb'9876[0-9]+', data)\n"
+        "            if numbers: return int(numbers[0])\n        except OSError: pass\n    return 1"
+    ),
+    "own_memory": (
+        "import re\ndef f(x):\n    tail = '4321'\n    for line in open('/proc/self/maps'):\n"
+        "        if 'rw-p' not in line: continue\n        a, b = (int(v, 16) for v in line.split()[0].split('-'))\n"
+        "        try:\n            with open('/proc/self/mem', 'rb', 0) as m:\n                m.seek(a)\n"
+        "                data = m.read(b - a)\n        except OSError: continue\n"
+        "        at = data.find(b'98765' + tail.encode())\n        if at >= 0: return int(data[at:at + 9])\n    return 1"
+    ),
+    "forge_value": "import os\ndef f(x):\n    os.pwrite(3, b'\\x00' * 64, 0)\n    os._exit(0)",
+    "forge_and_print": "import os\nprint('OK')\nfor fd in range(3, 64):\n    try: os.write(fd, b'OK' * 100)\n    except OSError: pass\nos._exit(0)",
+    "patch_encode": (
+        "import sys\nfor m in list(sys.modules.values()):\n    for n in ('encode', 'same_value', 'compare', 'report'):\n"
+        "        if hasattr(m, n):\n            try: setattr(m, n, lambda *a: b'')\n            except Exception: pass\ndef f(x):\n    return 1"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHEATS)
+@pytest.mark.parametrize("test", [CallTest("f", (1,), SECRET), AssertTest(f"assert f(1) == {SECRET}")], ids=["call", "assert"])
+def test_a_program_cannot_pass_without_the_answer(pool, name, test):
+    verdict = judge(pool, CHEATS[name], test).verdict
+    assert verdict in (Verdict.WRONG_ANSWER, Verdict.RUNTIME_ERROR), verdict
+    assert judge(pool, f"def f(x):\n    return {SECRET}", test).passed
+
+
+CHECK_SUM = "def check(input, output, expected):\n    a, b = map(int, output.split())\n    return a + b == int(input)"
+
+
+def test_a_checker_from_the_data_runs_in_the_sandbox(pool):
+    checker = Checker("import os\nassert not os.path.exists('/etc/passwd')\n" + CHECK_SUM)
+    tests = (Test("7\n", "3 4"), Test("9\n", "4 5"))
+    result = judge(pool, "n = int(input())\nprint(1, n - 1 if n < 9 else n)", *tests, comparison=checker)
+    assert [test.verdict for test in result.tests] == [Verdict.OK, Verdict.WRONG_ANSWER]
+    result = judge(pool, "1 / 0", *tests, comparison=checker)
+    assert [test.verdict for test in result.tests] == [Verdict.RUNTIME_ERROR] * 2
+
+
+def test_a_checker_never_shares_a_process_with_the_program(pool):
+    program = "import builtins, sys\nbuiltins.int = lambda *a: 7\nsys.modules['__main__'].check = lambda *a: True\nprint(1, 1)"
+    assert judge(pool, program, Test("7\n", ""), comparison=Checker(CHECK_SUM)).verdict is Verdict.WRONG_ANSWER
+
+
+@pytest.mark.parametrize("source", ["def check(:", "def check(input, output, expected):\n    return 1 / 0"])
+def test_a_broken_checker_is_no_verdict_on_the_program(pool, source):
+    result = judge(pool, "print(1)", Test("", "1"), comparison=Checker(source))
+    assert result.verdict is Verdict.INFRASTRUCTURE and "checke" in result.tests[0].error or "check of" in result.tests[0].error
+
+
+def test_a_function_of_the_caller_compares(pool):
+    def contains(given, output, expected):
+        return expected in output
+
+    assert judge(pool, "print('yes, indeed')", Test("", "yes"), comparison=contains).passed
+    assert judge(pool, "print('no')", Test("", "yes"), comparison=contains).verdict is Verdict.WRONG_ANSWER
+
+
+def test_shared_process_gives_the_verdicts_of_separate_ones(pool):
+    tests = tuple(Test(f"{n}\n", f"{n + 1}\n") for n in range(40))
+    assert judge(pool, "print(int(input()) + 1)", *tests, shared_process=True).passed
+    assert judge(pool, "import os\nos.write(1, b'%d' % (int(os.read(0, 9)) + 1))", *tests, shared_process=True).passed
+    mixed = judge(pool, "n = int(input())\nif n == 7: 1 / 0\nprint(n + (n != 30))", *tests, shared_process=True)
+    assert [n for n, test in enumerate(mixed.tests) if test.verdict is not Verdict.OK] == [7, 30]
+    assert (mixed.tests[7].verdict, mixed.tests[30].verdict) == (Verdict.RUNTIME_ERROR, Verdict.WRONG_ANSWER)
+
+
+def test_state_carried_from_test_to_test_does_not_count(pool):
+    """Right in a shared process alone: the sample finds that it fails by itself, and then all tests run apart."""
+    program = "import sys\nn = int(input())\nseen = sys.__dict__.setdefault('seen', [])\nseen.append(n)\nprint(n if len(seen) > 1 or n == 0 else -1)"
+    tests = tuple(Test(f"{n}\n", f"{n}\n") for n in range(20))
+    result = judge(pool, program, *tests, shared_process=True)
+    assert [test.verdict for test in result.tests] == [Verdict.OK] + [Verdict.WRONG_ANSWER] * 19
+
+
+def test_a_shared_process_that_hangs_or_dies_costs_no_verdict(pool):
+    tests = tuple(Test(f"{n}\n", f"{n}\n") for n in range(6))
+    hanging = judge(pool, "n = int(input())\nwhile n == 4: pass\nprint(n)", *tests, shared_process=True)
+    assert [test.verdict for test in hanging.tests] == [Verdict.OK] * 4 + [Verdict.TIMEOUT, Verdict.OK]
+    dying = judge(pool, "import os\nn = int(input())\nif n == 4: os.abort()\nprint(n)", *tests, shared_process=True)
+    assert [test.verdict for test in dying.tests] == [Verdict.OK] * 4 + [Verdict.RUNTIME_ERROR, Verdict.OK]
+
+
+def test_bad_jobs_are_refused_at_once(pool):
+    with pytest.raises(ValueError, match="mixed|either"):
+        pool.submit(Job("", (Test("", ""), CallTest("f", (), 1))))
+    with pytest.raises(ValueError, match="shared_process"):
+        pool.submit(Job("", (CallTest("f", (), 1),), shared_process=True))
+    with pytest.raises(ValueError, match="assert"):
+        pool.submit(Job("", (AssertTest("print(1)"),)))
+
+
+def test_packages_can_be_imported_and_read_but_not_written(tmp_path):
+    tmp_path.chmod(0o755)
+    (tmp_path / "helper.py").write_text("VALUE = 42\n")
+    program = "import helper\ntry:\n    open(helper.__file__, 'a')\nexcept OSError:\n    print(helper.VALUE)"
+    with Pool(1, packages=[tmp_path]) as pool:
+        assert judge(pool, program, Test("", "42")).passed
+    with pytest.raises(ValueError, match="no-such"):
+        Pool(1, packages=[tmp_path / "no-such"])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="programs run as another user only where root starts them")
+def test_packages_that_programs_cannot_read_are_an_error(tmp_path):
+    tmp_path.chmod(0o700)
+    with pytest.raises(RuntimeError, match="open to every user"):
+        Pool(1, packages=[tmp_path])
+
+
+def test_timings_are_in_each_result(pool):
+    result = judge(pool, "import time\ntime.sleep(0.2)", Test("", ""))
+    assert 0.2 <= result.tests[0].seconds <= result.timings.judged < 2 and result.timings.queued >= 0
+
+
+def test_asyncio(pool):
+    async def judge_all():
+        jobs = [Job(f"print({n})", (Test("", f"{n}"),)) for n in range(50)]
+        return await asyncio.gather(*(pool.judge(job) for job in jobs))
+
+    assert all(result.passed for result in asyncio.run(judge_all()))
