@@ -104,8 +104,8 @@ class Pool:
         try:
             while True:
                 entry = self._jobs.get_nowait()
-                if entry is not None:
-                    entry[2].cancel()
+                if entry is not None and entry[2].cancel():
+                    entry[2].set_running_or_notify_cancel()  # or whoever waits for several futures would wait for ever
         except queue.Empty:
             pass
         for slot in self._slots:

@@ -40,9 +40,10 @@ class RayPool:
     max_pending: back-pressure: `submit` blocks while so many jobs have not finished.
     pool_options: further arguments for the `executor.Pool` of each node, such as `isolation` or `cache_size`.
 
-    The jobs of a node that is lost are sent to another one. A job that was on two lost nodes, on the second as the only
-    one so suspect, is INFRASTRUCTURE; where several were, each is tried once more apart from the others. A function in
-    `Job.comparison` is pickled and called on the node.
+    The jobs of a node that is lost are sent to others. A job is given up as INFRASTRUCTURE when it loses a second node
+    and no other job there had lost one before; where there were several such jobs, each is tried once more, apart from
+    its like. A function in `Job.comparison` is pickled and called on the node: by value if it is a lambda or local,
+    otherwise its module must be there. If someone shuts Ray down, jobs become INFRASTRUCTURE.
 
     Raises ImportError if Ray is not installed, ValueError for numbers out of range, and RuntimeError if no node is
     ready within `patience`, or all have failed.
@@ -96,6 +97,7 @@ class RayPool:
         """Judge `job` when its turn comes. The future holds a Result, never an exception.
 
         Blocks while `max_pending` jobs have not finished, except in a callback of a future, which would wait for itself.
+        One thread completes all futures, so a slow callback holds up the others.
         Raises ValueError as `executor.Pool` does and for a comparison that cannot be pickled, and RuntimeError if the
         pool is closed.
         """

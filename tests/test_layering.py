@@ -89,11 +89,20 @@ def test_the_host_side_imports_no_jax(file):
 EXECUTOR = modules("executor")
 
 
+# What a part of the executor may use if it is installed: imported where it is called for, never with the package.
+OPTIONAL = {"executor.console": {"rich"}, "executor.ray_pool": {"ray"}}
+
+
 @pytest.mark.parametrize("file", EXECUTOR, ids=EXECUTOR.values())
 def test_the_executor_imports_the_standard_library_and_itself(file):
     own = {"executor"} | {path.stem for path in (ROOT / "executor" / "worker").glob("*.py")}  # the worker imports by path
+    optional = OPTIONAL.get(EXECUTOR[file], set())
     for name in imports(file):
-        assert name.split(".")[0] in sys.stdlib_module_names | own, f"{file} imports {name}"
+        assert name.split(".")[0] in sys.stdlib_module_names | own | optional, f"{file} imports {name}"
+    for statement in ast.parse(file.read_text()).body:
+        if isinstance(statement, (ast.Import, ast.ImportFrom)):
+            names = {alias.name for alias in statement.names} | {getattr(statement, "module", None) or ""}
+            assert not {name.split(".")[0] for name in names} & optional, f"{file} always imports {sorted(optional)}"
 
 
 def loaded_after(statement: str) -> set[str]:

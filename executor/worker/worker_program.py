@@ -108,7 +108,7 @@ def new_main():
 
 def open_streams():
     """Fresh standard streams over descriptors 0, 1 and 2, as the interpreter makes them."""
-    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
+    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape", newline="\n", closefd=False)
     sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
     raw = open(2, "wb", closefd=False)
     sys.stderr = sys.__stderr__ = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True)
@@ -156,12 +156,12 @@ def run_main(code, source):
         status = finish(modules["threading"], "_shutdown", source) or status
     if "atexit" in modules:
         status = finish(modules["atexit"], "_run_exitfuncs", source) or status
-    for value in namespace.values():
-        if type(value) in _FILES:
-            flush(value)
     # Standard error is written through.
     for stream in {sys.stdout, sys.__stdout__}:
         flush(stream)
+    for value in namespace.values():
+        if type(value) in _FILES:
+            flush(value)
     return status
 
 
@@ -206,7 +206,7 @@ def run_shared_program(code, inputs, started):
     write = os.write
     try:
         for index, data in enumerate(inputs):
-            sys.stdin = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="surrogateescape")
+            sys.stdin = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="surrogateescape", newline="\n")
             raw = io.BytesIO()
             sys.stdout = io.TextIOWrapper(raw, encoding="utf-8", errors="surrogateescape")
             try:
@@ -238,7 +238,7 @@ def report(error, source):
         if error.code is None:
             return 0
         if isinstance(error.code, int):
-            return error.code & 0xFF
+            return error.code & 0xFF if error.code.bit_length() < 64 else 0xFF  # what C makes of it
         os.write(2, f"{error.code}\n".encode("utf-8", "replace"))
         return 1
     try:

@@ -206,5 +206,6 @@ def test_close():
     assert time.monotonic() - started < 3
     assert running.result(1).verdict is Verdict.INFRASTRUCTURE
     assert waiting.cancelled()
+    assert concurrent.futures.wait([running, waiting], timeout=5).done == {running, waiting}
     with pytest.raises(RuntimeError, match="closed"):
         pool.submit(Job("", ()))

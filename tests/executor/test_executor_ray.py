@@ -55,6 +55,8 @@ def cluster():
 
     directory = tempfile.mkdtemp(prefix="ray")  # short: the paths of its sockets may have 107 bytes
     with pytest.MonkeyPatch.context() as patch:
+        os.chmod(directory, 0o711)  # programs run as other users
+        patch.setenv("TMPDIR", directory)  # a pool whose actor is killed cannot clear its directory away
         patch.setenv("RAY_TMPDIR", directory)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
