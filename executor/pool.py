@@ -165,6 +165,7 @@ class _Slot:
                 result = self._judge(job, prepared)
                 timings = Timings(begun - submitted, time.monotonic() - begun)
                 future.set_result(replace(result, timings=timings, isolation=isolation.level))
+                del result
             self._pool._room.release()
             del entry, job, prepared, future  # do not keep a result alive while waiting for the next job
         self._drop_worker()

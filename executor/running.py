@@ -11,7 +11,7 @@ from executor.process import InvalidProgram, WorkerProcess
 from executor.types import Job, Limits, Result, TestResult, Verdict
 from executor.worker.worker_protocol import FUNCTIONS, IN_SUBMISSION, SHARED_PROCESS
 
-# An output longer than this many characters is not worth remembering.
+# An output or value longer than this many characters or bytes is not worth remembering.
 _LONGEST_CACHED = 1 << 16
 # Of what passes in a shared process, one test in so many is run again in a process of its own, and at least one.
 _SAMPLE_ONE_IN = 50
@@ -75,7 +75,7 @@ class _Run:
 
         def seen(index: int, outcome: Outcome) -> bool:
             at = todo[index]
-            if outcome.deterministic and len(outcome.output) <= _LONGEST_CACHED:
+            if outcome.deterministic and max(len(outcome.output), len(outcome.value)) <= _LONGEST_CACHED:
                 self.cache.put(keys[at], outcome)
             return self.judge(at, outcome)
 
@@ -114,6 +114,8 @@ class _Run:
         programs: dict[str, list[int]] = {}
         for at, deferred in self.deferred.items():
             programs.setdefault(deferred.check.program, []).append(at)
+        # A check gives back two values where the program gave one.
+        limits = Limits(output_bytes=max(Limits().output_bytes, 4 * self.job.limits.output_bytes))
         for program, tests in programs.items():
             finish: list[Callable[[Outcome], TestResult]] = [self.deferred[at].finish for at in tests]
 
@@ -123,7 +125,7 @@ class _Run:
 
             payloads = [self.deferred[at].check.payload for at in tests]
             try:
-                self.worker.run(program, payloads, Limits(), FUNCTIONS, seen)
+                self.worker.run(program, payloads, limits, FUNCTIONS, seen)
             except InvalidProgram as error:
                 for at in tests:
                     self.judged[at] = TestResult(Verdict.INFRASTRUCTURE, error=f"the checker does not compile: {error}")

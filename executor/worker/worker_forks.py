@@ -121,7 +121,8 @@ def run_shared(job, depth, jail, code, work, tell):
     chmod(".", 0o700)
     empty_directory(jail.scratch)
     inputs = [pread(job, size, offset) for offset, size in work.places]
-    stdin, stdout, errors, value = files = [memfd_create(name) for name in ("stdin", "stdout", "stderr", "value")]
+    stdout, errors, value = (memfd_create(name) for name in ("stdout", "stderr", "value"))
+    stdin = os.open(".", os.O_PATH)  # it cannot be read: the program finds its inputs at sys.stdin alone
     table = [(kind, (SHARED_OUTPUT,) * 2 if kind == resource.RLIMIT_FSIZE else limit) for kind, limit in work.table]
     started = monotonic()
     pwrite(job, pack_board(0, started, depth), 0)
@@ -135,7 +136,9 @@ def run_shared(job, depth, jail, code, work, tell):
     waitpid(pid, 0)
     end_all_below(jail.inside)
     output = pread(value, min(lseek(value, 0, SEEK_END), SHARED_OUTPUT), 0)
-    for file in files:
+    if lseek(stdout, 0, SEEK_END):
+        output = b""  # nobody knows which test that belongs to
+    for file in (stdin, stdout, errors, value):
         close(file)
     return frame(SHARED, output)
 

@@ -5,6 +5,7 @@ Setting a layer up is how it is probed: a layer that fails says why, and the jud
 
 import collections
 import ctypes
+import errno
 import os
 import resource
 import _signal as signal
@@ -225,13 +226,16 @@ def _bind(source, target, flags):
         os.makedirs(os.path.dirname(target), exist_ok=True)
         open(target, "x").close()
     _mount(source, target, None, _MS_BIND | _MS_REC)
-    attributes = struct.pack("<QQQQ", flags | (0 if source in _DEVICES else _MS_RDONLY), 0, 0, 0)
-    _check(
-        libc.syscall(
-            ctypes.c_long(_MOUNT_SETATTR), ctypes.c_int(-100), os.fsencode(target), ctypes.c_uint(_AT_RECURSIVE), attributes,
-            ctypes.c_size_t(len(attributes)),
-        )
+    flags |= 0 if source in _DEVICES else _MS_RDONLY
+    attributes = struct.pack("<QQQQ", flags, 0, 0, 0)
+    result = libc.syscall(
+        ctypes.c_long(_MOUNT_SETATTR), ctypes.c_int(-100), os.fsencode(target), ctypes.c_uint(_AT_RECURSIVE), attributes,
+        ctypes.c_size_t(len(attributes)),
     )  # fmt: skip
+    if result < 0 and ctypes.get_errno() == errno.ENOSYS:  # before Linux 5.12, and then without what is mounted below
+        _mount("none", target, None, _MS_REMOUNT | _MS_BIND | flags)
+    else:
+        _check(result)
 
 
 # ---- what binds the process itself -----------------------------------------------------------------------------------

@@ -121,13 +121,13 @@ class Watch:
     def until_done(self):
         worker = self.worker
         poller = select.poll()
-        for descriptor in (CHANNEL, worker.bell, worker.process):
+        for descriptor in (CHANNEL, worker.bell):
             poller.register(descriptor, select.POLLIN)
         nap, looked_at = FIRST_NAP, -1
         while True:
             if self.buffer:  # half an answer: the zygote waits for room in the pipe
                 poller.register(worker.answers, select.POLLIN)
-            ready = [descriptor for descriptor, _ in poller.poll(nap * 1000)]
+            ready = dict(poller.poll(nap * 1000))
             if self.buffer:
                 poller.unregister(worker.answers)
             if CHANNEL in ready:
@@ -136,7 +136,7 @@ class Watch:
                 raise ParentGone
             if self.pass_on():
                 return
-            if worker.process in ready:
+            if ready.get(worker.bell, 0) & select.POLLHUP:
                 raise RuntimeError("the zygote died")
             nap = min(2 * nap, LONGEST_NAP)
             test = self.board()[0]
@@ -238,14 +238,20 @@ class Watch:
                     process = os.pidfd_open(pid)
                 except ProcessLookupError:
                     continue
+                except OSError:  # a kernel without them: a process number is as good but for its reuse within this moment
+                    process = -1
                 try:
                     if self.board()[0] == test:  # it runs still, so this is its process and not that of the next
                         self.ended_for[test] = limit
-                        signal.pidfd_send_signal(process, signal.SIGKILL)
+                        if process < 0:
+                            os.kill(pid, signal.SIGKILL)
+                        else:
+                            signal.pidfd_send_signal(process, signal.SIGKILL)
                 except ProcessLookupError:
                     pass
                 finally:
-                    os.close(process)
+                    if process >= 0:
+                        os.close(process)
 
 
 def tree_bytes(path):

@@ -8,6 +8,7 @@ import resource
 import _signal as signal
 import sys
 import time
+from _thread import _count as thread_count
 from os import _exit, closerange, dup2, setpgid, setresgid, setresuid
 
 from resource import setrlimit
@@ -111,7 +112,7 @@ def open_streams():
     sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape", newline="\n", closefd=False)
     sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
     raw = open(2, "wb", closefd=False)
-    sys.stderr = sys.__stderr__ = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True)
+    sys.stderr = sys.__stderr__ = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
 def rehearse():
@@ -156,12 +157,13 @@ def run_main(code, source):
         status = finish(modules["threading"], "_shutdown", source) or status
     if "atexit" in modules:
         status = finish(modules["atexit"], "_run_exitfuncs", source) or status
-    # Standard error is written through.
-    for stream in {sys.stdout, sys.__stdout__}:
-        flush(stream)
+    flush(sys.stdout)
+    flush(sys.stderr)
     for value in namespace.values():
         if type(value) in _FILES:
             flush(value)
+    flush(sys.__stdout__)  # the program may have put others in their places
+    flush(sys.__stderr__)
     return status
 
 
@@ -200,29 +202,50 @@ def run_function(code, source, payload, encode, decode):
 def run_shared_program(code, inputs, started):
     """Run `code` on each input in this one process, and note the outputs of runs that end well. Never returns.
 
-    What uses the descriptors rather than sys.stdin and sys.stdout is not noted rightly; the parent runs again all that
-    does not pass.
+    Reading from descriptor 0 fails, and writing to descriptor 1 voids all that was noted; see run_shared. The parent runs
+    again all that is not noted.
     """
     write = os.write
     try:
         for index, data in enumerate(inputs):
-            sys.stdin = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="surrogateescape", newline="\n")
+            sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="surrogateescape", newline="\n")
             raw = io.BytesIO()
-            sys.stdout = io.TextIOWrapper(raw, encoding="utf-8", errors="surrogateescape")
+            sys.stdout = sys.__stdout__ = stdout = io.TextIOWrapper(raw, encoding="utf-8", errors="surrogateescape")
             try:
-                exec(code, new_main())
-            except SystemExit as error:
-                if error.code not in (None, 0):
-                    continue
+                good = ends_well(code)
+                stdout.flush()
+                output = raw.getvalue()
             except BaseException:
-                continue
-            sys.stdout.flush()
-            output = raw.getvalue()
-            now = time.monotonic()
-            write(VALUE, SHARED_RECORD.pack(index, now - started, len(output)) + output)
-            started = now
+                good = False
+            if thread_count():
+                break  # it would write into the outputs of others
+            if good:
+                now = time.monotonic()
+                write(VALUE, SHARED_RECORD.pack(index, now - started, len(output)) + output)
+                started = now
     finally:
         _exit(0)
+
+
+def ends_well(code):
+    """Run `code` as run_main does, but leave everything in place for more; whether its exit status would be 0."""
+    namespace, modules = new_main(), sys.modules
+    try:
+        exec(code, namespace)
+    except SystemExit as error:
+        if error.code not in (None, 0):
+            return False
+    if thread_count() and "threading" in modules:
+        threads = modules["threading"]
+        for thread in threads.enumerate():
+            if thread is not threads.main_thread() and not thread.daemon:
+                thread.join()
+    if "atexit" in modules:
+        modules["atexit"]._run_exitfuncs()
+    for value in namespace.values():
+        if type(value) in _FILES:
+            flush(value)
+    return True
 
 
 def flush(file):
@@ -239,6 +262,7 @@ def report(error, source):
             return 0
         if isinstance(error.code, int):
             return error.code & 0xFF if error.code.bit_length() < 64 else 0xFF  # what C makes of it
+        flush(sys.stderr)
         os.write(2, f"{error.code}\n".encode("utf-8", "replace"))
         return 1
     try:

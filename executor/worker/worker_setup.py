@@ -58,7 +58,7 @@ class Worker:
         self.answers, answers = os.pipe()
         self.bell, bell = os.pipe()
         os.set_blocking(self.bell, False)
-        self.pid, self.process = 0, None
+        self.pid = 0
         outer = os.fork()
         if outer == 0:
             try:
@@ -101,7 +101,6 @@ class Worker:
             else:
                 raise RuntimeError("the zygote died while it was set up")
         os.set_blocking(self.answers, False)
-        self.process = os.pidfd_open(self.pid)
         self.size = resident_bytes(self.pid)
         return True
 
@@ -119,9 +118,8 @@ class Worker:
             except ProcessLookupError:
                 pass
         end_all_below(self.jail.program_user)
-        for descriptor in (self.orders, self.answers, self.bell, self.process):
-            if descriptor is not None:
-                os.close(descriptor)
+        for descriptor in (self.orders, self.answers, self.bell):
+            os.close(descriptor)
 
     def close(self):
         self.stop_zygote()
@@ -145,7 +143,8 @@ def become_zygote(jail, orders, answers, bell, job):
     """In a fork of the judge: enter the jail and serve jobs. Tells the judge, line by line, what it should do."""
 
     def say(*words):
-        os.write(answers, ("\t".join(words) + "\n").encode("utf-8", "replace"))
+        line = "\t".join(" ".join(word.split()) for word in words)
+        os.write(answers, f"{line}\n".encode("utf-8", "replace"))
 
     def ask_for_map():
         say("map")
@@ -177,7 +176,7 @@ def become_zygote(jail, orders, answers, bell, job):
         say("failed", *failure.args)
         os._exit(1)
     except Exception as error:
-        say("failed", "set-up", describe(error).replace("\n", " "))
+        say("failed", "set-up", describe(error))
         os._exit(1)
     gc.collect()
     libc.malloc_trim(0)  # a fork copies the table of all pages in use

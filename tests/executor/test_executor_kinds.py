@@ -35,6 +35,25 @@ def test_an_assert_reports_the_values_on_both_sides(pool):
     assert result.tests[2].output == "assert {'n'} == {'m'}"
 
 
+def test_asserts_on_values_near_the_output_limit(pool):
+    """What the check gives back, both sides, is twice what the program gave, 900,000 bytes of at most 1,048,576."""
+    right = AssertTest("assert sorted(f(100_000)) == list(range(100_000))")
+    wrong = AssertTest("assert sorted(f(100_000)) == list(range(1, 100_000))")
+    result = judge(pool, "def f(n):\n    return list(range(n))[::-1]", right, wrong)
+    assert [test.verdict for test in result.tests] == [Verdict.OK, Verdict.WRONG_ANSWER]
+    assert result.tests[1].output.startswith("assert [0, 1, 2, 3, 4, ")
+
+
+def test_large_values_are_not_remembered(pool):
+    """Or the cache would hold gigabytes. A value of 10 bytes is: there, the second random one is the first one."""
+    tests = (CallTest("f", (10,), b""), CallTest("f", (100_000,), b""))
+    (short, long), (short_again, long_again) = (
+        [test.value for test in judge(pool, "import os\nf = os.urandom", *tests).tests] for _ in range(2)
+    )
+    assert (len(short), len(long)) == (10, 100_000)
+    assert short == short_again and long != long_again
+
+
 def test_feedback_on_asserts_hides_the_runner(pool):
     tests = (AssertTest("assert f(0) == 1"), AssertTest("assert f(1) == 1"), AssertTest("assert f(2) == 3"))
     result = judge(pool, "def f(x):\n    return 1 // x", *tests)

