@@ -157,13 +157,15 @@ def run_main(code, source):
         status = finish(modules["threading"], "_shutdown", source) or status
     if "atexit" in modules:
         status = finish(modules["atexit"], "_run_exitfuncs", source) or status
-    flush(sys.stdout)
-    flush(sys.stderr)
+    stdout, stderr = sys.stdout, sys.stderr
+    flush(stdout)
+    flush(stderr)
     for value in namespace.values():
         if type(value) in _FILES:
             flush(value)
-    flush(sys.__stdout__)  # the program may have put others in their places
-    flush(sys.__stderr__)
+    if stdout is not sys.__stdout__ or stderr is not sys.__stderr__:  # the program has put others in their places
+        flush(sys.__stdout__)
+        flush(sys.__stderr__)
     return status
 
 
