@@ -15,6 +15,7 @@ LIMITS = Limits(seconds=1.0, memory_mb=256, output_bytes=1 << 20, processes=64)
 class Attack:
     """A program that attacks; what it tries, in one phrase; and the names of the verdicts that show it contained.
 
+    Where a slow machine may take longer than LIMITS to fill memory, ending the program in time contains the attack too.
     Its input is "1" and then a line for each thing planted, see `executor.doctor.Bait`; "2" is expected.
     needs: layers of isolation, any one of which is enough to promise that it is contained; empty if that is promised
         always.

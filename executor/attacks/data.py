@@ -192,6 +192,6 @@ DATA = (
         os.write(1, b"2\\0" + bytes(range(256)))
         raise Exception("\\0\\udfff" * (50 << 20))
         """,
-        "RUNTIME_ERROR, OUTPUT_LIMIT, OUT_OF_MEMORY",
+        "RUNTIME_ERROR, OUTPUT_LIMIT, OUT_OF_MEMORY, TIMEOUT",
     ),
 )

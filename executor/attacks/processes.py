@@ -146,6 +146,6 @@ PROCESSES = (
         def f(n): return [*map(f, [n + 1])]
         f(0)
         """,
-        "RUNTIME_ERROR, OUT_OF_MEMORY",
+        "RUNTIME_ERROR, OUT_OF_MEMORY, TIMEOUT",
     ),
 )

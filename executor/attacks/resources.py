@@ -40,7 +40,7 @@ RESOURCES = (
         hold = [b"1" * (32 << 20) for _ in range(32)]
         print("1 GB")
         """,
-        "OUT_OF_MEMORY",
+        "OUT_OF_MEMORY, TIMEOUT",
     ),
     attack(
         "memory of many",
@@ -64,7 +64,7 @@ RESOURCES = (
         ended = held and os.waitpid(-1, os.WNOHANG)[0]
         print("512 MB" if held == 8 and not ended else 2)
         """,
-        "OK, OUT_OF_MEMORY",
+        "OK, OUT_OF_MEMORY, TIMEOUT",
         prelude=STRAY,
     ),
     attack(

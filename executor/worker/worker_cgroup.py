@@ -63,7 +63,6 @@ class ControlGroup:
         return 0
 
 
-
 def group_name(parent, judge):
     """Of the group of a worker: the process ids of the pool and of the judge."""
     return f"{_PREFIX}{parent}-{judge}"

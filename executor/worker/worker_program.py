@@ -210,7 +210,9 @@ def run_shared_program(code, inputs, started):
     write = os.write
     try:
         for index, data in enumerate(inputs):
-            sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="surrogateescape", newline="\n")
+            sys.stdin = sys.__stdin__ = io.TextIOWrapper(
+                io.BytesIO(data), encoding="utf-8", errors="surrogateescape", newline="\n"
+            )
             raw = io.BytesIO()
             sys.stdout = sys.__stdout__ = stdout = io.TextIOWrapper(raw, encoding="utf-8", errors="surrogateescape")
             try:
