@@ -10,7 +10,7 @@ import os
 import resource
 import _signal as signal
 from os import P_PID, SEEK_END, SEEK_SET, WEXITED, WNOHANG, WNOWAIT
-from os import chmod, close, fork, listdir, lseek, memfd_create, pread, pwrite, wait4, waitid, waitpid, write
+from os import chmod, close, fork, ftruncate, listdir, lseek, memfd_create, pread, pwrite, wait4, waitid, waitpid
 from time import monotonic
 
 from worker_processes import end_all_below, libc
@@ -53,7 +53,10 @@ def run_each(job, depth, jail, code, work, tell):
     # The use of resources costs as much as all else here, and nobody fills the memory in so short a time.
     quick = limits[2] / FASTEST_FILLING
     user, drop = dropping(jail)
-    last, errors, value, payload, returned = b"", memfd_create("stderr"), -1, b"", b""
+    # The files serve all tests of the program, emptied in between: new ones cost more.
+    stdin, stdout, errors = memfd_create("stdin"), memfd_create("stdout"), memfd_create("stderr")
+    value = memfd_create("value") if functions else -1
+    last, payload, returned = b"", b"", b""
     for index, (offset, size) in enumerate(work.places):
         if pread(job, 1, CANCELLED_AT) != NOT_CANCELLED:
             break
@@ -62,14 +65,14 @@ def run_each(job, depth, jail, code, work, tell):
         chmod(".", 0o700)
         if listdir("."):
             empty_directory(jail.scratch)
-        stdin, stdout = memfd_create("stdin"), memfd_create("stdout")
         if functions:
-            value, payload = memfd_create("value"), pread(job, size, offset)
+            payload = pread(job, size, offset)
         elif size <= LARGEST_COPIED:
-            write(stdin, pread(job, size, offset))
-            lseek(stdin, 0, SEEK_SET)
+            pwrite(stdin, pread(job, size, offset), 0)
         else:
             copy_range(job, offset, size, stdin)
+        ftruncate(stdin, 0 if functions else size)
+        lseek(stdin, 0, SEEK_SET)
         started = monotonic()
         pwrite(job, pack_board(index, started, depth), 0)
         pid = fork()
@@ -96,15 +99,17 @@ def run_each(job, depth, jail, code, work, tell):
             end_all_below(jail.inside)
         written, complained = lseek(stdout, 0, SEEK_END), lseek(errors, 0, SEEK_END)
         output, error = pread(stdout, min(written, output_limit), 0), b""
+        if written:
+            ftruncate(stdout, 0)
+            lseek(stdout, 0, SEEK_SET)
         if complained:
             error = read_ends(errors, complained)
-            close(errors)
-            errors = memfd_create("stderr")
-        close(stdin)
-        close(stdout)
+            ftruncate(errors, 0)
+            lseek(errors, 0, SEEK_SET)
         if functions:
             returned = pread(value, min(lseek(value, 0, SEEK_END), output_limit), 0)
-            close(value)
+            ftruncate(value, 0)
+            lseek(value, 0, SEEK_SET)
         outcome, exit_status = EXITED, 0
         if status or written > output_limit or complained > output_limit or peak > memory_limit:
             exit_status = os.waitstatus_to_exitcode(status)
@@ -112,7 +117,8 @@ def run_each(job, depth, jail, code, work, tell):
             if pread(job, 1, FAILED_AT) != b"\0":
                 outcome = BROKEN
         last = pack_result(index, outcome, exit_status, seconds, output, error, returned)
-    close(errors)
+    for file in (stdin, stdout, errors, *((value,) if functions else ())):
+        close(file)
     return last
 
 
@@ -144,10 +150,11 @@ def run_shared(job, depth, jail, code, work, tell):
 
 
 def copy_range(source, offset, size, target):
+    """Put `size` bytes of `source` at the beginning of `target`."""
+    lseek(target, 0, SEEK_SET)
     end = offset + size
     while offset < end:
         offset += os.sendfile(target, source, offset, end - offset)
-    lseek(target, 0, SEEK_SET)
 
 
 def read_ends(file, size):

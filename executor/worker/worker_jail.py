@@ -246,7 +246,7 @@ def bind_zygote(jail):
     if "session" in jail.layers:
         layer("session", os.setsid)
     if jail.zygote_user is not None and "user namespace" in jail.layers:
-        layer("user", _become_zygote)
+        layer("user", _become_zygote, jail.inside)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     prctl(PR_SET_DUMPABLE, 0)  # its memory is nobody's to read
     for kind, limit in (
@@ -310,9 +310,10 @@ def _can_open(paths, jail):
     return os.waitpid(pid, 0)[1] == 0
 
 
-def _become_zygote():
+def _become_zygote(group):
+    """Be the root of the user namespace, in the programs' group: they then change the user alone."""
     os.setgroups([])
-    os.setresgid(0, 0, 0)
+    os.setresgid(group, group, group)
     os.setresuid(0, 0, 0)
 
 

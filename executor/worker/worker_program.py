@@ -9,7 +9,7 @@ import _signal as signal
 import sys
 import time
 from _thread import _count as thread_count
-from os import _exit, closerange, dup2, setpgid, setresgid, setresuid
+from os import _exit, closerange, dup2, setpgid, setresuid
 
 from resource import setrlimit
 
@@ -55,8 +55,7 @@ def start_program(stdin, stdout, stderr, value, table, user, drop):
     if user is None:
         drop()
     else:
-        setresgid(user, user, user)
-        setresuid(user, user, user)
+        setresuid(user, user, user)  # the zygote has the group already
     # At the end, so that until then a failure can be told where no program can tell it.
     if value < 0:
         closerange(VALUE, MOST_DESCRIPTORS)
