@@ -32,7 +32,7 @@ DATA = (
         "host files",
         "read files of the machine that everyone may read",
         """
-        for path in ("/etc/passwd", "/etc/hostname", "/etc/shadow", "/root/.bashrc", directory + "/bait"):
+        for path in ("/etc/passwd", "/etc/hostname", "/etc/shadow", "/etc/group", directory + "/bait"):
             attempt(os.open, path, os.O_RDONLY)
         attempt(os.listdir, directory)
         print(2)

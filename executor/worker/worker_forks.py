@@ -113,9 +113,7 @@ def run_each(job, depth, jail, code, work, tell):
         outcome, exit_status = EXITED, 0
         if status or written > output_limit or complained > output_limit or peak > memory_limit:
             exit_status = os.waitstatus_to_exitcode(status)
-            outcome = classify(exit_status, max(written, complained), error, peak << 10, limits)
-            if pread(job, 1, FAILED_AT) != b"\0":
-                outcome = BROKEN
+            outcome = classify(job, exit_status, max(written, complained), error, peak << 10, limits)
         last = pack_result(index, outcome, exit_status, seconds, output, error, returned)
     for file in (stdin, stdout, errors, *((value,) if functions else ())):
         close(file)
@@ -164,8 +162,10 @@ def read_ends(file, size):
     return pread(file, ERROR_HEAD, 0) + b"\n...\n" + pread(file, ERROR_TAIL, size - ERROR_TAIL)
 
 
-def classify(exit_status, output_bytes, error, peak_bytes, limits):
+def classify(job, exit_status, output_bytes, error, peak_bytes, limits):
     """What stopped a program that ended by itself."""
+    if pread(job, 1, FAILED_AT) != b"\0":
+        return BROKEN
     if exit_status == -signal.SIGXFSZ or output_bytes > limits[3]:
         return TOO_MUCH_OUTPUT
     if exit_status == -signal.SIGXCPU:
