@@ -89,8 +89,8 @@ def require(isolation: Isolation, choice: str) -> None:
         raise IsolationError(f"isolation='strict' wants every layer, but these cannot be had here: {missing}")
     if choice == "best" and isolation.level == 0:
         raise IsolationError(
-            f"only limits of time, memory and output stand between programs and this machine: {missing}. Run where more can be had"
-            " (python -m executor doctor tells what is missing), or accept it with isolation='minimal'"
+            f"only limits of time, memory and output stand between programs and this machine: {missing}. Run where more can be"
+            " had (python -m executor doctor tells what is missing), or accept it with isolation='minimal'"
         )
     if choice == "best" and missing and isolation.on not in _warned:
         _warned.add(isolation.on)  # the reasons may name processes

@@ -136,6 +136,10 @@ class Watch:
                 raise ParentGone
             if self.pass_on():
                 return
+            if self.cancelled:  # again, should a test have begun just then
+                test, _, depth = self.board()
+                if test >= 0:
+                    self.end_test(test, depth, BROKEN)
             if ready.get(worker.bell, 0) & select.POLLHUP:
                 raise RuntimeError("the zygote died")
             nap = min(2 * nap, LONGEST_NAP)
@@ -148,9 +152,6 @@ class Watch:
         read_frame()  # CANCEL is all that can come during a job
         self.cancelled = True
         os.pwrite(self.worker.job, b"\1", CANCELLED_AT)
-        test, _, depth = self.board()
-        if test >= 0:
-            self.end_test(test, depth, BROKEN)
 
     def board(self):
         return BOARD.unpack(os.pread(self.worker.job, BOARD.size, 0))
@@ -166,7 +167,7 @@ class Watch:
                         break
             except BlockingIOError:
                 pass
-        out, at, done = [], 0, False
+        at, done = 0, False
         while at + FRAME.size <= len(self.buffer) and not done:
             kind, size = FRAME.unpack_from(self.buffer, at)
             end = at + FRAME.size + size
@@ -175,9 +176,8 @@ class Watch:
             if kind == RESULT:
                 self.correct(at + FRAME.size)
             done = kind in (END, CRASH)
-            out.append((at, end))
             at = end
-        if out:
+        if at:
             write_all(CHANNEL, memoryview(self.buffer)[:at])
             self.buffer = self.buffer[at:]
         return done

@@ -3,7 +3,7 @@
 import ctypes
 import os
 import resource
-import _signal as signal
+import _signal as signal  # without the enum module, which signal imports and each zygote would carry
 import time
 
 libc = ctypes.CDLL(None, use_errno=True)

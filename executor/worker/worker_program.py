@@ -10,7 +10,6 @@ import sys
 import time
 from _thread import _count as thread_count
 from os import _exit, closerange, dup2, setpgid, setresuid
-
 from resource import setrlimit
 
 from worker_jail import MOST_DESCRIPTORS, drop_privileges
@@ -74,7 +73,7 @@ def dropping(jail):
             if "seccomp" in jail.layers and jail.inside is None:
                 install_filter(build_signal_filter(os.uname().machine, os.getpid()))
 
-    # In a user namespace a change of user takes the zygote's rights away, and the end of a PID namespace's first process ends all.
+    # In a user namespace a change of user takes the zygote's rights away, and what a PID namespace holds ends with it.
     simple = jail.inside is not None and {"user namespace", "pid namespace"} <= jail.layers
     return (jail.inside, drop) if simple else (None, drop)
 

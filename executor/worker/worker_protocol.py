@@ -5,8 +5,8 @@ parent sends a JOB, and may CANCEL it. The answers are RESULT frames in the orde
 message, then END; or CRASH in place of END if the job could not be carried through. A job in one shared process has one
 SHARED frame in place of results.
 
-The judge writes the job to a memory file that it shares with the zygote: first BOARD, which the zygote keeps up to date so that the judge
-knows which test runs since when, then the body of the JOB frame.
+The judge writes the job to a memory file that it shares with the zygote: first BOARD, which the zygote keeps up to date so
+that the judge knows which test runs since when, then the body of the JOB frame.
 """
 
 import struct

@@ -3,11 +3,10 @@
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
-from executor import Job, Limits, Test, Verdict
+from executor import Job, Test, Verdict
 from executor.attacks import ATTACKS, LIMITS
 from executor.doctor import Bait, end_strays, try_attack
 
