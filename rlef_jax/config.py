@@ -24,6 +24,8 @@ CHOICES = {
     "ppo.value": ("turn", "token"),
     "ppo.loss_aggregation": ("token_mean", "turn_mean"),
     "model.dtype": ("float32", "bfloat16"),
+    "model.attention": ("auto", "xla", "cudnn", "splash"),
+    "tokenizer.layout": ("mini", "llama2", "llama3", "chatml"),
 }
 
 
@@ -66,7 +68,11 @@ def _data() -> ConfigDict:
 def _tokenizer() -> ConfigDict:
     """Text to tokens."""
     c = ConfigDict()
-    c.path = ""  # a SentencePiece model; empty: one is trained on the data set's train split
+    # A SentencePiece model, Llama 3's tokenizer.model, a tokenizer.json, or a Hugging Face directory. Empty: that of
+    # model.hf_dir, and without one a SentencePiece model is trained on the data set's train split.
+    c.path = ""
+    c.layout = "mini"  # tokens around messages: those of the trained tokenizer, Llama 2, Llama 3, or ChatML
+    c.system = ""  # [open] a system message before the conversation (llama3, chatml); empty: none
     c.vocab_size = 768  # of the trained one
     return c
 
@@ -74,6 +80,10 @@ def _tokenizer() -> ConfigDict:
 def _model() -> ConfigDict:
     """The shape of the Llama; this default is tiny."""
     c = ConfigDict()
+    # A Hugging Face directory: weights, shape, rotary settings and tokenizer come from it, and whatever is said about the
+    # shape below is for planning without the weights. Empty: random weights of the shape below.
+    c.hf_dir = ""
+    c.vocab_size = 0  # 0: as many as the tokenizer has
     c.d_model = 64
     c.n_layers = 3
     c.n_heads = 2
@@ -81,10 +91,19 @@ def _model() -> ConfigDict:
     c.head_dim = 32
     c.d_ff = 192
     c.rope_theta = 10_000.0
+    c.rope_factor = 1.0  # Llama 3.1's stretching of long wavelengths; 1: none
+    c.rope_low_freq_factor = 1.0
+    c.rope_high_freq_factor = 4.0
+    c.rope_original_context = 8192
+    c.norm_eps = 1e-5
     c.tied_embeddings = True
-    c.dtype = "float32"
+    c.qkv_bias = False  # Qwen2
+    c.context_length = 0  # the longest sequence the weights were made for; 0: not known, nothing is checked
+    c.dtype = "float32"  # of activations and the sampler's weights; bfloat16 keeps float32 weights and moments in the learner
+    c.attention = "auto"  # of training: cudnn (GPU, bfloat16), splash (TPU), xla (anywhere); auto: the best there is
     c.unroll_layers = False  # faster on a CPU for a small model
     c.remat = False  # recompute each block in the backward pass: less memory, a third more time
+    c.remat_save = ""  # tensors of a block that are kept all the same: query, key, value, attended, gate, up
     c.logit_chunk = 0  # positions scored at a time; 0: all
     return c
 
@@ -260,16 +279,17 @@ def _check_ranges(given: dict) -> None:
         "ppo.minibatches", "ppo.epochs", "eval.rollouts", "eval.turn_limit", "eval.valid_rollouts", "eval.resamples",
         "checkpoint.every", "checkpoint.sft_every", "checkpoint.keep", "data.train", "data.valid", "data.test",
         "tokenizer.vocab_size", "model.d_model", "model.n_layers", "model.n_heads", "model.n_kv_heads", "model.head_dim",
-        "model.d_ff",
+        "model.d_ff", "model.rope_original_context",
     )  # fmt: skip
     at_least_0 = (
         "executor.workers", "sft.steps", "ppo.updates", "ppo.warmup_steps", "sft.warmup_steps", "eval.every", "episodes_every",
         "ppo.kl_coefficient", "ppo.invalid_penalty", "ppo.weight_decay", "sft.weight_decay", "seed", "data.seed",
-        "model.logit_chunk",
+        "model.logit_chunk", "model.context_length", "model.vocab_size",
     )  # fmt: skip
     positive = (
         "sampler.temperature", "ppo.learning_rate", "ppo.value_learning_rate", "sft.learning_rate", "ppo.clip",
         "ppo.value_clip", "ppo.grad_clip", "ppo.max_logprob_gap", "ppo.max_first_kl", "ppo.value_head_std", "model.rope_theta",
+        "model.rope_factor", "model.rope_low_freq_factor", "model.rope_high_freq_factor", "model.norm_eps",
     )  # fmt: skip
     probability = ("sampler.share", "sft.fix_probability", "sft.repeat_probability")
     for paths, fine, rule in (
@@ -318,8 +338,10 @@ def _check_sizes(config: ConfigDict) -> None:
             raise ValueError(
                 f"sft.batch takes {batch} demonstrations of {turns} turn(s) a step, but sft.demonstrations makes {pool}"
             )
-    if config.tokenizer.path and not os.path.isfile(config.tokenizer.path):
-        raise ValueError(f"tokenizer.path: there is no file {config.tokenizer.path}")
+    if config.tokenizer.path and not os.path.exists(config.tokenizer.path):
+        raise ValueError(f"tokenizer.path: there is no file or directory {config.tokenizer.path}")
+    if config.model.hf_dir and not os.path.isfile(os.path.join(config.model.hf_dir, "config.json")):
+        raise ValueError(f"model.hf_dir: there is no {os.path.join(config.model.hf_dir, 'config.json')}")
 
 
 def most_turns(config: ConfigDict) -> int:

@@ -22,8 +22,9 @@ TABLE = (
     (r"lm_head$", ("fsdp", "tensor")),
     (r"(q_proj|k_proj|v_proj|gate_proj|up_proj)/kernel$", ("fsdp", "tensor")),
     (r"(o_proj|down_proj)/kernel$", ("tensor", "fsdp")),
+    (r"(q_proj|k_proj|v_proj)/bias$", ("tensor",)),
     (r"value_head/kernel$", ("fsdp", None)),
-    (r"(scale|bias)$", (None,)),
+    (r"scale$", (None,)),
     (r"[kv]_LBGSK$", (BATCH, "tensor", None, None)),
 )
 

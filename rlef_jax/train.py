@@ -112,7 +112,7 @@ def load_tokenizer(config, workdir: str, problems: list[Problem]) -> SentencePie
 
 
 def model_config(config, vocab_size: int) -> LlamaConfig:
-    return LlamaConfig(vocab_size=vocab_size, **config.model)
+    return LlamaConfig.from_settings(config.model, vocab_size)
 
 
 def say(run: Run, data: dict) -> None:

@@ -126,7 +126,7 @@ def world(tmp_path_factory):
     with executor.Pool(2) as pool:
         environment = environments.from_config(config, tokenizer, pool, problems)
         problems = environments.fitting(problems, environment, "train")
-        model = LlamaConfig(vocab_size=tokenizer.vocab_size, **config.model)
+        model = LlamaConfig.from_settings(config.model, tokenizer.vocab_size)
         mesh = sharding.make_mesh(1, 1, 1, devices=jax.devices()[:1])
         # The easiest to say: two wrong programs and a right one for each of five problems.
         spoken = lambda problem: len(tokenizer.encode(problem.solutions[0]))

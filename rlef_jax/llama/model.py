@@ -65,9 +65,9 @@ class RMSNorm(nn.Module):
         return (normed * scale).astype(x.dtype)
 
 
-def _dense(features, config, name):
+def _dense(features, config, name, bias=False):
     precision, dtype = config.precision, config.compute_dtype
-    return nn.Dense(features, use_bias=False, dtype=dtype, precision=precision, kernel_init=_kernel_init, name=name)
+    return nn.Dense(features, use_bias=bias, dtype=dtype, precision=precision, kernel_init=_kernel_init, name=name)
 
 
 class Attention(nn.Module):
@@ -77,9 +77,8 @@ class Attention(nn.Module):
     def __call__(self, x_BTD, cache, layer, context):
         c = self.config
         B, T, _ = x_BTD.shape
-        q_BTHK = _dense(c.n_heads * c.head_dim, c, "q_proj")(x_BTD).reshape(B, T, c.n_heads, c.head_dim)
-        k_BTGK = _dense(c.n_kv_heads * c.head_dim, c, "k_proj")(x_BTD).reshape(B, T, c.n_kv_heads, c.head_dim)
-        v_BTGK = _dense(c.n_kv_heads * c.head_dim, c, "v_proj")(x_BTD).reshape(B, T, c.n_kv_heads, c.head_dim)
+        project = lambda heads, name: _dense(heads * c.head_dim, c, name, c.qkv_bias)(x_BTD).reshape(B, T, heads, c.head_dim)
+        q_BTHK, k_BTGK, v_BTGK = project(c.n_heads, "q_proj"), project(c.n_kv_heads, "k_proj"), project(c.n_kv_heads, "v_proj")
         q_BTHK = rotate(q_BTHK, context["cos_BTK"], context["sin_BTK"])
         k_BTGK = rotate(k_BTGK, context["cos_BTK"], context["sin_BTK"])
         k_BGSK, v_BGSK = k_BTGK.swapaxes(1, 2), v_BTGK.swapaxes(1, 2)
