@@ -23,6 +23,8 @@ CHOICES = {
     "eval.split": ("train", "valid", "test"),
     "ppo.value": ("turn", "token"),
     "ppo.loss_aggregation": ("token_mean", "turn_mean"),
+    "ppo.moments_dtype": ("float32", "bfloat16"),
+    "ppo.old_logprobs": ("sampler", "learner"),
     "model.dtype": ("float32", "bfloat16"),
     "model.attention": ("auto", "xla", "cudnn", "splash"),
     "tokenizer.layout": ("mini", "llama2", "llama3", "chatml"),
@@ -114,6 +116,7 @@ def _mesh() -> ConfigDict:
     c.data = -1
     c.fsdp = 1
     c.tensor = 1
+    c.offload = False  # networks and moments rest in the host's memory while it is not their turn: for a single big GPU
     return c
 
 
@@ -146,6 +149,7 @@ def _sampler() -> ConfigDict:
     c.chunk = 32  # tokens sampled between two looks at the host
     c.splice_length = 128  # tokens spliced at a time; longer ones take several calls
     c.share = 0.25  # sample, or splice, once this share of the slots takes part (or no program is running)
+    c.gather_weights = True  # weights whole along mesh.fsdp while sampling: no gathering at every token, more memory
     c.temperature = 1.0  # [paper] in training, with no top-p
     return c
 
@@ -195,6 +199,10 @@ def _ppo() -> ConfigDict:
     c.value = "turn"  # [paper] turn; token is its ablation
     c.normalize_advantages = True  # [paper]; over the whole collection [open]
     c.loss_aggregation = "token_mean"  # [open]
+    c.moments_dtype = "float32"  # Adam's moments between steps; bfloat16 halves their memory
+    # π_old, and π in the KL term: sampler: as recorded when sampling [open]; learner: scored again before the update, which
+    # bfloat16 needs, where sampler and learner round differently.
+    c.old_logprobs = "sampler"
     c.value_head_std = 0.01  # [open] of the value network's random output layer
     c.max_first_kl = 1e-6  # of the first policy to its reference, which it is, in nats; more stops it
     c.max_logprob_gap = 1e-4  # sampler against learner, in nats; more stops it. For float32: bfloat16 needs about 0.5

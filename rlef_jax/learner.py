@@ -27,90 +27,184 @@ class TrainState:
     step: jax.Array  # int32
 
 
-def make_optimizer(learning_rate, weight_decay: float, grad_clip: float, b1: float, b2: float):
-    """AdamW after clipping by global norm; norm scales are not decayed."""
+def make_optimizer(learning_rate, weight_decay: float, grad_clip: float, b1: float, b2: float, moments_dtype: str = "float32"):
+    """AdamW after clipping by global norm; norm scales and biases are not decayed. Moments rest in `moments_dtype`."""
     decayed = lambda params: jax.tree_util.tree_map_with_path(
-        lambda path, _: not sharding.path_of(path).endswith("scale"), params
+        lambda path, _: not sharding.path_of(path).endswith(("scale", "bias")), params
     )
-    return optax.chain(
+    optimizer = optax.chain(
         optax.clip_by_global_norm(grad_clip),
         optax.adamw(learning_rate, b1=b1, b2=b2, weight_decay=weight_decay, mask=decayed),
     )
+    return optimizer if moments_dtype == "float32" else _compact(optimizer, jnp.dtype(moments_dtype))
 
 
-class Learner:
-    """Minimises `loss(params, piece) -> (loss, metrics)` over minibatches cut into microbatches of a few shapes.
+def _compact(optimizer, dtype):
+    """The optimiser with the floating-point part of its state held in `dtype` between steps, and computed in float32."""
 
-    `optimizers` names the networks, `piece_dtypes` the [B, T] arrays of a microbatch. Losses are weighted sums whose weights
-    add to 1 over the minibatch, so gradients of the pieces simply add up. Metrics named `max_*` are combined by maximum, all
-    others are added.
+    def cast(tree, to):
+        return jax.tree.map(lambda x: x.astype(to) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+
+    def update(grads, state, params):
+        updates, state = optimizer.update(grads, cast(state, jnp.float32), params)
+        return updates, cast(state, dtype)
+
+    return optax.GradientTransformation(lambda params: cast(optimizer.init(params), dtype), update)
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """How one network learns: `loss(params, piece) -> (loss, metrics)`, the [B, T] arrays of a piece, and the optimiser."""
+
+    loss: Callable
+    arrays: dict  # name -> dtype
+    optimizer: optax.GradientTransformation
+
+
+class _Programs:
+    """What the devices run for one network. `state`, abstract, is its (params, opt_state), and `rows` those of a piece.
+
+    `init(params)` makes a state, `zeros()` an empty sum of gradients and metrics, `accumulate(params, total, piece)` adds to it,
+    and `apply(params, opt_state, grads)` takes the optimiser's step. Each returns arrays that lie like `state`, so that nothing
+    is ever compiled again for another layout.
     """
 
-    def __init__(
-        self, mesh, optimizers: dict, loss: Callable, params: dict, piece_dtypes: dict, rows: int, lengths: Sequence[int]
-    ):
-        self._rows, self._lengths, self._by_row = rows, tuple(lengths), sharding.batch_sharding(mesh)
-        self._piece_dtypes = piece_dtypes
-        piece = {name: jax.ShapeDtypeStruct((rows, lengths[0]), dtype) for name, dtype in piece_dtypes.items()}
-        metric_names = ("loss", *jax.eval_shape(loss, params, piece)[1])
-        gradient = jax.value_and_grad(loss, has_aux=True)
+    def __init__(self, name: str, network: Network, params, rows: int, length: int, mesh):
+        by_row, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+
+        def init(params):
+            params = jax.tree.map(jnp.copy, params)  # a state is donated at every step, what it was made from is not
+            return params, network.optimizer.init(params)
+
+        shapes = jax.eval_shape(init, params)
+        at = sharding.shardings(shapes, mesh)
+        self.state = jax.tree.map(_placed, shapes, at)
+        self.piece = lambda length: {n: _placed(np.zeros((rows, length), d), by_row) for n, d in network.arrays.items()}
+        metric_names = ("loss", *jax.eval_shape(network.loss, params, self.piece(length))[1])
+        gradient = jax.value_and_grad(network.loss, has_aux=True)
+
+        def zeros():
+            grads = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[0])
+            return grads, {metric: jnp.zeros(()) for metric in metric_names}
 
         def accumulate(params, total, piece):
             (value, metrics), grads = gradient(params, piece)
             old_grads, old_metrics = total
             metrics = {"loss": value, **metrics}
-            combine = {name: jnp.maximum if name.startswith("max_") else jnp.add for name in metrics}
-            metrics = {name: combine[name](old_metrics[name], metrics[name]) for name in metrics}
+            combine = {metric: jnp.maximum if metric.startswith("max_") else jnp.add for metric in metrics}
+            metrics = {metric: combine[metric](old_metrics[metric], metrics[metric]) for metric in metrics}
             return jax.tree.map(jnp.add, old_grads, grads), metrics
 
-        def apply(state: TrainState, grads):
-            params, opt_state, norms = {}, {}, {}
-            for name, optimizer in optimizers.items():
-                updates, opt_state[name] = optimizer.update(grads[name], state.opt_state[name], state.params[name])
-                params[name] = optax.apply_updates(state.params[name], updates)
-                norms[f"grad_norm_{name}"] = optax.global_norm(grads[name])
-            return TrainState(params, opt_state, state.step + 1), norms
+        def apply(params, opt_state, grads):
+            norm = {f"grad_norm_{name}": optax.global_norm(grads)}
+            updates, opt_state = network.optimizer.update(grads, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state, norm
 
-        def zeros(params):
-            return jax.tree.map(jnp.zeros_like, params), {name: jnp.zeros(()) for name in metric_names}
+        self.total = (self.state[0], {metric: _placed(np.zeros((), np.float32), whole) for metric in metric_names})
+        self.init = jax.jit(init, out_shardings=at)
+        self.zeros = jax.jit(zeros, out_shardings=(at[0], whole))
+        self.accumulate = jax.jit(accumulate, donate_argnums=1, out_shardings=(at[0], whole))
+        self.jitted_apply = self.apply = jax.jit(apply, donate_argnums=(0, 1), out_shardings=(*at, whole))
 
-        def init(params):
-            params = jax.tree.map(jnp.copy, params)  # the state is donated at every step, what it was made from is not
-            opt_state = {name: optimizer.init(params[name]) for name, optimizer in optimizers.items()}
-            return TrainState(params, opt_state, jnp.zeros((), jnp.int32))
 
-        shapes = jax.eval_shape(init, params)
-        place = lambda shape, at: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=at)
-        # What a checkpoint is restored into. Every program below returns arrays that lie exactly like this, so that none is
-        # ever compiled again for another layout.
-        self.abstract: TrainState = jax.tree.map(place, shapes, sharding.shardings(shapes, mesh))
-        at = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
+def _placed(array, at) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=at)
+
+
+class Learner:
+    """Minimises each network's loss over minibatches cut into microbatches of a few shapes; the networks take turns.
+
+    Losses are weighted sums whose weights add to 1 over the minibatch, so gradients of the pieces simply add up. Metrics named
+    `max_*` are combined by maximum, all others are added. With `offload`, parameters and moments rest in the memory of the
+    host, and those of a network visit the devices for its turn.
+    """
+
+    def __init__(
+        self, mesh, networks: dict[str, Network], params: dict, rows: int, lengths: Sequence[int], offload: bool = False
+    ):
+        self._rows, self._lengths, self._by_row = rows, tuple(lengths), sharding.batch_sharding(mesh)
+        self._networks, self._offload = networks, offload
+        self._programs = {
+            name: _Programs(name, network, params[name], rows, lengths[0], mesh) for name, network in networks.items()
+        }
+        place = lambda leaf: _placed(leaf, leaf.sharding.with_memory_kind("pinned_host") if offload else leaf.sharding)
+        rest = {name: jax.tree.map(place, programs.state) for name, programs in self._programs.items()}
         whole = sharding.replicated(mesh)
-        self.init = jax.jit(init, out_shardings=at)  # parameters -> TrainState; the optimiser starts fresh
-        self._zeros = jax.jit(zeros, out_shardings=(at.params, whole))
-        self._accumulate = jax.jit(accumulate, donate_argnums=1, out_shardings=(at.params, whole))
-        self._apply = self._jitted_apply = jax.jit(apply, donate_argnums=0, out_shardings=(at, whole))
+        # What a checkpoint is restored into.
+        self.abstract = _train_state(rest, _placed(np.zeros((), np.int32), whole))
+        self._next = jax.jit(lambda step: step + 1, out_shardings=whole)
+
+    def init(self, params: dict) -> TrainState:
+        """A state that starts from these parameters, which it copies, with a fresh optimiser."""
+        networks = {name: self._to_rest(name, programs.init(params[name])) for name, programs in self._programs.items()}
+        return _train_state(networks, jax.device_put(np.zeros((), np.int32), self.abstract.step.sharding))
+
+    def _to_rest(self, name: str, network: tuple) -> tuple:
+        """(params, opt_state) of a network whose turn has ended, where they rest; the originals are given up."""
+        like = self.abstract.params[name], self.abstract.opt_state[name]
+        return _moved(network, like, donate=True) if self._offload else network
+
+    def visiting(self, name: str, tree, donate: bool = False):
+        """A network's parameters, or parameters and moments, on the devices."""
+        params, opt_state = self._programs[name].state
+        like = (params, opt_state) if isinstance(tree, tuple) else params
+        return _moved(tree, like, donate) if self._offload else tree
 
     def step(self, state: TrainState, arrays: dict, lengths_B) -> tuple[TrainState, dict[str, float]]:
-        """One optimiser step on a minibatch of [B, T] arrays. `state` is donated."""
-        total = self._zeros(state.params)
-        for _, piece in trajectories.microbatches(arrays, lengths_B, self._rows, self._lengths):
-            piece = jax.device_put(piece, self._by_row)
-            total = self._accumulate(state.params, total, piece)
-        grads, metrics = total
-        state, norms = self._apply(state, grads)
-        return state, {name: float(value) for name, value in {**metrics, **norms}.items()}
+        """One optimiser step of every network on a minibatch of [B, T] arrays. `state` is donated."""
+        networks, metrics, loss = {}, {}, 0.0
+        for name, programs in self._programs.items():
+            params, opt_state = self.visiting(name, (state.params[name], state.opt_state[name]), donate=True)
+            total = programs.zeros()
+            own = {array: arrays[array] for array in self._networks[name].arrays}
+            for _, piece in trajectories.microbatches(own, lengths_B, self._rows, self._lengths):
+                total = programs.accumulate(params, total, jax.device_put(piece, self._by_row))
+            grads, sums = total
+            params, opt_state, norm = programs.apply(params, opt_state, grads)
+            del total, grads  # before the next network's turn
+            networks[name] = self._to_rest(name, (params, opt_state))
+            metrics |= {key: float(value) for key, value in {**sums, **norm}.items()}
+            loss += metrics["loss"]
+        return _train_state(networks, self._next(state.step)), metrics | {"loss": loss}
 
     def warm_up(self, state: TrainState) -> None:
         """Compiles every program of `step`, for every length, by running all but the last on empty pieces.
 
         The optimiser's step would change the state: it is compiled ahead of time, and that executable is kept.
         """
-        for length in self._lengths:
-            piece = {name: np.zeros((self._rows, length), dtype) for name, dtype in self._piece_dtypes.items()}
-            piece = jax.device_put(piece, self._by_row)
-            jax.block_until_ready(self._accumulate(state.params, self._zeros(state.params), piece))
-        self._apply = self._jitted_apply.lower(self.abstract, self.abstract.params).compile()
+        jax.block_until_ready(self._next(state.step))
+        for name, programs in self._programs.items():
+            params = self.visiting(name, state.params[name])
+            for length in self._lengths:
+                empty = {array: np.zeros(leaf.shape, leaf.dtype) for array, leaf in programs.piece(length).items()}
+                jax.block_until_ready(programs.accumulate(params, programs.zeros(), jax.device_put(empty, self._by_row)))
+            programs.apply = programs.jitted_apply.lower(*programs.state, programs.state[0]).compile()
+
+    def programs(self, length: int) -> dict[str, tuple]:
+        """{name: (jitted program, its abstract arguments)} of a step on pieces of `length` tokens, to compile ahead of time."""
+        found = {}
+        for name, p in self._programs.items():
+            found[f"{name} gradient"] = (p.accumulate, (p.state[0], p.total, p.piece(length)))
+            found[f"{name} step"] = (p.jitted_apply, (*p.state, p.state[0]))
+        return found
+
+
+def _train_state(networks: dict[str, tuple], step) -> TrainState:
+    params = {name: network[0] for name, network in networks.items()}
+    return TrainState(params, {name: network[1] for name, network in networks.items()}, step)
+
+
+def _moved(tree, like, donate: bool):
+    """Copies of arrays in the other kind of memory; one by one, so that a donated original makes room for the next copy."""
+
+    def move(x, to):
+        moved = jax.device_put(x, to.sharding)
+        if donate:
+            moved.block_until_ready()
+            x.delete()
+        return moved
+
+    return jax.tree.map(move, tree, like)
 
 
 def values_of(model: LlamaConfig, params: dict, tokens_BT, mesh):
@@ -125,24 +219,30 @@ def init_value(policy: dict, key, d_model: int, std: float) -> dict:
     return {"llama": policy, "value_head": {"kernel": std * jax.random.normal(key, (d_model, 1), jnp.float32)}}
 
 
-PPO_PIECE = {
+POLICY_ARRAYS = {
     "tokens": np.int32, "old_logprobs": np.float32, "behaviour_logprobs": np.float32, "advantages": np.float32,
-    "policy_weights": np.float32, "old_values": np.float32, "targets": np.float32, "value_weights": np.float32,
+    "policy_weights": np.float32,
 }  # fmt: skip
+VALUE_ARRAYS = {"tokens": np.int32, "old_values": np.float32, "targets": np.float32, "value_weights": np.float32}
 
 
-def ppo_loss(model: LlamaConfig, mesh, config, params: dict, piece: dict):
-    """Policy loss plus value loss: the two networks share no parameter, so each gets its own gradient from the sum."""
-    logprobs_BT, entropy_BT = llama.token_logprobs(model, params["policy"], piece["tokens"], config.sampler.temperature, mesh)
+def policy_loss(model: LlamaConfig, mesh, config, params: dict, piece: dict):
+    """(loss, metrics) of the policy network on a piece; see `ppo.policy_loss`."""
+    logprobs_BT, entropy_BT = llama.token_logprobs(model, params, piece["tokens"], config.sampler.temperature, mesh)
     weights_BT = piece["policy_weights"]
-    policy_loss, metrics = ppo.policy_loss(
+    loss, metrics = ppo.policy_loss(
         logprobs_BT, piece["old_logprobs"], piece["behaviour_logprobs"], piece["advantages"], weights_BT, config.ppo.clip
     )
-    values_BT = values_of(model, params["value"], piece["tokens"], mesh)
-    value_loss = ppo.value_loss(values_BT, piece["old_values"], piece["targets"], piece["value_weights"], config.ppo.value_clip)
     gap_BT = jnp.where(weights_BT > 0, jnp.abs(logprobs_BT - piece["behaviour_logprobs"]), 0.0)
-    metrics |= {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": jnp.sum(weights_BT * entropy_BT)}
-    return policy_loss + value_loss, metrics | {"max_logprob_gap": jnp.max(gap_BT)}
+    metrics |= {"policy_loss": loss, "entropy": jnp.sum(weights_BT * entropy_BT), "max_logprob_gap": jnp.max(gap_BT)}
+    return loss, metrics
+
+
+def value_loss(model: LlamaConfig, mesh, config, params: dict, piece: dict):
+    """(loss, metrics) of the value network on a piece; see `ppo.value_loss`."""
+    values_BT = values_of(model, params, piece["tokens"], mesh)
+    loss = ppo.value_loss(values_BT, piece["old_values"], piece["targets"], piece["value_weights"], config.ppo.value_clip)
+    return loss, {"value_loss": loss}
 
 
 class Ppo:
@@ -151,42 +251,55 @@ class Ppo:
     def __init__(self, model: LlamaConfig, mesh, config, params: dict):
         p, self._config, self._model, self._mesh = config.ppo, config, model, mesh
         schedule = lambda peak: optax.linear_schedule(peak / max(p.warmup_steps, 1), peak, p.warmup_steps)
-        make = lambda rate: make_optimizer(schedule(rate), p.weight_decay, p.grad_clip, p.adam_b1, p.adam_b2)
-        self.learner = Learner(
-            mesh,
-            {"policy": make(p.learning_rate), "value": make(p.value_learning_rate)},
-            functools.partial(ppo_loss, model, mesh, config),
-            params,
-            PPO_PIECE,
-            config.batch.rows,
-            config.batch.lengths,
+        make = lambda rate: make_optimizer(
+            schedule(rate), p.weight_decay, p.grad_clip, p.adam_b1, p.adam_b2, p.moments_dtype
         )
-
-        def score(reference, value, tokens_BT):
-            logprobs_BT, _ = llama.token_logprobs(model, reference, tokens_BT, config.sampler.temperature, mesh)
-            return logprobs_BT, values_of(model, value, tokens_BT, mesh)
-
-        self._score_piece = jax.jit(score)
+        bound = lambda loss: functools.partial(loss, model, mesh, config)
+        networks = {
+            "policy": Network(bound(policy_loss), POLICY_ARRAYS, make(p.learning_rate)),
+            "value": Network(bound(value_loss), VALUE_ARRAYS, make(p.value_learning_rate)),
+        }
+        self.learner = Learner(mesh, networks, params, config.batch.rows, config.batch.lengths, config.mesh.offload)
+        temperature = config.sampler.temperature
+        self._logprobs = jax.jit(lambda params, tokens_BT: llama.token_logprobs(model, params, tokens_BT, temperature, mesh)[0])
+        self._values = jax.jit(lambda params, tokens_BT: values_of(model, params, tokens_BT, mesh))
 
     def warm_up(self, state: TrainState, reference) -> None:
-        for length in self._config.batch.lengths:
-            tokens_BT = np.zeros((self._config.batch.rows, length), np.int32)
-            self._score_piece(reference, state.params["value"], jax.device_put(tokens_BT, sharding.batch_sharding(self._mesh)))
         self.learner.warm_up(state)
+        for length in self._config.batch.lengths:
+            empty = TrajectoryBatch(np.zeros((1, length), np.int32), np.array([length]), *[None] * 5)
+            self.score(state, reference, empty)
 
-    def score(self, state: TrainState, reference, batch: TrajectoryBatch) -> tuple[np.ndarray, np.ndarray]:
-        """(log ρ of every token, V at every position), float32 [B, T] each, of a collection before it is learnt from."""
-        reference_BT, values_BT = (np.zeros(batch.tokens_BT.shape, np.float32) for _ in range(2))
+    def score(self, state: TrainState, reference, batch: TrajectoryBatch) -> dict[str, np.ndarray]:
+        """What a collection looks like before it is learnt from, float32 [B, T] each: 'reference', log ρ of every token, 'value',
+        V at every position, and where the learner's own log-probs are wanted, 'policy', log π of every token.
+        """
+        scored = {"reference": self._scored(self._logprobs, reference, batch)}
+        if self._config.ppo.old_logprobs == "learner":
+            params = self.learner.visiting("policy", state.params["policy"])
+            scored["policy"] = self._scored(self._logprobs, params, batch)
+        params = self.learner.visiting("value", state.params["value"])
+        return scored | {"value": self._scored(self._values, params, batch)}
+
+    def _scored(self, program, params, batch: TrajectoryBatch) -> np.ndarray:
+        found_BT = np.zeros(batch.tokens_BT.shape, np.float32)
         pieces = trajectories.microbatches(
             {"tokens": batch.tokens_BT}, batch.lengths_B, self._config.batch.rows, self._config.batch.lengths
         )
         for index, piece in pieces:
-            tokens_BT = jax.device_put(piece["tokens"], sharding.batch_sharding(self._mesh))
-            scored = self._score_piece(reference, state.params["value"], tokens_BT)
-            for into, array in zip((reference_BT, values_BT), scored):
-                width = min(into.shape[1], array.shape[1])
-                into[index, :width] = np.asarray(array)[: len(index), :width]
-        return reference_BT, values_BT
+            piece_BT = np.asarray(program(params, jax.device_put(piece["tokens"], sharding.batch_sharding(self._mesh))))
+            width = min(found_BT.shape[1], piece_BT.shape[1])
+            found_BT[index, :width] = piece_BT[: len(index), :width]
+        return found_BT
+
+    def programs(self, reference, length: int) -> dict[str, tuple]:
+        """{name: (jitted program, its abstract arguments)} of an update on pieces of `length` tokens; `reference` is abstract."""
+        value = self.learner.programs(length)["value gradient"][1]
+        tokens_BT = value[2]["tokens"]
+        return {
+            "log-probs": (self._logprobs, (reference, tokens_BT)),
+            "values": (self._values, (value[0], tokens_BT)),
+        } | self.learner.programs(length)
 
     def update(self, state: TrainState, reference, batch: TrajectoryBatch, rng) -> tuple[TrainState, dict[str, float]]:
         """Takes `epochs` passes of `minibatches` steps over a collection; `rng` (numpy) shuffles it. `state` is donated.
@@ -195,8 +308,9 @@ class Ppo:
         `first_logprob_gap` 0 up to rounding (invariant I6).
         """
         p = self._config.ppo
-        reference_BT, values_BT = self.score(state, reference, batch)
-        log_ratios_BK = ppo.turn_log_ratios(batch.logprobs_BT, reference_BT, batch.turn_BT, batch.turn_mask_BK.shape[1])
+        scored = self.score(state, reference, batch)
+        values_BT, old_logprobs_BT = scored["value"], scored.get("policy", batch.logprobs_BT)
+        log_ratios_BK = ppo.turn_log_ratios(old_logprobs_BT, scored["reference"], batch.turn_BT, batch.turn_mask_BK.shape[1])
         returns_BK = ppo.returns(batch.task_rewards_BK, log_ratios_BK, batch.turn_mask_BK, p.kl_coefficient)
         advantages_BT, targets_BT, where_BT = ppo.advantages(
             returns_BK, values_BT, batch.turn_BT, batch.prompt_end_BK, batch.turn_mask_BK, p.value, p.normalize_advantages
@@ -207,7 +321,7 @@ class Ppo:
                 weights_BT = trajectories.loss_weights(batch.turn_BT[rows], p.loss_aggregation)
                 arrays = {
                     "tokens": batch.tokens_BT[rows],
-                    "old_logprobs": batch.logprobs_BT[rows],
+                    "old_logprobs": old_logprobs_BT[rows],
                     "behaviour_logprobs": batch.logprobs_BT[rows],
                     "advantages": advantages_BT[rows],
                     "policy_weights": weights_BT,

@@ -7,6 +7,7 @@ an episode gets does not touch its tokens, since its noise is its own (I10).
 
 import collections
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -16,7 +17,7 @@ import numpy as np
 
 import executor
 from rlef_jax import episode as episodes
-from rlef_jax import sampler, sharding
+from rlef_jax import llama, sampler, sharding
 from rlef_jax.environment import Environment
 from rlef_jax.llama import LlamaConfig
 from rlef_jax.types import Episode, Problem, Status
@@ -47,10 +48,11 @@ class Collector:
         init = lambda: sampler.init_slots(model, self._rows, capacity)
         self._init = jax.jit(init, out_shardings=_slot_shardings(jax.eval_shape(init), mesh))
         self._by_row = sharding.batch_sharding(mesh)
+        self._read = _reader(model, mesh, config)
 
     def warm_up(self, params, top_ps: Iterable[float]) -> None:
         """Compiles everything `collect` calls, by running it on silent rows."""
-        slots = self._init()
+        params, slots = self._read(params), self._init()
         slots = self._extend(params, slots, *self._splice_arrays({}))
         for top_p in top_ps:
             slots, *_ = self._decode(self._chunk, top_p, params, slots, jax.random.key(0), 1.0, self._stop_ids)
@@ -71,7 +73,7 @@ class Collector:
         An episode whose sandbox failed even on a retry is dropped, and counted. `on_done` hears of every episode that ends.
         """
         state = _Play(environment, collections.deque(starts), self._rows, self._max_response, self._stop_ids)
-        slots, began = self._init(), time.perf_counter()
+        params, slots, began = self._read(params), self._init(), time.perf_counter()
         total, impatient = len(state.queue), False
         while len(state.finished) + state.stats.dropped < total:
             before = len(state.finished) + state.stats.dropped
@@ -119,6 +121,18 @@ def _slot_shardings(slots, mesh):
     by_row = sharding.batch_sharding(mesh)
     rows = jax.tree.map(lambda _: by_row, slots)
     return dataclasses.replace(rows, cache=sharding.shardings(slots.cache, mesh))
+
+
+def _reader(model: LlamaConfig, mesh, config):
+    """From the learner's parameters to those that sampling reads: on the devices, in the compute dtype, gathered if so asked."""
+    gathers = config.sampler.gather_weights and mesh.shape["fsdp"] > 1
+    if model.dtype == "float32" and not gathers and not config.mesh.offload:
+        return lambda params: params
+    shapes = jax.eval_shape(lambda: llama.init(model, jax.random.key(0)))
+    at = sharding.shardings(shapes, mesh, ("fsdp",) if gathers else ())
+    read = jax.jit(functools.partial(llama.compute_params, model), out_shardings=at)
+    on_device = sharding.shardings(shapes, mesh)
+    return lambda params: read(jax.device_put(params, on_device))
 
 
 class _Play:

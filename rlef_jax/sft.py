@@ -16,11 +16,11 @@ import executor
 from rlef_jax import llama
 from rlef_jax.datasets import demonstrations
 from rlef_jax.environment import Environment
-from rlef_jax.learner import Learner, make_optimizer
+from rlef_jax.learner import Learner, Network, make_optimizer
 from rlef_jax.llama import LlamaConfig
 from rlef_jax.types import Episode, Problem, Status
 
-SFT_PIECE = {"tokens": np.int32, "weights": np.float32}
+SFT_ARRAYS = {"tokens": np.int32, "weights": np.float32}
 
 
 def play(
@@ -119,13 +119,14 @@ def make_learner(model: LlamaConfig, mesh, config, params: dict) -> Learner:
     s, p = config.sft, config.ppo
 
     def loss(params, piece):
-        logprobs_BT, _ = llama.token_logprobs(model, params["policy"], piece["tokens"], 1.0, mesh)
+        logprobs_BT, _ = llama.token_logprobs(model, params, piece["tokens"], 1.0, mesh)
         return -jnp.sum(piece["weights"] * logprobs_BT), {}
 
     steps = max(s.steps, s.warmup_steps + 1)
     schedule = optax.warmup_cosine_decay_schedule(0.0, s.learning_rate, s.warmup_steps, steps, 0.1 * s.learning_rate)
-    optimizer = make_optimizer(schedule, s.weight_decay, p.grad_clip, p.adam_b1, p.adam_b2)
-    return Learner(mesh, {"policy": optimizer}, loss, params, SFT_PIECE, config.batch.rows, config.batch.lengths)
+    optimizer = make_optimizer(schedule, s.weight_decay, p.grad_clip, p.adam_b1, p.adam_b2, p.moments_dtype)
+    networks = {"policy": Network(loss, SFT_ARRAYS, optimizer)}
+    return Learner(mesh, networks, params, config.batch.rows, config.batch.lengths, config.mesh.offload)
 
 
 def step_batch(pools: list[tuple[dict, np.ndarray]], config, step: int) -> tuple[dict, np.ndarray]:

@@ -96,10 +96,14 @@ def path_of(key_path) -> str:
     return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in key_path)
 
 
-def shardings(tree, mesh: Mesh):
-    """A NamedSharding for each leaf of a pytree of arrays or ShapeDtypeStructs (parameters, moments, caches)."""
+def shardings(tree, mesh: Mesh, whole: tuple[str, ...] = ()):
+    """A NamedSharding for each leaf of a pytree of arrays or ShapeDtypeStructs (parameters, moments, caches).
+
+    Along the mesh axes named in `whole` every device holds all of it.
+    """
+    free = lambda spec: P(*(None if axis in whole else axis for axis in spec))
     return jax.tree_util.tree_map_with_path(
-        lambda key_path, leaf: NamedSharding(mesh, spec_for(path_of(key_path), leaf.shape, mesh)), tree
+        lambda key_path, leaf: NamedSharding(mesh, free(spec_for(path_of(key_path), leaf.shape, mesh))), tree
     )
 
 

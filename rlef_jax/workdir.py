@@ -9,7 +9,7 @@ from rlef_jax.metrics import CompileCounter
 # Settings that change speed or upkeep but not what a run computes: it may go on with others.
 _FREE = (
     "mesh", "executor", "checkpoint", "episodes_every",
-    "sampler.slots", "sampler.chunk", "sampler.splice_length", "sampler.share",
+    "sampler.slots", "sampler.chunk", "sampler.splice_length", "sampler.share", "sampler.gather_weights",
 )  # fmt: skip
 
 

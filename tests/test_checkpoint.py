@@ -19,10 +19,11 @@ MODEL = LlamaConfig(vocab_size=48, d_model=16, n_layers=2, n_heads=2, n_kv_heads
 
 
 @functools.cache
-def learner_on(mesh):
+def learner_on(mesh, offload=False):
     params = {"policy": jax.eval_shape(lambda: llama.init(MODEL, jax.random.key(0)))}
     loss = lambda params, piece: (sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params)), {})
-    return learners.Learner(mesh, {"policy": optax.adamw(0.1)}, loss, params, {"tokens": np.int32}, 8, (4,))
+    network = learners.Network(loss, {"tokens": np.int32}, optax.adamw(0.1))
+    return learners.Learner(mesh, {"policy": network}, params, 8, (4,), offload)
 
 
 def trained_state(mesh, random_params):
@@ -36,12 +37,12 @@ def assert_equal(state, other):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(other))
 
 
-@pytest.mark.parametrize("sizes", [(2, 2, 2), (8, 1, 1), (1, 1, 1)])
-def test_a_state_saved_on_a_mesh_is_restored_onto_another(sizes, mesh_of, random_params, tmp_path):
+@pytest.mark.parametrize(("sizes", "offload"), [((2, 2, 2), False), ((8, 1, 1), False), ((1, 1, 1), False), ((8, 1, 1), True)])
+def test_a_state_saved_on_a_mesh_is_restored_onto_another(sizes, offload, mesh_of, random_params, tmp_path):
     state, checkpoints = trained_state(mesh_of(2, 2, 2), random_params), Checkpoints(tmp_path / "c", 2)
     checkpoints.save(7, state, {"episodes": 56, "rate": 0.25})
     checkpoints.wait()
-    abstract = learner_on(mesh_of(*sizes)).abstract
+    abstract = learner_on(mesh_of(*sizes), offload).abstract
     restored, host = Checkpoints(tmp_path / "c", 2).restore(7, abstract)
     assert host == {"episodes": 56, "rate": 0.25} == checkpoints.host(7)
     assert_equal(state, restored)

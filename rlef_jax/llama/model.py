@@ -10,10 +10,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
+from rlef_jax.llama import attention
 from rlef_jax.llama import cache as kv
 from rlef_jax.llama.config import LlamaConfig
-from rlef_jax.sharding import constrain_batch, gathered
+from rlef_jax.sharding import constrain_batch, gathered, path_of
 
 _kernel_init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 _embed_init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=1, out_axis=0)
@@ -42,18 +44,6 @@ def rotate(x_BTHK, cos_BTK, sin_BTK):
     return jnp.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1).astype(x_BTHK.dtype)
 
 
-def attend(q_BTHK, k_BGSK, v_BGSK, mask_BTS, precision=None):
-    """Grouped-query attention with a float32 softmax; query head h reads key/value head h // (H / G). -> [B, T, H, K]"""
-    B, T, H, K = q_BTHK.shape
-    G = k_BGSK.shape[1]
-    q_BTGRK = q_BTHK.reshape(B, T, G, H // G, K) * K**-0.5
-    einsum = functools.partial(jnp.einsum, precision=precision)
-    scores_BGRTS = einsum("BTGRK,BGSK->BGRTS", q_BTGRK, k_BGSK, preferred_element_type=jnp.float32)
-    scores_BGRTS = jnp.where(mask_BTS[:, None, None], scores_BGRTS, -1e30)
-    weights_BGRTS = jax.nn.softmax(scores_BGRTS, axis=-1).astype(v_BGSK.dtype)
-    return einsum("BGRTS,BGSK->BTGRK", weights_BGRTS, v_BGSK).reshape(B, T, H, K)
-
-
 class RMSNorm(nn.Module):
     eps: float
 
@@ -72,6 +62,7 @@ def _dense(features, config, name, bias=False):
 
 class Attention(nn.Module):
     config: LlamaConfig
+    mesh: jax.sharding.Mesh | None
 
     @nn.compact
     def __call__(self, x_BTD, cache, layer, context):
@@ -79,13 +70,15 @@ class Attention(nn.Module):
         B, T, _ = x_BTD.shape
         project = lambda heads, name: _dense(heads * c.head_dim, c, name, c.qkv_bias)(x_BTD).reshape(B, T, heads, c.head_dim)
         q_BTHK, k_BTGK, v_BTGK = project(c.n_heads, "q_proj"), project(c.n_kv_heads, "k_proj"), project(c.n_kv_heads, "v_proj")
-        q_BTHK = rotate(q_BTHK, context["cos_BTK"], context["sin_BTK"])
-        k_BTGK = rotate(k_BTGK, context["cos_BTK"], context["sin_BTK"])
-        k_BGSK, v_BGSK = k_BTGK.swapaxes(1, 2), v_BTGK.swapaxes(1, 2)
-        if cache is not None:
-            cache = kv.write(cache, layer, context["slots_BT"], k_BGSK, v_BGSK)
-            k_BGSK, v_BGSK = kv.read(cache, layer)
-        mixed_BTHK = attend(q_BTHK, k_BGSK, v_BGSK, context["mask_BTS"], c.precision)
+        q_BTHK = checkpoint_name(rotate(q_BTHK, context["cos_BTK"], context["sin_BTK"]), "query")
+        k_BTGK = checkpoint_name(rotate(k_BTGK, context["cos_BTK"], context["sin_BTK"]), "key")
+        v_BTGK = checkpoint_name(v_BTGK, "value")
+        if cache is None:
+            mixed_BTHK = attention.causal(c, q_BTHK, k_BTGK, v_BTGK, self.mesh)
+        else:
+            cache = kv.write(cache, layer, context["slots_BT"], k_BTGK.swapaxes(1, 2), v_BTGK.swapaxes(1, 2))
+            mixed_BTHK = attention.attend(q_BTHK, *kv.read(cache, layer), context["mask_BTS"], c.precision)
+        mixed_BTHK = checkpoint_name(mixed_BTHK, "attended")
         return _dense(c.d_model, c, "o_proj")(mixed_BTHK.reshape(B, T, -1)), cache
 
 
@@ -95,8 +88,8 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x_BTD):
         c = self.config
-        gate_BTF = _dense(c.d_ff, c, "gate_proj")(x_BTD)
-        up_BTF = _dense(c.d_ff, c, "up_proj")(x_BTD)
+        gate_BTF = checkpoint_name(_dense(c.d_ff, c, "gate_proj")(x_BTD), "gate")
+        up_BTF = checkpoint_name(_dense(c.d_ff, c, "up_proj")(x_BTD), "up")
         return _dense(c.d_model, c, "down_proj")(nn.silu(gate_BTF) * up_BTF)
 
 
@@ -108,8 +101,9 @@ class Block(nn.Module):
     def __call__(self, carry, layer, context):
         x_BTD, cache = carry
         norm = functools.partial(RMSNorm, self.config.norm_eps)
-        attended_BTD, cache = Attention(self.config, name="self_attn")(norm(name="input_layernorm")(x_BTD), cache, layer, context)
-        x_BTD = x_BTD + attended_BTD
+        attention_block = Attention(self.config, self.mesh, name="self_attn")
+        mixed_BTD, cache = attention_block(norm(name="input_layernorm")(x_BTD), cache, layer, context)
+        x_BTD = x_BTD + mixed_BTD
         x_BTD = x_BTD + FeedForward(self.config, name="mlp")(norm(name="post_attention_layernorm")(x_BTD))
         return (constrain_batch(x_BTD, self.mesh), cache), None
 
@@ -135,16 +129,15 @@ class Llama(nn.Module):
             self.param("lm_head", _kernel_init, (c.d_model, c.vocab_size), jnp.float32)
         x_BTD = constrain_batch(gathered(table_VD.astype(c.compute_dtype), self.mesh)[tokens_BT], self.mesh)
         angles_BTK = positions_BT[:, :, None].astype(jnp.float32) * rope_frequencies(c)
-        keys_S = jnp.arange(tokens_BT.shape[1] if cache is None else cache.capacity)
-        queries_BT = jnp.arange(tokens_BT.shape[1])[None] if cache is None else positions_BT
-        context = {
-            "cos_BTK": jnp.cos(angles_BTK),
-            "sin_BTK": jnp.sin(angles_BTK),
-            "mask_BTS": keys_S <= queries_BT[:, :, None],
-            "slots_BT": slots_BT,
-        }
-        # Within a loop XLA cannot undo the recomputation; unrolled, it has to be told not to.
-        block = nn.remat(Block, prevent_cse=c.unroll_layers) if c.remat else Block
+        context = {"cos_BTK": jnp.cos(angles_BTK), "sin_BTK": jnp.sin(angles_BTK)}
+        if cache is not None:
+            mask_BTS = jnp.arange(cache.capacity) <= positions_BT[:, :, None]
+            context |= {"mask_BTS": mask_BTS, "slots_BT": slots_BT}
+        block = Block
+        if c.remat:
+            # Within a loop XLA cannot undo the recomputation; unrolled, it has to be told not to.
+            policy = jax.checkpoint_policies.save_only_these_names(*c.saved)
+            block = nn.remat(Block, prevent_cse=c.unroll_layers, policy=policy)
         layers = nn.scan(
             block,
             variable_axes={"params": 0},
@@ -199,9 +192,33 @@ def token_logprobs(config: LlamaConfig, params, tokens_BT, temperature: float = 
         entropy_BC = -jnp.sum(jnp.exp(logprobs_BCV) * logprobs_BCV, axis=-1)
         return jnp.take_along_axis(logprobs_BCV, targets_BC[..., None], axis=-1)[..., 0], entropy_BC
 
-    T = targets_BT.shape[1]
-    chunk = config.logit_chunk or T
-    score = jax.checkpoint(score) if chunk < T else score
-    pieces = [score(hidden_BTD[:, i : i + chunk], targets_BT[:, i : i + chunk]) for i in range(0, T, chunk)]
-    pad = lambda x_BT: jnp.pad(x_BT, ((0, 0), (1, 0)))
-    return tuple(pad(jnp.concatenate(piece, axis=1)) for piece in zip(*pieces))
+    B, T = targets_BT.shape
+    if 0 < config.logit_chunk < T:
+        scored = _in_chunks(score, config.logit_chunk, hidden_BTD, targets_BT)
+    else:
+        scored = score(hidden_BTD, targets_BT)
+    return tuple(jnp.pad(x_BT, ((0, 0), (1, 0))) for x_BT in scored)
+
+
+def _in_chunks(score, size: int, *arrays_BT):
+    """`score` of [B, T, ...] arrays, `size` positions at a time in a loop, forward and backward: one chunk's logits exist."""
+    B, T = arrays_BT[0].shape[:2]
+    n = -(-T // size)
+
+    def cut(x_BT):
+        x_BT = jnp.pad(x_BT, ((0, 0), (0, n * size - T), *((0, 0),) * (x_BT.ndim - 2)))
+        return x_BT.reshape(B, n, size, *x_BT.shape[2:]).swapaxes(0, 1)
+
+    scored = jax.lax.map(jax.checkpoint(lambda pieces: score(*pieces)), tuple(map(cut, arrays_BT)))
+    return tuple(x_NBC.swapaxes(0, 1).reshape(B, n * size)[:, :T] for x_NBC in scored)
+
+
+def compute_params(config: LlamaConfig, params):
+    """The parameters as the forward pass reads them: all but the scales of the norms in the compute dtype.
+
+    The same numbers come out as from the float32 originals, bit for bit, at half the memory for bfloat16.
+    """
+    def cast(path, leaf):
+        return leaf if path_of(path).endswith("scale") else leaf.astype(config.compute_dtype)
+
+    return jax.tree_util.tree_map_with_path(cast, params)
