@@ -48,7 +48,7 @@ class Environment:
 
     def prompt(self, problem: Problem) -> list[int]:
         """The stream up to the first response."""
-        return self.layout.first(self.tokenizer.encode(self.messages.first_message(problem.statement)))
+        return self.layout.first(self.tokenizer.encode(self.messages.first_message(problem.statement).strip()))
 
     def fits(self, problem: Problem) -> bool:
         """Whether the first message keeps to `max_prompt_tokens`."""
@@ -79,12 +79,13 @@ class Environment:
 
     def receive_public(self, episode: Episode, result: executor.Result | None) -> Episode:
         """Takes the public result; when the conversation goes on, splices the message about it."""
-        closed = episode.stream.tokens_T[-1] == self.layout.end
-        turn_limit = self.turn_limit if closed or self.cut_response == "turn" else len(episode.turns)
+        last = int(episode.stream.tokens_T[-1])
+        was_cut = last not in self.layout.stops
+        turn_limit = len(episode.turns) if was_cut and self.cut_response == "end" else self.turn_limit
         if episodes.is_over(episode, result, turn_limit):
             return episodes.receive_feedback(episode, result, turn_limit)
-        message_ids = self._capped(self.tokenizer.encode(self._message(episode, result)))
-        tokens = self.layout.splice(message_ids, closed)
+        message_ids = self._capped(self.tokenizer.encode(self._message(episode, result).strip()))
+        tokens = self.layout.splice(message_ids, last)
         return episodes.receive_feedback(episode, result, turn_limit, self.tokenizer.decode(message_ids), tokens)
 
     def _capped(self, message_ids: list[int]) -> list[int]:
@@ -129,7 +130,7 @@ def from_config(config, tokenizer: Tokenizer, pool: executor.Pool, problems: Seq
     e = config.episode
     return Environment(
         tokenizer=tokenizer,
-        layout=ChatLayout.mini(tokenizer),
+        layout=ChatLayout.make(config.tokenizer.layout, tokenizer, config.tokenizer.system),
         messages=MESSAGES[config.data.prompt],
         pool=pool,
         comparison=config.data.comparison,

@@ -116,7 +116,7 @@ class Learner:
 
     Losses are weighted sums whose weights add to 1 over the minibatch, so gradients of the pieces simply add up. Metrics named
     `max_*` are combined by maximum, all others are added. With `offload`, parameters and moments rest in the memory of the
-    host, and those of a network visit the devices for its turn.
+    host: a network's parameters visit the devices for its turn, and its moments for the last moment of that.
     """
 
     def __init__(
@@ -136,33 +136,37 @@ class Learner:
 
     def init(self, params: dict) -> TrainState:
         """A state that starts from these parameters, which it copies, with a fresh optimiser."""
-        networks = {name: self._to_rest(name, programs.init(params[name])) for name, programs in self._programs.items()}
+        networks = {}
+        for name, programs in self._programs.items():
+            network = programs.init(params[name])
+            networks[name] = self._to_rest(network, name) if self._offload else network
         return _train_state(networks, jax.device_put(np.zeros((), np.int32), self.abstract.step.sharding))
 
-    def _to_rest(self, name: str, network: tuple) -> tuple:
-        """(params, opt_state) of a network whose turn has ended, where they rest; the originals are given up."""
-        like = self.abstract.params[name], self.abstract.opt_state[name]
-        return _moved(network, like, donate=True) if self._offload else network
+    def _to_rest(self, network: tuple, name: str) -> tuple:
+        """(params, opt_state) of a network where they rest; the originals are given up."""
+        return _moved(network, (self.abstract.params[name], self.abstract.opt_state[name]), donate=True)
 
-    def visiting(self, name: str, tree, donate: bool = False):
-        """A network's parameters, or parameters and moments, on the devices."""
-        params, opt_state = self._programs[name].state
-        like = (params, opt_state) if isinstance(tree, tuple) else params
-        return _moved(tree, like, donate) if self._offload else tree
+    def visiting(self, name: str, params):
+        """Parameters of a network, in any dtype, on the devices."""
+        return _moved(params, self._programs[name].state[0]) if self._offload else params
 
     def step(self, state: TrainState, arrays: dict, lengths_B) -> tuple[TrainState, dict[str, float]]:
         """One optimiser step of every network on a minibatch of [B, T] arrays. `state` is donated."""
         networks, metrics, loss = {}, {}, 0.0
         for name, programs in self._programs.items():
-            params, opt_state = self.visiting(name, (state.params[name], state.opt_state[name]), donate=True)
+            params, opt_state = state.params[name], state.opt_state[name]
+            if self._offload:
+                params = _moved(params, programs.state[0], donate=True)
             total = programs.zeros()
             own = {array: arrays[array] for array in self._networks[name].arrays}
             for _, piece in trajectories.microbatches(own, lengths_B, self._rows, self._lengths):
                 total = programs.accumulate(params, total, jax.device_put(piece, self._by_row))
             grads, sums = total
+            if self._offload:
+                opt_state = _moved(opt_state, programs.state[1], donate=True)
             params, opt_state, norm = programs.apply(params, opt_state, grads)
             del total, grads  # before the next network's turn
-            networks[name] = self._to_rest(name, (params, opt_state))
+            networks[name] = self._to_rest((params, opt_state), name) if self._offload else (params, opt_state)
             metrics |= {key: float(value) for key, value in {**sums, **norm}.items()}
             loss += metrics["loss"]
         return _train_state(networks, self._next(state.step)), metrics | {"loss": loss}
@@ -194,7 +198,7 @@ def _train_state(networks: dict[str, tuple], step) -> TrainState:
     return TrainState(params, {name: network[1] for name, network in networks.items()}, step)
 
 
-def _moved(tree, like, donate: bool):
+def _moved(tree, like, donate: bool = False):
     """Copies of arrays in the other kind of memory; one by one, so that a donated original makes room for the next copy."""
 
     def move(x, to):
@@ -264,6 +268,14 @@ class Ppo:
         self._logprobs = jax.jit(lambda params, tokens_BT: llama.token_logprobs(model, params, tokens_BT, temperature, mesh)[0])
         self._values = jax.jit(lambda params, tokens_BT: values_of(model, params, tokens_BT, mesh))
 
+    def reference(self, policy) -> dict:
+        """A policy as the KL term needs it: in the compute dtype, and at rest where the networks rest."""
+        like = self.learner.abstract.params["policy"]
+        on_device = jax.tree.map(lambda leaf: leaf.sharding.with_memory_kind("device"), like)
+        if self._model.dtype != "float32":
+            policy = jax.jit(functools.partial(llama.compute_params, self._model), out_shardings=on_device)(policy)
+        return _moved(policy, like) if self._config.mesh.offload else policy
+
     def warm_up(self, state: TrainState, reference) -> None:
         self.learner.warm_up(state)
         for length in self._config.batch.lengths:
@@ -274,7 +286,7 @@ class Ppo:
         """What a collection looks like before it is learnt from, float32 [B, T] each: 'reference', log ρ of every token, 'value',
         V at every position, and where the learner's own log-probs are wanted, 'policy', log π of every token.
         """
-        scored = {"reference": self._scored(self._logprobs, reference, batch)}
+        scored = {"reference": self._scored(self._logprobs, self.learner.visiting("policy", reference), batch)}
         if self._config.ppo.old_logprobs == "learner":
             params = self.learner.visiting("policy", state.params["policy"])
             scored["policy"] = self._scored(self._logprobs, params, batch)

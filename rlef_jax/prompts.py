@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 
 import executor
 
@@ -13,32 +14,102 @@ _FENCE = re.compile(r"```[^`\n]*```|```(?P<language>[^\n`]*)\n(?P<code>.*?)(?:``
 class ChatLayout:
     """Tokens around messages. They are ids, never text: no message can forge them.
 
-    A conversation reads `begin`, then per exchange `user`, the message, `assistant`, the response, and `end`, the token with
-    which the model stops.
+    A conversation reads `begin`, then per exchange `user`, the message, `assistant`, the response, which ends with one of
+    `stops`, and `between`. Messages are stripped of white space at both ends, as the published templates do, so that no
+    token could have spanned a message and what stands around it.
     """
 
     begin: tuple[int, ...]
     user: tuple[int, ...]
     assistant: tuple[int, ...]
-    end: int
+    stops: tuple[int, ...]  # the ids with which the model may end a response; the first, `end`, is the proper one
+    between: tuple[int, ...] = ()
 
     @classmethod
-    def mini(cls, tokenizer) -> "ChatLayout":
-        token = tokenizer.id
-        return cls((token("<s>"),), (token("<|user|>"),), (token("<|assistant|>"),), token("<|end|>"))
+    def make(cls, name: str, tokenizer, system: str = "") -> "ChatLayout":
+        """The layout `name` (mini, llama2, llama3 or chatml) in the tokenizer's ids, with a system message unless it is empty.
 
-    def first(self, message_ids: list[int]) -> list[int]:
+        Raises:
+          ValueError: when the tokenizer lacks a token of the layout, or the layout takes no system message.
+        """
+        if name not in _LAYOUTS:
+            raise ValueError(f"tokenizer.layout is {name!r}: it must be one of {', '.join(_LAYOUTS)}")
+        try:
+            return cls(*_LAYOUTS[name](tokenizer, system.strip()))
+        except KeyError as error:
+            raise ValueError(
+                f"tokenizer.layout is {name!r}, but {error.args[0]}: choose the layout that this model was trained with"
+            ) from error
+
+    @property
+    def end(self) -> int:
+        return self.stops[0]
+
+    def first(self, message_ids: Sequence[int]) -> list[int]:
         """The stream up to c_0: everything before the first response."""
         return [*self.begin, *self.user, *message_ids, *self.assistant]
 
-    def splice(self, message_ids: list[int], closed: bool) -> list[int]:
-        """What follows a response: the next user message. A response cut at its cap (not `closed`) is ended first."""
-        return [*(() if closed else (self.end,)), *self.user, *message_ids, *self.assistant]
+    def splice(self, message_ids: Sequence[int], last: int) -> list[int]:
+        """What follows a response whose last token is `last`: the next user message. `end` comes first unless it was that."""
+        ending = () if last == self.end else (self.end,)
+        return [*ending, *self.between, *self.user, *message_ids, *self.assistant]
 
     @property
     def overhead(self) -> int:
-        """The most tokens that `first` or `splice` adds to a message."""
-        return max(len(self.begin), 1) + len(self.user) + len(self.assistant)
+        """The most tokens that `splice` adds to a message."""
+        return 1 + len(self.between) + len(self.user) + len(self.assistant)
+
+
+def _mini(tokenizer, system: str):
+    """<s>, then <|user|>MESSAGE<|assistant|>RESPONSE<|end|> per exchange."""
+    _refuse_system("mini", system)
+    token = tokenizer.id
+    return (token("<s>"),), (token("<|user|>"),), (token("<|assistant|>"),), (token("<|end|>"),)
+
+
+def _llama2(tokenizer, system: str):
+    """<s>[INST] MESSAGE [/INST] RESPONSE</s> per exchange; the blanks come with the pieces.
+
+    Llama 2's system message would stand inside the first message, in a way that messages encoded by themselves cannot give.
+    """
+    _refuse_system("llama2", system)
+    user = (tokenizer.id("<s>"), *tokenizer.encode("[INST]"))
+    return (), user, tuple(tokenizer.encode("[/INST]")), (tokenizer.id("</s>"),)
+
+
+def _llama3(tokenizer, system: str):
+    """<|begin_of_text|>, then each message between its header and <|eot_id|>, without the date that some templates add."""
+    end = tokenizer.id("<|eot_id|>")
+
+    def header(role: str) -> tuple[int, ...]:
+        opened = (tokenizer.id("<|start_header_id|>"), *tokenizer.encode(role), tokenizer.id("<|end_header_id|>"))
+        return (*opened, *tokenizer.encode("\n\n"))
+
+    said = (*header("system"), *tokenizer.encode(system), end) if system else ()
+    begin = (tokenizer.id("<|begin_of_text|>"), *said)
+    stops = (end, *_existing(tokenizer, "<|end_of_text|>", "<|eom_id|>"))
+    return begin, header("user"), (end, *header("assistant")), stops
+
+
+def _chatml(tokenizer, system: str):
+    """<|im_start|>ROLE, a line break, the message, <|im_end|> and a line break; no system message of its own, unlike Qwen's."""
+    start, end, newline = tokenizer.id("<|im_start|>"), tokenizer.id("<|im_end|>"), tokenizer.encode("\n")
+    header = lambda role: (start, *tokenizer.encode(f"{role}\n"))
+    begin = (*header("system"), *tokenizer.encode(system), end, *newline) if system else ()
+    stops = (end, *_existing(tokenizer, "<|endoftext|>"))
+    return begin, header("user"), (end, *newline, *header("assistant")), stops, tuple(newline)
+
+
+_LAYOUTS = {"mini": _mini, "llama2": _llama2, "llama3": _llama3, "chatml": _chatml}
+
+
+def _existing(tokenizer, *names: str) -> list[int]:
+    return [tokenizer.id(name) for name in names if name in tokenizer.specials]
+
+
+def _refuse_system(name: str, system: str) -> None:
+    if system:
+        raise ValueError(f"tokenizer.system is set, but the layout {name!r} takes no system message: empty it")
 
 
 @dataclasses.dataclass(frozen=True)

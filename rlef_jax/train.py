@@ -15,18 +15,16 @@ import jax
 import numpy as np
 
 import executor
+from rlef_jax import build, evaluate, report, sft, trajectories
 from rlef_jax import config as configs
-from rlef_jax import datasets, evaluate, llama, report, sft, sharding, trajectories
 from rlef_jax import environment as environments
 from rlef_jax import workdir as workdirs
 from rlef_jax.checkpoint import Checkpoints
-from rlef_jax.datasets import demonstrations
 from rlef_jax.environment import Environment
-from rlef_jax.learner import Ppo, init_value
+from rlef_jax.learner import Ppo, TrainState, init_value
 from rlef_jax.llama import LlamaConfig
 from rlef_jax.metrics import CompileCounter, Metrics, compiling, progress
 from rlef_jax.rollout import Collector
-from rlef_jax.tokenizer import SentencePieceTokenizer, train_sentencepiece
 from rlef_jax.types import Problem
 
 # Streams of sampling noise that must not meet: fold_in(key(seed), which).
@@ -59,60 +57,30 @@ def train(config, workdir: str) -> dict:
     Raises ValueError for a configuration that cannot be run here, or a workdir that belongs to another one.
     """
     configs.validate(config)
-    mesh = check_devices(config)
-    model_config(config, config.tokenizer.vocab_size)  # raises for a shape that is no model, before anything is written
+    mesh = build.mesh(config, build.model(config))
     workdirs.claim(config, workdir)
     compiles = CompileCounter()
     phase = workdirs.Phase(workdir, "prepare", compiles)
-    data = load_data(config, workdir)
-    tokenizer = load_tokenizer(config, workdir, data["train"])
+    data = build.data(config, workdir)
+    tokenizer = build.tokenizer(config, workdir, data["train"])
     metrics = Metrics(workdir)
     with executor.Pool(config.executor.workers or None, isolation=config.executor.isolation) as pool:
         environment = environments.from_config(config, tokenizer, pool, data["train"])
         data = {split: environments.fitting(problems, environment, split) for split, problems in data.items()}
-        model = model_config(config, tokenizer.vocab_size)
-        collector = Collector(model, mesh, config, configs.stream_capacity(config), [environment.layout.end])
+        model = build.model(config, tokenizer.vocab_size)
+        collector = Collector(model, mesh, config, configs.stream_capacity(config), environment.layout.stops)
         run = Run(config, workdir, mesh, model, environment, collector, metrics, compiles)
+        workdirs.write_json(run.path("model.json"), model.to_dict())
         phase.save()
         say(run, data)
         policy = warm_start(run, data["train"])
         before = evaluate_policy(run, policy, data, "before")
-        policy, chosen = rlef(run, policy, data)
+        ppo, state, reference = begin_rlef(run, policy)
+        del policy  # as large as the state that was made from it
+        policy, chosen = rlef(run, ppo, state, reference, data)
         after = evaluate_policy(run, policy, data, "after")
     metrics.close()
     return summarize(run, before, after, chosen)
-
-
-def check_devices(config) -> jax.sharding.Mesh:
-    """The mesh, once it is sure that heads, slots and microbatches can be dealt out over it."""
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    sharding.check_heads(mesh.shape["tensor"], config.model.n_heads, config.model.n_kv_heads)
-    ways = sharding.batch_ways(mesh)
-    for name, rows in (("sampler.slots", config.sampler.slots), ("batch.rows", config.batch.rows)):
-        if rows % ways:
-            raise ValueError(
-                f"{name}={rows} is not divisible by the {ways} devices that rows are dealt over (mesh.data x mesh.fsdp)"
-            )
-    return mesh
-
-
-def load_data(config, workdir: str) -> dict[str, list[Problem]]:
-    d = config.data
-    options = {"seed": d.seed, "train": d.train, "valid": d.valid, "test": d.test, "level": d.level}
-    directory = d.dir or os.path.join(workdir, "data")
-    return {split: datasets.load(d.name, split, directory, **options) for split in ("train", "valid", "test")}
-
-
-def load_tokenizer(config, workdir: str, problems: list[Problem]) -> SentencePieceTokenizer:
-    """The configured tokenizer, or one trained on the training problems and kept in the workdir."""
-    path = config.tokenizer.path or os.path.join(workdir, "tokenizer.model")
-    if not os.path.exists(path):
-        train_sentencepiece(demonstrations.tokenizer_texts(problems), path, config.tokenizer.vocab_size)
-    return SentencePieceTokenizer(path)
-
-
-def model_config(config, vocab_size: int) -> LlamaConfig:
-    return LlamaConfig.from_settings(config.model, vocab_size)
 
 
 def say(run: Run, data: dict) -> None:
@@ -133,11 +101,11 @@ def keep(run: Run, checkpoints: Checkpoints, step: int, state, **host) -> None:
 
 
 def warm_start(run: Run, problems: list[Problem]) -> dict:
-    """The policy that RLEF starts from, and its KL reference: random weights, after supervised steps on demonstrations."""
+    """The policy that RLEF starts from, and its KL reference: given or random weights, after supervised steps, if any."""
     config, s = run.config, run.config.sft
-    init = functools.partial(llama.init, run.model)
-    at = sharding.shardings(jax.eval_shape(init, jax.random.key(0)), run.mesh)
-    params = {"policy": jax.jit(init, out_shardings=at)(jax.random.key(config.seed))}
+    params = {"policy": build.weights(config, run.model, run.mesh)}
+    if not s.steps:
+        return params["policy"]
     learner = sft.make_learner(run.model, run.mesh, config, params)
     checkpoints = Checkpoints(run.path("checkpoints", "sft"), config.checkpoint.keep)
     done = checkpoints.latest
@@ -163,7 +131,7 @@ def warm_start(run: Run, problems: list[Problem]) -> dict:
                     phase.save()
         checkpoints.wait()
     checkpoints.close()
-    return state.params["policy"]
+    return learner.visiting("policy", state.params["policy"])
 
 
 def demonstrate(run: Run, problems: list[Problem]) -> list[tuple[dict, np.ndarray]]:
@@ -219,21 +187,26 @@ def _shuffle(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, 3, epoch)).permutation(n)
 
 
-def rlef(run: Run, reference, data: dict) -> tuple[dict, int]:
+def begin_rlef(run: Run, policy) -> tuple[Ppo, TrainState, dict]:
+    """(updater, state, reference): what RLEF starts from, or goes on from."""
+    config, p = run.config, run.config.ppo
+    key = jax.random.fold_in(jax.random.key(config.seed), 11)
+    params = {"policy": policy, "value": init_value(policy, key, run.model.d_model, p.value_head_std)}
+    ppo = Ppo(run.model, run.mesh, config, params)
+    checkpoints = Checkpoints(run.path("checkpoints", "rlef"), config.checkpoint.keep)
+    latest = checkpoints.latest
+    state = ppo.learner.init(params) if latest is None else checkpoints.restore(latest, ppo.learner.abstract)[0]
+    checkpoints.close()
+    return ppo, state, ppo.reference(policy)
+
+
+def rlef(run: Run, ppo: Ppo, state: TrainState, reference, data: dict) -> tuple[dict, int]:
     """RLEF proper: collect, score, update. Returns the policy that validation chose, else the last, and its update."""
     config, p = run.config, run.config.ppo
     key = sampling_key(config, _TRAINING)
-    value = init_value(reference, jax.random.fold_in(jax.random.key(config.seed), 11), config.model.d_model, p.value_head_std)
-    params = {"policy": reference, "value": value}
-    ppo = Ppo(run.model, run.mesh, config, params)
     checkpoints = Checkpoints(run.path("checkpoints", "rlef"), config.checkpoint.keep)
     best = Checkpoints(run.path("checkpoints", "best"), 1)
-    done = checkpoints.latest
-    if done is None:
-        state, done = ppo.learner.init(params), 0
-    else:
-        state, _ = checkpoints.restore(done, ppo.learner.abstract)
-    del params, value  # the state holds copies
+    done = checkpoints.latest or 0
     if done < p.updates:
         phase = run.phase("rlef")
         with compiling("RLEF"):

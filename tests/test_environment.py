@@ -37,7 +37,7 @@ PASSES_PUBLIC = "s = input()\nprint(int(s) + 1 if s.isdigit() else 'ECHO ' + s)"
 def environment(tiny_tokenizer, one_worker):
     return Environment(
         tokenizer=tiny_tokenizer,
-        layout=ChatLayout.mini(tiny_tokenizer),
+        layout=ChatLayout.make("mini", tiny_tokenizer),
         messages=MINI,
         pool=one_worker,
         comparison="exact-lines",
@@ -182,6 +182,25 @@ def test_a_cut_response_is_closed_by_a_spliced_token(environment):
     assert episode.stream.is_action_T[stop - 1] and not episode.stream.is_action_T[stop]  # nobody sampled it
     closed = respond(environment, environment.start(0, INCREMENT), fenced("print(0)"))
     assert closed.stream.tokens_T.tolist().count(end) == episode.stream.tokens_T.tolist().count(end) == 1
+
+
+def test_a_response_that_ends_with_another_stop_is_not_cut_but_still_ended_properly(environment):
+    end, other = environment.layout.end, environment.tokenizer.id("<s>")
+    layout = dataclasses.replace(environment.layout, stops=(end, other))
+    environment = dataclasses.replace(environment, layout=layout, cut_response="end")
+    tokens = [*environment.tokenizer.encode(fenced("print(0)")), other]
+    episode = environment.receive_response(environment.start(0, INCREMENT), tokens, -np.ones(len(tokens)))
+    assert episode.turns[0].response == fenced("print(0)")
+    episode = environment.receive_public(episode, environment.submit_public(episode).result(timeout=30))
+    stop = episode.turns[0].stop
+    assert episode.status == Status.RESPONSE
+    assert episode.stream.tokens_T[stop - 1 : stop + 1].tolist() == [other, end]
+    assert episode.stream.is_action_T[stop - 1] and not episode.stream.is_action_T[stop]
+
+
+def test_messages_are_stripped_before_they_are_encoded(environment):
+    around = dataclasses.replace(INCREMENT, statement="\n  Add one. \n")
+    assert environment.prompt(around) == environment.prompt(INCREMENT)
 
 
 def test_a_cut_response_can_end_the_episode(environment):

@@ -11,11 +11,12 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # From the top down, as in DESIGN.md section 3: a module imports from its own layer or those below it.
 LAYERS = [
-    {"train"},
+    {"train", "plan"},
+    {"build"},
     {"rollout", "learner", "sft", "evaluate", "checkpoint", "report", "metrics", "workdir", "environment"},
-    {"sampler", "ppo", "trajectories", "episode"},
+    {"sampler", "ppo", "trajectories", "episode", "plan_costs"},
     {"llama", "prompts", "tokenizer", "datasets"},
-    {"sharding", "config", "types"},
+    {"sharding", "config", "types", "command", "plan_devices"},
 ]
 NO_JAX = {"episode", "prompts", "environment", "datasets", "tokenizer", "types", "trajectories", "evaluate", "config", "report"}
 FORBIDDEN = {"jax", "jaxlib", "flax", "optax", "orbax"}

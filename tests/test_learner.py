@@ -240,10 +240,10 @@ def test_a_real_first_update(world, sizes, half, mesh_of):
     if half:
         model = dataclasses.replace(model, dtype="bfloat16", remat=True, remat_save="query,attended")
         config.mesh.offload, config.ppo.moments_dtype, config.ppo.old_logprobs = True, "bfloat16", "learner"
-        reference = jax.jit(functools.partial(llama.compute_params, model))(reference)
-    kept = jax.device_get(reference)
     ppo = learners.Ppo(model, mesh, config, params)
-    collector = rollout.Collector(model, mesh, config, world.capacity, [world.environment.layout.end])
+    reference = ppo.reference(reference)
+    kept = jax.device_get(reference)
+    collector = rollout.Collector(model, mesh, config, world.capacity, world.environment.layout.stops)
     state = ppo.learner.init(params)
     compiles = CompileCounter()
     collector.warm_up(state.params["policy"], [1.0])

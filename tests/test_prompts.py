@@ -99,16 +99,16 @@ def test_code_contests_feedback_is_the_papers():
 
 
 def test_layout_puts_control_tokens_around_messages():
-    layout = ChatLayout(begin=(1,), user=(2,), assistant=(3,), end=4)
+    layout = ChatLayout(begin=(1,), user=(2,), assistant=(3,), stops=(4, 5), between=(6,))
+    assert layout.end == 4
     assert layout.first([50, 51]) == [1, 2, 50, 51, 3]
-    assert layout.splice([60], closed=True) == [2, 60, 3]
-    assert layout.splice([60], closed=False) == [4, 2, 60, 3]
-    for tokens, message in ((layout.first([50]), 1), (layout.splice([60], closed=False), 1)):
-        assert len(tokens) - message == layout.overhead
+    assert layout.splice([60], last=4) == [6, 2, 60, 3]
+    assert layout.splice([60], last=5) == layout.splice([60], last=99) == [4, 6, 2, 60, 3]
+    assert len(layout.splice([60], last=99)) - 1 == layout.overhead
 
 
 def test_mini_layout_uses_the_tokenizers_control_symbols(tiny_tokenizer):
-    layout = ChatLayout.mini(tiny_tokenizer)
+    layout = ChatLayout.make("mini", tiny_tokenizer)
     spelled = tiny_tokenizer.decode(layout.first(tiny_tokenizer.encode("1")), keep_special=True)
     assert spelled == "<s><|user|>1<|assistant|>"
-    assert layout.end == tiny_tokenizer.id("<|end|>") != tiny_tokenizer.pad_id
+    assert layout.stops == (tiny_tokenizer.id("<|end|>"),) != (tiny_tokenizer.pad_id,)

@@ -25,7 +25,7 @@ def collect(world, environment=None, slots=8, order=None, temperature=TEMPERATUR
     if key not in COLLECTORS:
         config = world.config.copy_and_resolve_references()
         config.sampler.update(slots=slots, **options)
-        COLLECTORS[key] = rollout.Collector(world.model, world.mesh, config, world.capacity, [world.environment.layout.end])
+        COLLECTORS[key] = rollout.Collector(world.model, world.mesh, config, world.capacity, world.environment.layout.stops)
     collector = COLLECTORS[key]
     starts = [(FIRST_ID + i, world.problems[i % len(world.problems)]) for i in range(EPISODES)]
     starts = [starts[i] for i in (range(EPISODES) if order is None else order)]
@@ -96,7 +96,7 @@ def test_a_stream_is_prompt_responses_and_feedback_and_nothing_else(world, colle
                 message = environment.tokenizer.encode(turn.feedback)[
                     : environment.max_feedback_tokens - environment.layout.overhead
                 ]
-                tokens += environment.layout.splice(message, closed=response[-1] == end)
+                tokens += environment.layout.splice(message, response[-1])
         assert episode.stream.tokens_T.tolist() == tokens
 
 
@@ -132,7 +132,7 @@ def test_episodes_do_not_depend_on_the_scheduling(world, collected, changes):
 def test_episodes_do_not_depend_on_the_mesh_and_nothing_compiles_after_warm_up(world, collected, sizes, mesh_of):
     mesh, layout = mesh_of(*sizes), world.environment.layout
     policy = jax.device_put(world.policy, sharding.shardings(world.policy, mesh))
-    collector = rollout.Collector(world.model, mesh, world.config, world.capacity, [layout.end])
+    collector = rollout.Collector(world.model, mesh, world.config, world.capacity, layout.stops)
     compiles = CompileCounter()
     collector.warm_up(policy, [1.0])
     warm = compiles.count
@@ -197,14 +197,14 @@ def test_a_failed_sandbox_drops_and_counts_the_episode_and_spares_the_others(wor
 
 def test_progress_hears_of_every_episode(world):
     config, heard = world.config, []
-    collector = rollout.Collector(world.model, world.mesh, config, world.capacity, [world.environment.layout.end])
+    collector = rollout.Collector(world.model, world.mesh, config, world.capacity, world.environment.layout.stops)
     starts = [(i, world.problems[i % len(world.problems)]) for i in range(11)]
     collector.collect(world.policy, world.environment, starts, jax.random.key(0), TEMPERATURE, on_done=heard.append)
     assert sum(heard) == 11
 
 
 def test_no_starts_give_no_episodes(world):
-    collector = rollout.Collector(world.model, world.mesh, world.config, world.capacity, [world.environment.layout.end])
+    collector = rollout.Collector(world.model, world.mesh, world.config, world.capacity, world.environment.layout.stops)
     assert collector.collect(world.policy, world.environment, [], jax.random.key(0), TEMPERATURE)[0] == []
 
 

@@ -1,7 +1,10 @@
-"""The tokenizer: exact round trips, special tokens that no text can forge, stable ids, compact mini contest texts."""
+"""SentencePiece: exact round trips, special tokens that no text can forge, stable ids, compact mini contest texts."""
+
+import io
 
 import numpy as np
 import pytest
+import sentencepiece
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -67,6 +70,60 @@ def test_every_id_decodes_and_cut_characters_do_not_raise(tok):
         assert isinstance(tok.decode([i], keep_special=True), str)
     assert tok.decode(tok.encode("é")[:1]) == "\ufffd"
     assert tok.decode(tok.encode("a\ud800b")) == "a?b"
+
+
+def foreign_model(path, **changes):
+    """A model trained with SentencePiece's defaults, but for what Llama 2's has: bytes, no normaliser, a blank first."""
+    options = {
+        "model_type": "bpe", "vocab_size": 320, "byte_fallback": True, "character_coverage": 1.0, "minloglevel": 2,
+        "normalization_rule_name": "identity", "remove_extra_whitespaces": False, "hard_vocab_limit": False,
+    }  # fmt: skip
+    content = io.BytesIO()
+    texts = ["the cat sat on the mat", "def f(x): return x + 1", "so the hat  sat"] * 20
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(texts), model_writer=content, **(options | changes))
+    path.write_bytes(content.getvalue())
+    return path
+
+
+INFILL = ["\u2581<PRE>", "\u2581<SUF>", "<|im_start|>", "<FILL_ME>"]
+
+
+@pytest.fixture(scope="module")
+def infill(tmp_path_factory):
+    """As Code Llama's: a blank before every text, and symbols that SentencePiece itself would find in a text."""
+    path = tmp_path_factory.mktemp("infill") / "tokenizer.model"
+    return tokenizer.SentencePieceTokenizer(foreign_model(path, user_defined_symbols=INFILL))
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=TEXTS | st.lists(st.sampled_from([*INFILL, " <PRE>", "<SUF>", " ", "the", "</s>", "\u2581"])).map("".join))
+@example(text=" <PRE> the\u2581<PRE><|im_start|>")
+@example(text="\u2581")
+@example(text="  ")
+def test_symbols_that_look_special_are_never_made_from_text(infill, text):
+    ids = infill.encode(text)
+    assert infill.decode(ids) == text
+    assert not {infill.id(symbol) for symbol in (*INFILL, "<s>", "</s>", "<unk>")} & set(ids)
+
+
+def test_a_foreign_model_gives_sentencepieces_own_ids(infill):
+    own = sentencepiece.SentencePieceProcessor(model_file=infill.path)
+    assert own.encode("x <PRE> y") != infill.encode("x <PRE> y") and infill.id(INFILL[0]) in own.encode("x <PRE> y")
+    for text in ("the cat", " the", "", " ", "sat\n  on", "é🙂\x00", "<s> </s>", "the  hat "):
+        assert infill.encode(text) == own.encode(text)
+    assert infill.decode([infill.id("<s>"), *infill.encode(" the"), infill.id(INFILL[0])]) == " the"
+    assert infill.decode([*infill.encode("the"), *infill.encode("the")]) == "the the"
+    assert infill.pad_id == infill.id("<unk>") == 0
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"normalization_rule_name": "nmt_nfkc"}, "changes white space or characters"),
+    ({"remove_extra_whitespaces": True}, "changes white space or characters"),
+    ({"byte_fallback": False, "vocab_size": 60}, "has no byte fallback"),
+])  # fmt: skip
+def test_models_that_lose_text_are_refused(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=f"lossy.model {message}"):
+        tokenizer.SentencePieceTokenizer(foreign_model(tmp_path / "lossy.model", **changes))
 
 
 def test_training_twice_gives_the_same_model(model_path, tmp_path):

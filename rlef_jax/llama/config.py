@@ -86,6 +86,18 @@ class LlamaConfig:
         sizes = {name: s[name] for name in fields} | {"vocab_size": s["vocab_size"] or vocab_size}
         return cls(**sizes, rope_scaling=scaling if scaling.factor != 1 else None)
 
+    def to_dict(self) -> dict:
+        """Every field, ready for JSON; `from_dict` reads it."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict) -> "LlamaConfig":
+        """The configuration that `to_dict` wrote; ValueError for a field that is unknown or missing."""
+        fields = dict(fields)
+        if fields.get("rope_scaling") is not None:
+            fields["rope_scaling"] = _from_fields(RopeScaling, fields["rope_scaling"], "model.rope_scaling")
+        return _from_fields(cls, fields, "model")
+
     @property
     def compute_dtype(self):
         return jnp.dtype(self.dtype)
@@ -109,3 +121,14 @@ class LlamaConfig:
         block = attention + 3 * self.d_model * self.d_ff + 2 * self.d_model
         embeddings = self.vocab_size * self.d_model * (1 if self.tied_embeddings else 2)
         return self.n_layers * block + embeddings + self.d_model
+
+
+def _from_fields(cls, fields: dict, where: str):
+    known = dataclasses.fields(cls)
+    unknown = sorted(set(fields) - {field.name for field in known})
+    missing = [field.name for field in known if field.default is dataclasses.MISSING and field.name not in fields]
+    if unknown:
+        raise ValueError(f"{where} has no field {unknown[0]!r}: it was written by another version of the library")
+    if missing:
+        raise ValueError(f"{where}.{missing[0]} is missing")
+    return cls(**fields)

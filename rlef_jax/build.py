@@ -1,0 +1,81 @@
+"""The parts of a run, made from its configuration: mesh, data, tokenizer, model, and the weights it begins with."""
+
+import dataclasses
+import functools
+import os
+
+import jax
+
+from rlef_jax import config as configs
+from rlef_jax import datasets, llama, sharding
+from rlef_jax import tokenizer as tokenizers
+from rlef_jax.datasets import demonstrations
+from rlef_jax.llama import LlamaConfig, attention, hf_config
+from rlef_jax.tokenizer import Tokenizer
+from rlef_jax.types import Problem
+
+
+def mesh(config, model: LlamaConfig, devices=None) -> jax.sharding.Mesh:
+    """The mesh, once it is sure that heads, slots and microbatches can be dealt out over it, and that its kernels exist."""
+    laid_out = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices)
+    sharding.check_heads(laid_out.shape["tensor"], model.n_heads, model.n_kv_heads)
+    attention.kernel_for(model, laid_out)
+    ways = sharding.batch_ways(laid_out)
+    for name, rows in (("sampler.slots", config.sampler.slots), ("batch.rows", config.batch.rows)):
+        if rows % ways:
+            raise ValueError(
+                f"{name}={rows} is not divisible by the {ways} devices that rows are dealt over (mesh.data x mesh.fsdp)"
+            )
+    return laid_out
+
+
+def data(config, workdir: str) -> dict[str, list[Problem]]:
+    d = config.data
+    options = {"seed": d.seed, "train": d.train, "valid": d.valid, "test": d.test, "level": d.level}
+    directory = d.dir or os.path.join(workdir, "data")
+    return {split: datasets.load(d.name, split, directory, **options) for split in ("train", "valid", "test")}
+
+
+def tokenizer(config, workdir: str, problems: list[Problem]) -> Tokenizer:
+    """The configured tokenizer, that of the model's weights, or one trained on the training problems and kept in the workdir."""
+    path = config.tokenizer.path or config.model.hf_dir or os.path.join(workdir, "tokenizer.model")
+    if not os.path.exists(path):
+        tokenizers.train_sentencepiece(demonstrations.tokenizer_texts(problems), path, config.tokenizer.vocab_size)
+    return tokenizers.open(path)
+
+
+def model(config, vocab_size: int | None = None) -> LlamaConfig:
+    """The model: the shape of model.hf_dir's, where there is one, with the numerics of the configuration.
+
+    `vocab_size` is the tokenizer's. Before it is known, a tokenizer of the size that would be trained stands in.
+
+    Raises ValueError for a shape that is no model, one with fewer ids than the tokenizer, and one whose context is too short for
+    a conversation.
+    """
+    if config.model.hf_dir:
+        numerics = ("dtype", "attention", "unroll_layers", "remat", "remat_save", "logit_chunk")
+        shape = hf_config.read(config.model.hf_dir)
+        if shape.vocab_size < (vocab_size or 0):
+            raise ValueError(
+                f"the tokenizer has {vocab_size} ids, but the model in {config.model.hf_dir} only {shape.vocab_size}: "
+                "leave tokenizer.path empty to take the tokenizer that lies beside it"
+            )
+        shape = dataclasses.replace(shape, **{name: config.model[name] for name in numerics})
+    else:
+        shape = LlamaConfig.from_settings(config.model, vocab_size or config.tokenizer.vocab_size)
+    capacity = configs.stream_capacity(config)
+    if 0 < shape.context_length < capacity:
+        raise ValueError(
+            f"a conversation can take {capacity} tokens (episode.max_prompt_tokens + the responses of all turns + the feedback "
+            f"between them), but the model's context_length is {shape.context_length}: choose smaller ones"
+        )
+    return shape
+
+
+def weights(config, model: LlamaConfig, mesh: jax.sharding.Mesh) -> dict:
+    """Those of model.hf_dir, or random ones of the run's seed: float32, on the mesh."""
+    if config.model.hf_dir:
+        return llama.load_hf(config.model.hf_dir, mesh)[1]
+    init = functools.partial(llama.init, model)
+    at = sharding.shardings(jax.eval_shape(init, jax.random.key(0)), mesh)
+    return jax.jit(init, out_shardings=at)(jax.random.key(config.seed))

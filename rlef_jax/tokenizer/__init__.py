@@ -1,0 +1,82 @@
+"""Text to token ids and back. No text encodes to a special token, so nothing a program prints can forge a turn boundary.
+
+`open` takes every kind of tokenizer that Llamas come with; `train_sentencepiece` makes a small one.
+"""
+
+import os
+import pathlib
+import re
+from collections.abc import Iterable
+from typing import Protocol
+
+from rlef_jax.tokenizer import ranks
+from rlef_jax.tokenizer.bpe import BpeTokenizer, read_spec
+from rlef_jax.tokenizer.spm import ASSISTANT, END, PAD, SPECIAL_TOKENS, START, USER, SentencePieceTokenizer, train_sentencepiece
+
+__all__ = [
+    "ASSISTANT", "END", "PAD", "SPECIAL_TOKENS", "START", "USER", "BpeTokenizer", "SentencePieceTokenizer", "Tokenizer",
+    "kind_of", "open", "train_sentencepiece",
+]  # fmt: skip
+
+# Where a directory keeps its tokenizer: Hugging Face's, the first that is there, or Meta's.
+_FILES = ("tokenizer.json", "tokenizer.model", os.path.join("original", "tokenizer.model"))
+
+
+class Tokenizer(Protocol):
+    """What the rest of the library asks of a tokenizer."""
+
+    path: str  # the file it was opened from
+    specials: dict[str, int]  # every special token and its id
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids; they run from 0."""
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills rows; no layout ends a turn with it."""
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of plain text: special tokens spelled out in it are text."""
+
+    def decode(self, ids: Iterable[int], keep_special: bool = False) -> str:
+        """The text of the ids; special tokens are spelled out or skipped."""
+
+    def id(self, special: str) -> int:
+        """The id of a special token."""
+
+
+def open(path: str | os.PathLike) -> Tokenizer:
+    """The tokenizer at `path`: a SentencePiece model, Llama 3's ranks, a tokenizer.json, or a directory with one of them.
+
+    Files are told apart by what they hold, not by their names.
+
+    Raises:
+      FileNotFoundError: when there is nothing at `path`, or no tokenizer in the directory.
+      ValueError: when the file is none of these, or not whole.
+    """
+    path = _file_at(os.fspath(path))
+    kind = kind_of(path)
+    if kind == "sentencepiece":
+        return SentencePieceTokenizer(path)
+    return BpeTokenizer(path, read_spec(path) if kind == "json" else ranks.read_spec(path))
+
+
+def kind_of(path: str) -> str:
+    """What a tokenizer's file is by its first bytes: json, ranks, or else sentencepiece."""
+    with pathlib.Path(path).open("rb") as file:
+        head = file.read(4096)
+    if head.lstrip().startswith(b"{"):
+        return "json"
+    return "ranks" if re.match(rb"[A-Za-z0-9+/]+=* \d+\r?\n", head) else "sentencepiece"
+
+
+def _file_at(path: str) -> str:
+    if os.path.isfile(path):
+        return path
+    if not os.path.isdir(path):
+        raise FileNotFoundError(f"there is no tokenizer at {path}: correct the path")
+    for name in _FILES:
+        if os.path.isfile(os.path.join(path, name)):
+            return os.path.join(path, name)
+    raise FileNotFoundError(f"there is no tokenizer in {path}: it has none of {', '.join(_FILES)}")

@@ -1,0 +1,117 @@
+"""What all tokenizers here share: the way back from ids to text, the special tokens, and the id that pads."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+
+# SentencePiece writes a blank as this character, so a literal one in a text must take the byte pieces instead.
+SPACE_MARK = "\u2581"
+
+# Ids beyond the vocabulary, such as rows added to round an embedding table up, decode to the replacement character.
+_UNKNOWN = "\ufffd".encode()
+
+# What fills rows where no file names a padding token, and what must not: the tokens that end a turn in some layout.
+_PADS = ("<pad>", "<unk>", "<|finetune_right_pad_id|>", "<|reserved_special_token_0|>")
+_ENDS = ("</s>", "<|end|>", "<|eot_id|>", "<|im_end|>")
+
+
+class Vocabulary:
+    """A tokenizer but for its core, `_encode_part`, which a subclass adds: text to ids with no blank put before it."""
+
+    def __init__(self, path: str, pieces: dict[int, bytes], specials: dict[str, int], blank_first: bool, mark: Sequence[int]):
+        """Keeps what the subclass found.
+
+        Args:
+          path: the file that the tokenizer was opened from.
+          pieces: the bytes of every id; special tokens spelled out.
+          specials: ids of the special tokens, which no text encodes to.
+          blank_first: whether a text is encoded with a blank before it, which decoding drops.
+          mark: the ids that a literal `SPACE_MARK` takes; empty where it is a character like any other.
+        """
+        self.path, self.specials, self.blank_first = path, specials, blank_first
+        self._pieces, self._mark = pieces, list(mark)
+        self._special_ids = frozenset(specials.values())
+        self._size = max(pieces) + 1
+        self._pad_id = _choose_pad(specials, named_tokens(path))
+
+    @property
+    def vocab_size(self) -> int:
+        return self._size
+
+    @property
+    def pad_id(self) -> int:
+        return self._pad_id
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of plain text. Lone surrogates, which are no Unicode text, become question marks."""
+        text = text.encode("utf-8", "replace").decode()
+        if text and self.blank_first:
+            text = " " + text
+        ids = []
+        for k, part in enumerate(text.split(SPACE_MARK) if self._mark else [text]):
+            ids += self._mark if k else []
+            ids += self._encode_part(part) if part else []
+        return ids
+
+    def decode(self, ids: Iterable[int], keep_special: bool = False) -> str:
+        """The text of the ids; bytes that are no valid UTF-8, as a model may sample, become replacement characters."""
+        found, at_start = [], self.blank_first
+        for i in map(int, ids):
+            if i in self._special_ids:
+                found += [self._pieces[i]] if keep_special else []
+                continue
+            piece = self._pieces.get(i, _UNKNOWN)
+            found.append(piece.removeprefix(b" ") if at_start else piece)
+            at_start = False
+        return b"".join(found).decode("utf-8", "replace")
+
+    def id(self, special: str) -> int:
+        """The id of a special token.
+
+        Raises:
+          KeyError: when the tokenizer has no such special token.
+        """
+        if special not in self.specials:
+            known = [name for name in self.specials if "reserved" not in name]
+            listed = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+            raise KeyError(f"the tokenizer has no special token {special!r}: it has {listed or 'none'}")
+        return self.specials[special]
+
+    def _encode_part(self, text: str) -> list[int]:
+        raise NotImplementedError
+
+
+def named_tokens(path: str) -> dict[str, str]:
+    """What the files beside a tokenizer call its tokens: {"bos_token": "<s>", "pad_token": ...}, without those not named."""
+    named = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        file = os.path.join(os.path.dirname(path), name)
+        if not os.path.isfile(file):
+            continue
+        for key, token in read_json(file).items():
+            token = token.get("content") if isinstance(token, dict) else token
+            if key in ("bos_token", "eos_token", "unk_token", "pad_token") and isinstance(token, str):
+                named[key] = token
+    return named
+
+
+def read_json(path: str) -> dict:
+    """A JSON object. Raises ValueError, naming the file, when it holds something else or is not whole."""
+    with open(path, encoding="utf-8") as file:
+        try:
+            found = json.load(file)
+        except ValueError as error:
+            raise ValueError(f"{path} is not valid JSON, perhaps not whole: {error}") from error
+    if type(found) is not dict:
+        raise ValueError(f"{path} holds no JSON object")
+    return found
+
+
+def _choose_pad(specials: dict[str, int], named: dict[str, str]) -> int:
+    """The padding token, unless it ends a turn (SmolLM2 pads with `<|im_end|>`), else an id that ends none."""
+    ends = {*_ENDS, named.get("eos_token")}
+    for name in (named.get("pad_token"), named.get("unk_token"), *_PADS):
+        if name in specials and name not in ends:
+            return specials[name]
+    taken = {specials[name] for name in ends if name in specials}
+    return min(set(range(len(taken) + 1)) - taken)
