@@ -98,7 +98,9 @@ def opened(tmp_path_factory):
 
 
 TEXTS = st.text() | st.lists(
-    st.sampled_from([*SPECIALS, "<s>", "</s>", "<unk>", "<0x0A>", MARK, " ", "    ", "\n\t", "\n", "the", " the", "it's", "12", "é🙂\x00"])
+    st.sampled_from(
+        [*SPECIALS, "<s>", "</s>", "<unk>", "<0x0A>", MARK, " ", "    ", "\n\t", "\n", "the", " the", "it's", "12", "é🙂\x00"]
+    )
 ).map("".join)  # fmt: skip
 
 

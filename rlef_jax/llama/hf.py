@@ -170,20 +170,30 @@ def _load_leaf(leaf, at: NamedSharding, tensors: list[_Tensor], files: dict[str,
     axes = at.spec[len(leaf.shape) - len(first.shape) :]
     place = lambda axes: NamedSharding(at.mesh, PartitionSpec(*axes))
     in_file = place(axes[::-1] if first.transposed else axes)
-    ours = lambda tensor: (tensor.T if first.transposed else tensor).astype(leaf.dtype)
-    ours = jax.jit(ours, out_shardings=place(axes))
+    zeros, ours, write = _programs(at, place(axes), leaf.dtype, first.transposed)
     if first.layer is None:
         return ours(_read(files[first.name], first, in_file))
-    # A program of its own, and of bits: on a CPU, a transposition fused with it, or bfloat16, which has to be widened there,
-    # would make it many times slower.
-    bits = lambda x: jax.lax.bitcast_convert_type(x, f"uint{8 * leaf.dtype.itemsize}")
-    write_bits = lambda stack, layer, tensor: jax.lax.dynamic_update_index_in_dim(bits(stack), bits(tensor), layer, 0)
-    write = jax.jit(lambda *a: jax.lax.bitcast_convert_type(write_bits(*a), leaf.dtype), donate_argnums=0, out_shardings=at)
-    loaded = jax.jit(lambda: jnp.zeros(leaf.shape, leaf.dtype), out_shardings=at)()
+    loaded = zeros(leaf.shape)
     for tensor in tensors:
         # Waited for, so that what was read does not pile up in front of the device.
         loaded = write(loaded, np.int32(tensor.layer), ours(_read(files[tensor.name], tensor, in_file))).block_until_ready()
     return loaded
+
+
+@functools.cache
+def _programs(at: NamedSharding, at_layer: NamedSharding, dtype: np.dtype, transposed: bool):
+    """An empty leaf; a tensor of the files as it is here; a leaf with one layer written. Leaves that lie alike share them.
+
+    The last one is not fused with the second and copies bits: on a CPU, the transposition within, or bfloat16, which has to be
+    widened there, would make it many times slower.
+    """
+    bits = lambda x: jax.lax.bitcast_convert_type(x, f"uint{8 * dtype.itemsize}")
+    update = lambda leaf, layer, tensor: jax.lax.dynamic_update_index_in_dim(bits(leaf), bits(tensor), layer, 0)
+    return (
+        jax.jit(lambda shape: jnp.zeros(shape, dtype), static_argnums=0, out_shardings=at),
+        jax.jit(lambda tensor: (tensor.T if transposed else tensor).astype(dtype), out_shardings=at_layer),
+        jax.jit(lambda *a: jax.lax.bitcast_convert_type(update(*a), dtype), donate_argnums=0, out_shardings=at),
+    )
 
 
 def _read(path: str, tensor: _Tensor, at: NamedSharding) -> jax.Array:

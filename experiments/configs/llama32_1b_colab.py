@@ -1,0 +1,47 @@
+"""RLEF on Llama 3.2 1B Instruct, on one chip: TPU v6e-1, or a GPU of 40 GiB such as the A100.
+
+Two networks of 1.2 billion parameters, their moments and the reference do not fit at once: the network whose turn it is not
+rests in the host's memory, and the moments are bfloat16. Even so 16 GiB (T4, TPU v5e-1) are too few: parameters, moments and
+gradients of one network alone take 14 GiB.
+
+Give the weights: --config.model.hf_dir=DIR, which the tokenizer is taken from as well. Without them the shape below serves to
+plan: python -m rlef_jax.plan --config experiments/configs/llama32_1b_colab.py --topology v6e:1x1
+
+The problems are those of the mini contest, worded as the paper words CodeContests, until that data set is here.
+"""
+
+from rlef_jax.config import default
+
+
+def get_config(arg=None):
+    config = default()
+    config.name = "llama32_1b_colab"
+
+    config.data.prompt = "code_contests"
+    config.tokenizer.layout = "llama3"
+    config.model.update(
+        vocab_size=128_256, d_model=2048, n_layers=16, n_heads=32, n_kv_heads=8, head_dim=64, d_ff=8192,
+        rope_theta=500_000.0, rope_factor=32.0, tied_embeddings=True, context_length=131_072,
+    )  # fmt: skip
+    config.model.dtype = "bfloat16"
+    config.model.remat = True
+    config.model.logit_chunk = 256
+
+    config.mesh.offload = True
+    config.episode.update(max_prompt_tokens=768, max_response_tokens=320, max_feedback_tokens=160)
+    config.sampler.slots = 32
+    config.batch.rows = 2
+    config.batch.lengths = (512, 1024, 2048)
+
+    config.ppo.updates = 50
+    config.ppo.rollouts = 128
+    config.ppo.learning_rate = 1e-6
+    config.ppo.value_learning_rate = 1e-6
+    config.ppo.moments_dtype = "bfloat16"
+    config.ppo.warmup_steps = 10
+    # Sampler and learner round differently in bfloat16.
+    config.ppo.old_logprobs = "learner"
+    config.ppo.max_logprob_gap = 0.5
+    config.eval.every = 10
+    config.checkpoint.every = 10
+    return config

@@ -1,0 +1,264 @@
+"""What a run needs, before one has the chips: every program compiled ahead of time, its memory, and the least time it can take.
+
+    python -m rlef_jax.plan --config FILE [--topology v5p:4x4x4] [--all_lengths] [--json FILE] [--config.path.to.field=VALUE ...]
+
+Needs no weights and no accelerator, but a compiler: libtpu for a TPU slice (requirements-plan.txt), jax-cuda13-plugin for GPUs
+(h200:8 is a machine of 8). Without --topology the plan is for this machine's devices. Exit status 1 when a program does not fit.
+
+Memory is the compiler's own account of a program, and what else lies on a chip meanwhile: networks and moments whose turn it
+is not, the reference, the sampler's copy of the policy. Programs that only make zeros or copies are left out, since those that
+work on what they make need more.
+"""
+
+import dataclasses
+import functools
+import json
+import re
+import sys
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+from rich.console import Console
+from rich.table import Table
+
+from rlef_jax import build, command, llama, plan_costs, plan_devices, sampler, sharding
+from rlef_jax import config as configs
+from rlef_jax.learner import Ppo, init_value
+from rlef_jax.llama import LlamaConfig
+from rlef_jax.metrics import compiling
+from rlef_jax.plan_costs import Work, bytes_on_chip
+from rlef_jax.plan_devices import GIB, Chip
+
+NOTES = """\
+arguments, outputs (those that do not take an argument's place), temporary: GiB a chip, from the compiler. resident: what else
+lies there. TFLOP: of matrix products, a chip, recomputation included; useful: the share that the mathematics asks for. memory,
+links: GB that a chip at least moves to and from its memory, and receives from other chips. ms: the least the slowest of the
+three can take at the chip's public figures; a real run takes longer. decode: a token in every slot."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A jitted function, its abstract arguments, and the bytes a chip that lie beside them. Without `work` it only moves data."""
+
+    name: str
+    jitted: object
+    args: tuple
+    resident: int
+    work: Work | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """What one program needs of a chip. Memory in bytes; None where it is not known."""
+
+    name: str
+    arguments: int | None
+    outputs: int | None
+    temporary: int | None
+    resident: int
+    total: int
+    fits: bool
+    flops: float
+    useful: float | None  # share of `flops`
+    traffic: float | None  # bytes
+    links: float | None  # bytes
+    seconds: float | None
+    bound: str | None  # which of compute, memory and links takes longest
+
+
+def programs(config, model: LlamaConfig, mesh, lengths) -> list[Program]:
+    """Every program of RLEF, for sequences of the given `lengths` in the learner.
+
+    All networks, moments and the reference rest on the chips, as arguments of a program or beside it. With mesh.offload they rest
+    in the host's memory, and only arguments come.
+    """
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    policy = _placed(jax.eval_shape(functools.partial(llama.init, model), key), mesh)
+    reference = _placed(jax.eval_shape(functools.partial(llama.compute_params, model), policy), mesh)
+    make_value = functools.partial(init_value, d_model=model.d_model, std=config.ppo.value_head_std)
+    value = _placed(jax.eval_shape(make_value, policy, key), mesh)
+    ppo = Ppo(model, mesh, config, {"policy": policy, "value": value})
+    at_rest = 0 if config.mesh.offload else bytes_on_chip((reference, ppo.learner.abstract))
+    found = _sampling(config, model, mesh, policy, at_rest)
+    for length in lengths:
+        found |= {program.name: program for program in _learning(config, ppo, reference, length, at_rest)}
+    return list(found.values())
+
+
+def _placed(tree, mesh, whole: tuple[str, ...] = ()):
+    at = sharding.shardings(tree, mesh, whole)
+    return jax.tree.map(lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to), tree, at)
+
+
+def _sampling(config, model: LlamaConfig, mesh, policy, at_rest: int) -> dict[str, Program]:
+    """The copy of the policy that sampling reads, where it reads one, then `extend` and `decode_chunk`."""
+    s, capacity, found = config.sampler, configs.stream_capacity(config), {}
+    gathers = s.gather_weights and mesh.shape["fsdp"] > 1
+    read = policy
+    if gathers or model.dtype != "float32" or config.mesh.offload:
+        copy = functools.partial(llama.compute_params, model)
+        read = _placed(jax.eval_shape(copy, policy), mesh, ("fsdp",) if gathers else ())
+        jitted = jax.jit(copy, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, read))
+        found["copy"] = Program("copy to sample with", jitted, (policy,), max(at_rest - bytes_on_chip(policy), 0))
+    beside = at_rest if found else at_rest - bytes_on_chip(policy)
+
+    by_row = sharding.batch_sharding(mesh)
+    row = lambda dtype, *shape: jax.ShapeDtypeStruct((s.slots, *shape), dtype, sharding=by_row)
+    cache = _placed(jax.eval_shape(lambda: llama.init_cache(model, s.slots, capacity)), mesh)
+    slots = sampler.Slots(cache, row(np.int32), row(np.int32), row(np.uint32), row(np.int32))
+    extend, decode_chunk = sampler.compiled(model, mesh)
+    work = Work(s.slots, 1, capacity / 2, (True,), cache=bytes_on_chip(cache), gathered=gathers)
+    splice = (row(np.int32, s.splice_length), row(np.int32), row(np.int32), row(np.uint32), row(np.int32), row(bool))
+    splicing = dataclasses.replace(work, length=s.splice_length, unembeds=(False,))
+    found["splice"] = Program(f"splice {s.splice_length}", extend, (read, slots, *splice), beside, splicing)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    for top_p in sorted({1.0, config.eval.top_p}, reverse=True):
+        name = "decode" if top_p == 1.0 else f"decode, top-p {top_p}"
+        args = (s.chunk, top_p, read, slots, key, 1.0, np.zeros(1, np.int32))
+        found[name] = Program(name, decode_chunk, args, beside, work)
+    return found
+
+
+def _learning(config, ppo: Ppo, reference, length: int, at_rest: int) -> list[Program]:
+    """What `Ppo.update` runs on sequences of one length."""
+    found, known = [], ppo.programs(reference, length)
+    if config.ppo.old_logprobs == "learner":
+        (jitted, (_, tokens_BT)), (_, (policy, *_)) = known["log-probs"], known["policy gradient"]
+        known["policy log-probs"] = (jitted, (policy, tokens_BT))
+    for name, (jitted, args) in known.items():
+        network, steps = name.split()[0], name.endswith("step")
+        beside, work = max(at_rest - bytes_on_chip(args[:2] if steps else args[0]), 0), None
+        if not steps:
+            backward = name.endswith("gradient")
+            work = Work(config.batch.rows, length, (length + 1) / 2, (network in ("policy", "log-probs"),), backward)
+        found.append(Program(name if work is None else f"{name} {length}", jitted, args, beside, work))
+    return found
+
+
+def need(program: Program, model: LlamaConfig, mesh, chip: Chip) -> Need:
+    """Compiles a program and reads off what it needs. One that the compiler refuses for want of memory does not fit."""
+    traced = program.jitted.trace(*program.args)
+    operations, work = plan_costs.flops(traced.jaxpr.jaxpr) / mesh.size, program.work
+    arguments = outputs = temporary = None
+    try:
+        stats = traced.lower().compile().memory_analysis()
+    except Exception as error:  # CompileTimeHbmOom, which jax does not export; the first size it names is what is asked for
+        used = re.search(r"([\d.]+)([KMG])\b", str(error))
+        if not used or "Ran out of memory" not in str(error):
+            raise
+        peak = int(float(used[1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[used[2]])
+    else:
+        arguments, temporary = stats.argument_size_in_bytes, stats.temp_size_in_bytes
+        outputs = stats.output_size_in_bytes - stats.alias_size_in_bytes
+        peak = arguments + outputs + temporary
+    if work is None:
+        moved = None if arguments is None else arguments + stats.output_size_in_bytes
+        traffic, links = moved, 0
+    else:
+        traffic, links = plan_costs.least_traffic(model, mesh, work)
+    useful = plan_costs.model_flops(model, work) / mesh.size / operations if work and operations else None
+    total = peak + program.resident
+    fits = arguments is not None and total <= chip.memory
+    seconds, bound = _least_time(chip, compute=operations, memory=traffic, links=links)
+    return Need(
+        program.name, arguments, outputs, temporary, program.resident, total, fits, operations, useful, traffic, links,
+        seconds, bound,
+    )  # fmt: skip
+
+
+def _least_time(chip: Chip, **amounts) -> tuple[float | None, str | None]:
+    """(seconds, which) of the slowest of compute, memory and links."""
+    if chip.flops is None or None in amounts.values():
+        return None, None
+    speeds = {"compute": chip.flops, "memory": chip.bandwidth, "links": chip.links}
+    seconds = {name: amount / speeds[name] for name, amount in amounts.items()}
+    slowest = max(seconds, key=seconds.get)
+    return seconds[slowest], slowest
+
+
+def plan(config, devices, chip: Chip, all_lengths: bool = False) -> tuple[LlamaConfig, jax.sharding.Mesh, list[Need]]:
+    """Compiles everything; sequences of the longest of `batch.lengths`, or all of them. Raises ValueError as `train` does."""
+    model = build.model(config)
+    try:
+        mesh = build.mesh(config, model, devices)
+    except NotImplementedError as error:  # of jax.make_mesh
+        raise ValueError(f"mesh: its axes do not follow those of the slice; {str(error).partition('. ')[0]}") from error
+    lengths = config.batch.lengths if all_lengths else config.batch.lengths[-1:]
+    needs = []
+    for program in programs(config, model, mesh, lengths):
+        with compiling(program.name):
+            needs.append(need(program, model, mesh, chip))
+    return model, mesh, needs
+
+
+def table(title: str, needs: list[Need], chip: Chip) -> Table:
+    found = Table(title=title, title_justify="left", caption=NOTES, caption_justify="left", title_style="bold")
+    found.add_column("program")
+    names = ("arguments", "outputs", "temporary", "resident", "total", f"of {chip.memory / GIB:.4g}", "TFLOP", "useful")
+    for column in (*names, "memory", "links", "ms"):
+        found.add_column(column, justify="right")
+    found.add_column("bound")
+    show = lambda value, unit, form=".2f": "-" if value is None else f"{value / unit:{form}}"
+    for n in needs:
+        sizes = [show(size, GIB) for size in (n.arguments, n.outputs, n.temporary, n.resident, n.total)]
+        share = f"[{'green' if n.fits else 'bold red'}]{n.total / chip.memory:.0%}"
+        costs = [show(n.flops, 1e12, ".3g"), show(n.useful, 0.01, ".0f"), show(n.traffic, 1e9), show(n.links, 1e9)]
+        found.add_row(n.name, *sizes, share, *costs, show(n.seconds, 1e-3, ".1f"), n.bound or "-")
+    return found
+
+
+def verdict(needs: list[Need], chip: Chip) -> str | None:
+    """What to change, in a sentence, when something does not fit."""
+    too_big = [n for n in needs if not n.fits]
+    if not too_big:
+        return None
+    worst = max(too_big, key=lambda n: n.total)
+    advice = "more chips, a larger mesh.fsdp or mesh.tensor, ppo.moments_dtype=bfloat16"
+    samples = worst.name.startswith(("decode", "splice", "copy"))
+    own = "fewer sampler.slots, sampler.gather_weights=False" if samples else "fewer batch.rows, model.remat, model.logit_chunk"
+    return (
+        f"{', '.join(n.name for n in too_big)} does not fit: {worst.name} needs {worst.total / GIB:.2f} of "
+        f"{chip.memory / GIB:.2f} GiB on each chip; try {own}, {advice}"
+    )
+
+
+def main(config, topology: str, all_lengths: bool, path: str) -> None:
+    """Prints the plan, writes it to `path` as JSON if there is one, and exits with 1 if a program does not fit."""
+    try:
+        devices, chip = plan_devices.of(topology) if topology else plan_devices.here()
+        model, mesh, needs = plan(config, devices, chip, all_lengths)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    except RuntimeError as error:
+        if "cuDNN" not in str(error):
+            raise
+        sys.exit(f"error: {str(error).rstrip('.')}: pip install nvidia-cudnn-cu13, or plan with --config.model.attention=xla")
+    axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    title = f"{config.name}: Llama of {model.n_params:,} parameters on {mesh.size} x {chip.name} ({axes})"
+    console = Console()
+    console = console if console.is_terminal else Console(width=150)
+    console.print(table(title, needs, chip))
+    if path:
+        content = {
+            "name": config.name, "topology": topology, "mesh": dict(mesh.shape), "chip": dataclasses.asdict(chip),
+            "parameters": model.n_params, "programs": [dataclasses.asdict(n) for n in needs],
+            "versions": {"jax": jax.__version__}, "config": json.loads(config.to_json()),
+        }  # fmt: skip
+        with open(path, "w") as file:
+            json.dump(content, file, indent=1)
+    if problem := verdict(needs, chip):
+        sys.exit(f"error: {problem}")
+    print(f"every program fits: at most {max(n.total for n in needs) / GIB:.2f} of {chip.memory / GIB:.2f} GiB on each chip")
+
+
+if __name__ == "__main__":
+    logging.set_verbosity(logging.WARNING)
+    _CONFIG = command.define_config()
+    _TOPOLOGY = flags.DEFINE_string("topology", "", "a TPU slice, such as v5p:4x4x4; empty: this machine's devices")
+    _ALL = flags.DEFINE_bool("all_lengths", False, "every one of batch.lengths, not only the longest")
+    _JSON = flags.DEFINE_string("json", "", "a file to write the plan to, as JSON")
+    app.run(
+        lambda _: main(_CONFIG.value, _TOPOLOGY.value, _ALL.value, _JSON.value),
+        flags_parser=functools.partial(command.parse, _CONFIG),
+    )
