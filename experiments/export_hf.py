@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
-from rlef_jax import llama, prompts, sharding
+from rlef_jax import build, llama, prompts, sharding
 from rlef_jax import tokenizer as tokenizers
 from rlef_jax.llama import LlamaConfig, hf
 from rlef_jax.tokenizer.export import write_hf
@@ -54,11 +55,10 @@ def export(
       ValueError: when the checkpoint has no such network, or there is something at `out` already.
     """
     hf.check_free(out)
-    settings, model = _read(workdir, "config.json"), LlamaConfig.from_dict(_read(workdir, "model.json"))
+    settings, model = ConfigDict(_read(workdir, "config.json")), LlamaConfig.from_dict(_read(workdir, "model.json"))
     phase, step = find(workdir, which, step)
-    path = settings["tokenizer"]["path"] or settings["model"]["hf_dir"] or os.path.join(workdir, "tokenizer.model")
-    tokenizer, layout_name = tokenizers.open(path), settings["tokenizer"]["layout"]
-    layout = prompts.ChatLayout.make(layout_name, tokenizer, settings["tokenizer"]["system"])
+    tokenizer, layout_name = tokenizers.open(build.tokenizer_path(settings, workdir)), settings.tokenizer.layout
+    layout = prompts.ChatLayout.make(layout_name, tokenizer, settings.tokenizer.system)
     state = os.path.join(_checkpoints(workdir, phase), str(step), "state")
     params, value_head_D1 = restore(state, model, network, dtype)
 

@@ -38,10 +38,14 @@ def data(config, workdir: str) -> dict[str, list[Problem]]:
 
 def tokenizer(config, workdir: str, problems: list[Problem]) -> Tokenizer:
     """The configured tokenizer, that of the model's weights, or one trained on the training problems and kept in the workdir."""
-    path = config.tokenizer.path or config.model.hf_dir or os.path.join(workdir, "tokenizer.model")
+    path = tokenizer_path(config, workdir)
     if not os.path.exists(path):
         tokenizers.train_sentencepiece(demonstrations.tokenizer_texts(problems), path, config.tokenizer.vocab_size)
     return tokenizers.open(path)
+
+
+def tokenizer_path(config, workdir: str) -> str:
+    return config.tokenizer.path or config.model.hf_dir or os.path.join(workdir, "tokenizer.model")
 
 
 def model(config, vocab_size: int | None = None) -> LlamaConfig:

@@ -78,8 +78,9 @@ class _Programs:
 
         shapes = jax.eval_shape(init, params)
         at = sharding.shardings(shapes, mesh)
-        self.state = jax.tree.map(_placed, shapes, at)
-        self.piece = lambda length: {n: _placed(np.zeros((rows, length), d), by_row) for n, d in network.arrays.items()}
+        self.state = sharding.placed(shapes, at)
+        empty = lambda length: {array: jax.ShapeDtypeStruct((rows, length), dtype) for array, dtype in network.arrays.items()}
+        self.piece = lambda length: sharding.placed(empty(length), by_row)
         metric_names = ("loss", *jax.eval_shape(network.loss, params, self.piece(length))[1])
         gradient = jax.value_and_grad(network.loss, has_aux=True)
 
@@ -100,15 +101,11 @@ class _Programs:
             updates, opt_state = network.optimizer.update(grads, opt_state, params)
             return optax.apply_updates(params, updates), opt_state, norm
 
-        self.total = (self.state[0], {metric: _placed(np.zeros((), np.float32), whole) for metric in metric_names})
+        self.total = (self.state[0], sharding.placed(jax.eval_shape(zeros)[1], whole))
         self.init = jax.jit(init, out_shardings=at)
         self.zeros = jax.jit(zeros, out_shardings=(at[0], whole))
         self.accumulate = jax.jit(accumulate, donate_argnums=1, out_shardings=(at[0], whole))
         self.jitted_apply = self.apply = jax.jit(apply, donate_argnums=(0, 1), out_shardings=(*at, whole))
-
-
-def _placed(array, at) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=at)
 
 
 class Learner:
@@ -127,11 +124,11 @@ class Learner:
         self._programs = {
             name: _Programs(name, network, params[name], rows, lengths[0], mesh) for name, network in networks.items()
         }
-        place = lambda leaf: _placed(leaf, leaf.sharding.with_memory_kind("pinned_host") if offload else leaf.sharding)
-        rest = {name: jax.tree.map(place, programs.state) for name, programs in self._programs.items()}
+        at_rest = lambda leaf: sharding.placed(leaf, leaf.sharding.with_memory_kind("pinned_host") if offload else leaf.sharding)
+        rest = {name: jax.tree.map(at_rest, programs.state) for name, programs in self._programs.items()}
         whole = sharding.replicated(mesh)
         # What a checkpoint is restored into.
-        self.abstract = _train_state(rest, _placed(np.zeros((), np.int32), whole))
+        self.abstract = _train_state(rest, jax.ShapeDtypeStruct((), np.int32, sharding=whole))
         self._next = jax.jit(lambda step: step + 1, out_shardings=whole)
 
     def init(self, params: dict) -> TrainState:

@@ -7,7 +7,7 @@ Needs no weights and no accelerator, but a compiler: libtpu for a TPU slice (req
 
 Memory is the compiler's own account of a program, and what else lies on a chip meanwhile: networks and moments whose turn it
 is not, the reference, the sampler's copy of the policy. Programs that only make zeros or copies are left out, since those that
-work on what they make need more.
+work on what they make need more, and so is the copy of the policy that sampling reads, which is made a tensor at a time.
 """
 
 import dataclasses
@@ -17,7 +17,6 @@ import re
 import sys
 
 import jax
-import numpy as np
 from absl import app, flags, logging
 from rich.console import Console
 from rich.table import Table
@@ -29,6 +28,7 @@ from rlef_jax.llama import LlamaConfig
 from rlef_jax.metrics import compiling
 from rlef_jax.plan_costs import Work, bytes_on_chip
 from rlef_jax.plan_devices import GIB, Chip
+from rlef_jax.rollout import Collector
 
 NOTES = """\
 arguments, outputs (those that do not take an argument's place), temporary: GiB a chip, from the compiler. resident: what else
@@ -74,11 +74,11 @@ def programs(config, model: LlamaConfig, mesh, lengths) -> list[Program]:
     in the host's memory, and only arguments come.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
-    policy = _placed(jax.eval_shape(functools.partial(llama.init, model), key), mesh)
-    reference = _placed(jax.eval_shape(functools.partial(llama.compute_params, model), policy), mesh)
+    lie = lambda tree: sharding.placed(tree, sharding.shardings(tree, mesh))
+    policy = lie(jax.eval_shape(functools.partial(llama.init, model), key))
+    reference = lie(jax.eval_shape(functools.partial(llama.compute_params, model), policy))
     make_value = functools.partial(init_value, d_model=model.d_model, std=config.ppo.value_head_std)
-    value = _placed(jax.eval_shape(make_value, policy, key), mesh)
-    ppo = Ppo(model, mesh, config, {"policy": policy, "value": value})
+    ppo = Ppo(model, mesh, config, {"policy": policy, "value": lie(jax.eval_shape(make_value, policy, key))})
     at_rest = 0 if config.mesh.offload else bytes_on_chip((reference, ppo.learner.abstract))
     found = _sampling(config, model, mesh, policy, at_rest)
     for length in lengths:
@@ -86,37 +86,18 @@ def programs(config, model: LlamaConfig, mesh, lengths) -> list[Program]:
     return list(found.values())
 
 
-def _placed(tree, mesh, whole: tuple[str, ...] = ()):
-    at = sharding.shardings(tree, mesh, whole)
-    return jax.tree.map(lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to), tree, at)
-
-
 def _sampling(config, model: LlamaConfig, mesh, policy, at_rest: int) -> dict[str, Program]:
-    """The copy of the policy that sampling reads, where it reads one, then `extend` and `decode_chunk`."""
-    s, capacity, found = config.sampler, configs.stream_capacity(config), {}
-    gathers = s.gather_weights and mesh.shape["fsdp"] > 1
-    read = policy
-    if gathers or model.dtype != "float32" or config.mesh.offload:
-        copy = functools.partial(llama.compute_params, model)
-        read = _placed(jax.eval_shape(copy, policy), mesh, ("fsdp",) if gathers else ())
-        jitted = jax.jit(copy, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, read))
-        found["copy"] = Program("copy to sample with", jitted, (policy,), max(at_rest - bytes_on_chip(policy), 0))
-    beside = at_rest if found else at_rest - bytes_on_chip(policy)
-
-    by_row = sharding.batch_sharding(mesh)
-    row = lambda dtype, *shape: jax.ShapeDtypeStruct((s.slots, *shape), dtype, sharding=by_row)
-    cache = _placed(jax.eval_shape(lambda: llama.init_cache(model, s.slots, capacity)), mesh)
-    slots = sampler.Slots(cache, row(np.int32), row(np.int32), row(np.uint32), row(np.int32))
-    extend, decode_chunk = sampler.compiled(model, mesh)
-    work = Work(s.slots, 1, capacity / 2, (True,), cache=bytes_on_chip(cache), gathered=gathers)
-    splice = (row(np.int32, s.splice_length), row(np.int32), row(np.int32), row(np.uint32), row(np.int32), row(bool))
-    splicing = dataclasses.replace(work, length=s.splice_length, unembeds=(False,))
-    found["splice"] = Program(f"splice {s.splice_length}", extend, (read, slots, *splice), beside, splicing)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    for top_p in sorted({1.0, config.eval.top_p}, reverse=True):
-        name = "decode" if top_p == 1.0 else f"decode, top-p {top_p}"
-        args = (s.chunk, top_p, read, slots, key, 1.0, np.zeros(1, np.int32))
-        found[name] = Program(name, decode_chunk, args, beside, work)
+    """Splicing and decoding; beside what rests, sampling reads a copy of the policy, or the policy itself."""
+    capacity, slots, splice = configs.stream_capacity(config), config.sampler.slots, config.sampler.splice_length
+    collector = Collector(model, mesh, config, capacity, [0])
+    found = {}
+    for name, (jitted, args) in collector.programs(sorted({1.0, config.eval.top_p}, reverse=True)).items():
+        sampler_slots = next(arg for arg in args if isinstance(arg, sampler.Slots))
+        beside = at_rest if collector.copies_weights else at_rest - bytes_on_chip(policy)
+        work = Work(slots, 1, capacity / 2, (True,), False, bytes_on_chip(sampler_slots.cache), config.sampler.gather_weights)
+        if name == "splice":
+            name, work = f"splice {splice}", dataclasses.replace(work, length=splice, unembeds=(False,))
+        found[name] = Program(name, jitted, args, beside, work)
     return found
 
 
@@ -180,10 +161,7 @@ def _least_time(chip: Chip, **amounts) -> tuple[float | None, str | None]:
 def plan(config, devices, chip: Chip, all_lengths: bool = False) -> tuple[LlamaConfig, jax.sharding.Mesh, list[Need]]:
     """Compiles everything; sequences of the longest of `batch.lengths`, or all of them. Raises ValueError as `train` does."""
     model = build.model(config)
-    try:
-        mesh = build.mesh(config, model, devices)
-    except NotImplementedError as error:  # of jax.make_mesh
-        raise ValueError(f"mesh: its axes do not follow those of the slice; {str(error).partition('. ')[0]}") from error
+    mesh = build.mesh(config, model, devices)
     lengths = config.batch.lengths if all_lengths else config.batch.lengths[-1:]
     needs = []
     for program in programs(config, model, mesh, lengths):
@@ -215,7 +193,7 @@ def verdict(needs: list[Need], chip: Chip) -> str | None:
         return None
     worst = max(too_big, key=lambda n: n.total)
     advice = "more chips, a larger mesh.fsdp or mesh.tensor, ppo.moments_dtype=bfloat16"
-    samples = worst.name.startswith(("decode", "splice", "copy"))
+    samples = worst.name.startswith(("decode", "splice"))
     own = "fewer sampler.slots, sampler.gather_weights=False" if samples else "fewer batch.rows, model.remat, model.logit_chunk"
     return (
         f"{', '.join(n.name for n in too_big)} does not fit: {worst.name} needs {worst.total / GIB:.2f} of "

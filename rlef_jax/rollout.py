@@ -45,18 +45,33 @@ class Collector:
         self._share = max(1, int(config.sampler.share * self._rows))
         self._stop_ids = np.asarray(stop_ids, np.int32)
         self._max_response = config.episode.max_response_tokens
-        init = lambda: sampler.init_slots(model, self._rows, capacity)
-        self._init = jax.jit(init, out_shardings=_slot_shardings(jax.eval_shape(init), mesh))
         self._by_row = sharding.batch_sharding(mesh)
-        self._read = _reader(model, mesh, config)
+        init = lambda: sampler.init_slots(model, self._rows, capacity)
+        shapes = jax.eval_shape(init)
+        rows = jax.tree.map(lambda _: self._by_row, shapes)
+        self._slots = sharding.placed(shapes, dataclasses.replace(rows, cache=sharding.shardings(shapes.cache, mesh)))
+        self._init = jax.jit(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, self._slots))
+        self._weights = _Weights(model, mesh, config)
+        self.copies_weights = self._weights.copies
 
     def warm_up(self, params, top_ps: Iterable[float]) -> None:
         """Compiles everything `collect` calls, by running it on silent rows."""
-        params, slots = self._read(params), self._init()
+        params, slots = self._weights.read(params), self._init()
         slots = self._extend(params, slots, *self._splice_arrays({}))
         for top_p in top_ps:
             slots, *_ = self._decode(self._chunk, top_p, params, slots, jax.random.key(0), 1.0, self._stop_ids)
         jax.block_until_ready(slots)
+
+    def programs(self, top_ps: Iterable[float]) -> dict[str, tuple]:
+        """{name: (jitted program, its abstract arguments)} of a collection, to compile ahead of time."""
+        row = lambda dtype, *shape: jax.ShapeDtypeStruct((self._rows, *shape), dtype, sharding=self._by_row)
+        pieces = (row(np.int32, self._splice), row(np.int32), row(np.int32), row(np.uint32), row(np.int32), row(bool))
+        found = {"splice": (self._extend, (self._weights.abstract, self._slots, *pieces))}
+        for top_p in top_ps:
+            key = jax.eval_shape(lambda: jax.random.key(0))
+            arguments = (self._chunk, top_p, self._weights.abstract, self._slots, key, 1.0, self._stop_ids)
+            found[f"decode, top-p {top_p}" if top_p < 1 else "decode"] = (self._decode, arguments)
+        return found
 
     def collect(
         self,
@@ -73,7 +88,7 @@ class Collector:
         An episode whose sandbox failed even on a retry is dropped, and counted. `on_done` hears of every episode that ends.
         """
         state = _Play(environment, collections.deque(starts), self._rows, self._max_response, self._stop_ids)
-        params, slots, began = self._read(params), self._init(), time.perf_counter()
+        params, slots, began = self._weights.read(params), self._init(), time.perf_counter()
         total, impatient = len(state.queue), False
         while len(state.finished) + state.stats.dropped < total:
             before = len(state.finished) + state.stats.dropped
@@ -117,22 +132,25 @@ class Collector:
         return jax.device_put((tokens_BC, counts_B, pending_B, episode_B, left_B, fresh_B), self._by_row)
 
 
-def _slot_shardings(slots, mesh):
-    by_row = sharding.batch_sharding(mesh)
-    rows = jax.tree.map(lambda _: by_row, slots)
-    return dataclasses.replace(rows, cache=sharding.shardings(slots.cache, mesh))
-
-
-def _reader(model: LlamaConfig, mesh, config):
+class _Weights:
     """From the learner's parameters to those that sampling reads: on the devices, in the compute dtype, gathered if so asked."""
-    gathers = config.sampler.gather_weights and mesh.shape["fsdp"] > 1
-    if model.dtype == "float32" and not gathers and not config.mesh.offload:
-        return lambda params: params
-    shapes = jax.eval_shape(lambda: llama.init(model, jax.random.key(0)))
-    at = sharding.shardings(shapes, mesh, ("fsdp",) if gathers else ())
-    read = jax.jit(functools.partial(llama.compute_params, model), out_shardings=at)
-    on_device = sharding.shardings(shapes, mesh)
-    return lambda params: read(jax.device_put(params, on_device))
+
+    def __init__(self, model: LlamaConfig, mesh, config):
+        shapes = jax.eval_shape(lambda: llama.init(model, jax.random.key(0)))
+        gathers = config.sampler.gather_weights and mesh.shape["fsdp"] > 1
+        self.copies = model.dtype != "float32" or gathers or config.mesh.offload
+        self.given = sharding.placed(shapes, sharding.shardings(shapes, mesh))
+        at = sharding.shardings(shapes, mesh, ("fsdp",) if gathers else ())
+        self.abstract = sharding.placed(jax.eval_shape(functools.partial(llama.compute_params, model), shapes), at)
+        # One program a leaf: all at once would need room for as much again.
+        program = lambda leaf: jax.jit(lambda x: x.astype(leaf.dtype), out_shardings=leaf.sharding)
+        self.casts = jax.tree.map(program, self.abstract)
+
+    def read(self, params):
+        if not self.copies:
+            return params
+        cast = lambda cast, leaf, given: cast(jax.device_put(leaf, given.sharding))
+        return jax.tree.map(cast, self.casts, params, self.given)
 
 
 class _Play:

@@ -37,13 +37,17 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> M
     devices = jax.devices() if devices is None else devices
     sizes = check_mesh_sizes(data, fsdp, tensor, len(devices))
     auto = (jax.sharding.AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(sizes, AXES, axis_types=auto, devices=devices)
+    try:
+        return jax.make_mesh(sizes, AXES, axis_types=auto, devices=devices)
+    except NotImplementedError as error:  # a slice of chips that are wired in a way that no such mesh follows
+        text = f"{_sizes_text(data, fsdp, tensor)} does not follow the wiring of these {len(devices)} devices"
+        raise ValueError(f"{text}: choose other sizes") from error
 
 
 def check_mesh_sizes(data: int, fsdp: int, tensor: int, n_devices: int) -> tuple[int, int, int]:
     """The three sizes with -1 filled in; ValueError, in one sentence, when they cannot cover `n_devices`."""
     sizes = [data, fsdp, tensor]
-    text = f"mesh.data={data}, mesh.fsdp={fsdp}, mesh.tensor={tensor}"
+    text = _sizes_text(data, fsdp, tensor)
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
         raise ValueError(f"{text}: each size must be at least 1, and at most one may be -1 (whatever is left)")
     known = int(np.prod([size for size in sizes if size != -1]))
@@ -53,6 +57,10 @@ def check_mesh_sizes(data: int, fsdp: int, tensor: int, n_devices: int) -> tuple
             "set one of them to -1 to take what the others leave"
         )
     return tuple(n_devices // known if size == -1 else size for size in sizes)
+
+
+def _sizes_text(data: int, fsdp: int, tensor: int) -> str:
+    return f"mesh.data={data}, mesh.fsdp={fsdp}, mesh.tensor={tensor}"
 
 
 def check_heads(mesh_tensor: int, n_heads: int, n_kv_heads: int) -> None:
@@ -105,6 +113,12 @@ def shardings(tree, mesh: Mesh, whole: tuple[str, ...] = ()):
     return jax.tree_util.tree_map_with_path(
         lambda key_path, leaf: NamedSharding(mesh, free(spec_for(path_of(key_path), leaf.shape, mesh))), tree
     )
+
+
+def placed(tree, at):
+    """The shapes of a tree as `at`, a tree of shardings or one for all leaves, lays them out: what a program is compiled for."""
+    place = lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to)
+    return jax.tree.map(lambda leaf: place(leaf, at), tree) if isinstance(at, NamedSharding) else jax.tree.map(place, tree, at)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

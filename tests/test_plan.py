@@ -179,7 +179,7 @@ def test_every_network_is_an_argument_or_lies_beside_the_program(offload):
     if offload:  # only arguments are there
         assert all(program.resident == 0 for program in found.values())
     else:
-        for name in ("copy to sample with", "log-probs 192", "values 192", "policy gradient 64", "value gradient 192"):
+        for name in ("log-probs 192", "values 192", "policy gradient 64", "value gradient 192"):
             assert here(name, 0) == everything
         assert here("policy step", 0, 1) == here("value step", 0, 1) == everything
         assert found["decode"].resident == found["splice 8"].resident == everything
@@ -191,7 +191,7 @@ def test_a_plan_of_eight_devices():
     model, mesh, needs = plan.plan(config, jax.devices(), chip, all_lengths=True)
     names = [n.name for n in needs]
     assert len(names) == len(set(names)) and mesh.size == 8
-    assert {"copy to sample with", "splice 8", "decode", "decode, top-p 0.95", "policy gradient 64", "value step"} <= set(names)
+    assert {"splice 8", "decode", "decode, top-p 0.95", "policy gradient 64", "value step"} <= set(names)
     by_name = {n.name: n for n in needs}
     for n in needs:
         assert n.fits and n.total == n.arguments + n.outputs + n.temporary + n.resident
