@@ -15,6 +15,7 @@ import optax
 from rlef_jax import llama, ppo, sharding, trajectories
 from rlef_jax.llama import LlamaConfig
 from rlef_jax.types import TrajectoryBatch
+from rlef_jax.weights import Reader
 
 
 @jax.tree_util.register_dataclass
@@ -54,22 +55,27 @@ def _compact(optimizer, dtype):
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """How one network learns: `loss(params, piece) -> (loss, metrics)`, the [B, T] arrays of a piece, and the optimiser."""
+    """How one network learns: `loss(params, piece) -> (loss, metrics)`, the [B, T] arrays of a piece, and the optimiser.
+
+    `convert` makes of the parameters those that the loss reads, which may be of another dtype. Gradients are summed in the dtype
+    of the parameters.
+    """
 
     loss: Callable
     arrays: dict  # name -> dtype
     optimizer: optax.GradientTransformation
+    convert: Callable = lambda params: params
 
 
 class _Programs:
     """What the devices run for one network. `state`, abstract, is its (params, opt_state), and `rows` those of a piece.
 
-    `init(params)` makes a state, `zeros()` an empty sum of gradients and metrics, `accumulate(params, total, piece)` adds to it,
-    and `apply(params, opt_state, grads)` takes the optimiser's step. Each returns arrays that lie like `state`, so that nothing
-    is ever compiled again for another layout.
+    `init(params)` makes a state, `read(params)` what the loss reads, `zeros()` an empty sum of gradients and metrics,
+    `accumulate(read, total, piece)` adds to it, and `apply(params, opt_state, grads)` takes the optimiser's step. Each returns
+    arrays that lie like `state`, so that nothing is ever compiled again for another layout.
     """
 
-    def __init__(self, name: str, network: Network, params, rows: int, length: int, mesh):
+    def __init__(self, name: str, network: Network, params, rows: int, length: int, mesh, offload: bool):
         by_row, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
 
         def init(params):
@@ -79,17 +85,18 @@ class _Programs:
         shapes = jax.eval_shape(init, params)
         at = sharding.shardings(shapes, mesh)
         self.state = sharding.placed(shapes, at)
+        self.read = Reader(shapes[0], network.convert, mesh, offload=offload)
         empty = lambda length: {array: jax.ShapeDtypeStruct((rows, length), dtype) for array, dtype in network.arrays.items()}
         self.piece = lambda length: sharding.placed(empty(length), by_row)
-        metric_names = ("loss", *jax.eval_shape(network.loss, params, self.piece(length))[1])
+        metric_names = ("loss", *jax.eval_shape(network.loss, self.read.abstract, self.piece(length))[1])
         gradient = jax.value_and_grad(network.loss, has_aux=True)
 
         def zeros():
             grads = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[0])
             return grads, {metric: jnp.zeros(()) for metric in metric_names}
 
-        def accumulate(params, total, piece):
-            (value, metrics), grads = gradient(params, piece)
+        def accumulate(read, total, piece):
+            (value, metrics), grads = gradient(read, piece)
             old_grads, old_metrics = total
             metrics = {"loss": value, **metrics}
             combine = {metric: jnp.maximum if metric.startswith("max_") else jnp.add for metric in metrics}
@@ -113,7 +120,7 @@ class Learner:
 
     Losses are weighted sums whose weights add to 1 over the minibatch, so gradients of the pieces simply add up. Metrics named
     `max_*` are combined by maximum, all others are added. With `offload`, parameters and moments rest in the memory of the
-    host: a network's parameters visit the devices for its turn, and its moments for the last moment of that.
+    host, and those of a network visit the devices for its optimiser's step.
     """
 
     def __init__(
@@ -122,7 +129,8 @@ class Learner:
         self._rows, self._lengths, self._by_row = rows, tuple(lengths), sharding.batch_sharding(mesh)
         self._networks, self._offload = networks, offload
         self._programs = {
-            name: _Programs(name, network, params[name], rows, lengths[0], mesh) for name, network in networks.items()
+            name: _Programs(name, network, params[name], rows, lengths[0], mesh, offload)
+            for name, network in networks.items()
         }
         at_rest = lambda leaf: sharding.placed(leaf, leaf.sharding.with_memory_kind("pinned_host") if offload else leaf.sharding)
         rest = {name: jax.tree.map(at_rest, programs.state) for name, programs in self._programs.items()}
@@ -135,7 +143,7 @@ class Learner:
         """A state that starts from these parameters, which it copies, with a fresh optimiser."""
         networks = {}
         for name, programs in self._programs.items():
-            network = programs.init(params[name])
+            network = programs.init(jax.device_put(params[name], jax.tree.map(lambda leaf: leaf.sharding, programs.state[0])))
             networks[name] = self._to_rest(network, name) if self._offload else network
         return _train_state(networks, jax.device_put(np.zeros((), np.int32), self.abstract.step.sharding))
 
@@ -143,27 +151,26 @@ class Learner:
         """(params, opt_state) of a network where they rest; the originals are given up."""
         return _moved(network, (self.abstract.params[name], self.abstract.opt_state[name]), donate=True)
 
-    def visiting(self, name: str, params):
-        """Parameters of a network, in any dtype, on the devices."""
-        return _moved(params, self._programs[name].state[0]) if self._offload else params
+    def read(self, name: str, params):
+        """A network's parameters as its loss reads them, on the devices."""
+        return self._programs[name].read(params)
 
     def step(self, state: TrainState, arrays: dict, lengths_B) -> tuple[TrainState, dict[str, float]]:
         """One optimiser step of every network on a minibatch of [B, T] arrays. `state` is donated."""
         networks, metrics, loss = {}, {}, 0.0
         for name, programs in self._programs.items():
-            params, opt_state = state.params[name], state.opt_state[name]
-            if self._offload:
-                params = _moved(params, programs.state[0], donate=True)
-            total = programs.zeros()
+            read, total = programs.read(state.params[name]), programs.zeros()
             own = {array: arrays[array] for array in self._networks[name].arrays}
             for _, piece in trajectories.microbatches(own, lengths_B, self._rows, self._lengths):
-                total = programs.accumulate(params, total, jax.device_put(piece, self._by_row))
+                total = programs.accumulate(read, total, jax.device_put(piece, self._by_row))
             grads, sums = total
+            del read  # before the moments come, or the copy of the next network
+            network = state.params[name], state.opt_state[name]
             if self._offload:
-                opt_state = _moved(opt_state, programs.state[1], donate=True)
-            params, opt_state, norm = programs.apply(params, opt_state, grads)
-            del total, grads  # before the next network's turn
-            networks[name] = self._to_rest((params, opt_state), name) if self._offload else (params, opt_state)
+                network = _moved(network, programs.state, donate=True)
+            *network, norm = programs.apply(*network, grads)
+            del total, grads
+            networks[name] = self._to_rest(tuple(network), name) if self._offload else tuple(network)
             metrics |= {key: float(value) for key, value in {**sums, **norm}.items()}
             loss += metrics["loss"]
         return _train_state(networks, self._next(state.step)), metrics | {"loss": loss}
@@ -175,17 +182,17 @@ class Learner:
         """
         jax.block_until_ready(self._next(state.step))
         for name, programs in self._programs.items():
-            params = self.visiting(name, state.params[name])
+            read = programs.read(state.params[name])
             for length in self._lengths:
                 empty = {array: np.zeros(leaf.shape, leaf.dtype) for array, leaf in programs.piece(length).items()}
-                jax.block_until_ready(programs.accumulate(params, programs.zeros(), jax.device_put(empty, self._by_row)))
+                jax.block_until_ready(programs.accumulate(read, programs.zeros(), jax.device_put(empty, self._by_row)))
             programs.apply = programs.jitted_apply.lower(*programs.state, programs.state[0]).compile()
 
     def programs(self, length: int) -> dict[str, tuple]:
         """{name: (jitted program, its abstract arguments)} of a step on pieces of `length` tokens, to compile ahead of time."""
         found = {}
         for name, p in self._programs.items():
-            found[f"{name} gradient"] = (p.accumulate, (p.state[0], p.total, p.piece(length)))
+            found[f"{name} gradient"] = (p.accumulate, (p.read.abstract, p.total, p.piece(length)))
             found[f"{name} step"] = (p.jitted_apply, (*p.state, p.state[0]))
         return found
 
@@ -256,9 +263,11 @@ class Ppo:
             schedule(rate), p.weight_decay, p.grad_clip, p.adam_b1, p.adam_b2, p.moments_dtype
         )
         bound = lambda loss: functools.partial(loss, model, mesh, config)
+        compute = functools.partial(llama.compute_params, model)
+        convert_value = lambda value: {**value, "llama": compute(value["llama"])}
         networks = {
-            "policy": Network(bound(policy_loss), POLICY_ARRAYS, make(p.learning_rate)),
-            "value": Network(bound(value_loss), VALUE_ARRAYS, make(p.value_learning_rate)),
+            "policy": Network(bound(policy_loss), POLICY_ARRAYS, make(p.learning_rate), compute),
+            "value": Network(bound(value_loss), VALUE_ARRAYS, make(p.value_learning_rate), convert_value),
         }
         self.learner = Learner(mesh, networks, params, config.batch.rows, config.batch.lengths, config.mesh.offload)
         temperature = config.sampler.temperature
@@ -266,12 +275,9 @@ class Ppo:
         self._values = jax.jit(lambda params, tokens_BT: values_of(model, params, tokens_BT, mesh))
 
     def reference(self, policy) -> dict:
-        """A policy as the KL term needs it: in the compute dtype, and at rest where the networks rest."""
-        like = self.learner.abstract.params["policy"]
-        on_device = jax.tree.map(lambda leaf: leaf.sharding.with_memory_kind("device"), like)
-        if self._model.dtype != "float32":
-            policy = jax.jit(functools.partial(llama.compute_params, self._model), out_shardings=on_device)(policy)
-        return _moved(policy, like) if self._config.mesh.offload else policy
+        """A policy as the KL term needs it: as it is read, and at rest where the networks rest."""
+        read = self.learner.read("policy", policy)
+        return _moved(read, self.learner.abstract.params["policy"]) if self._config.mesh.offload else read
 
     def warm_up(self, state: TrainState, reference) -> None:
         self.learner.warm_up(state)
@@ -283,12 +289,10 @@ class Ppo:
         """What a collection looks like before it is learnt from, float32 [B, T] each: 'reference', log ρ of every token, 'value',
         V at every position, and where the learner's own log-probs are wanted, 'policy', log π of every token.
         """
-        scored = {"reference": self._scored(self._logprobs, self.learner.visiting("policy", reference), batch)}
+        scored = {"reference": self._scored(self._logprobs, self.learner.read("policy", reference), batch)}
         if self._config.ppo.old_logprobs == "learner":
-            params = self.learner.visiting("policy", state.params["policy"])
-            scored["policy"] = self._scored(self._logprobs, params, batch)
-        params = self.learner.visiting("value", state.params["value"])
-        return scored | {"value": self._scored(self._values, params, batch)}
+            scored["policy"] = self._scored(self._logprobs, self.learner.read("policy", state.params["policy"]), batch)
+        return scored | {"value": self._scored(self._values, self.learner.read("value", state.params["value"]), batch)}
 
     def _scored(self, program, params, batch: TrajectoryBatch) -> np.ndarray:
         found_BT = np.zeros(batch.tokens_BT.shape, np.float32)
@@ -301,14 +305,12 @@ class Ppo:
             found_BT[index, :width] = piece_BT[: len(index), :width]
         return found_BT
 
-    def programs(self, reference, length: int) -> dict[str, tuple]:
-        """{name: (jitted program, its abstract arguments)} of an update on pieces of `length` tokens; `reference` is abstract."""
-        value = self.learner.programs(length)["value gradient"][1]
-        tokens_BT = value[2]["tokens"]
-        return {
-            "log-probs": (self._logprobs, (reference, tokens_BT)),
-            "values": (self._values, (value[0], tokens_BT)),
-        } | self.learner.programs(length)
+    def programs(self, length: int) -> dict[str, tuple]:
+        """{name: (jitted program, its abstract arguments)} of an update on pieces of `length` tokens; see `Learner.programs`."""
+        learning = self.learner.programs(length)
+        (policy, _, piece), (value, _, _) = learning["policy gradient"][1], learning["value gradient"][1]
+        scoring = {"log-probs": (self._logprobs, (policy, piece["tokens"])), "values": (self._values, (value, piece["tokens"]))}
+        return scoring | learning
 
     def update(self, state: TrainState, reference, batch: TrajectoryBatch, rng) -> tuple[TrainState, dict[str, float]]:
         """Takes `epochs` passes of `minibatches` steps over a collection; `rng` (numpy) shuffles it. `state` is donated.

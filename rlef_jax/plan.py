@@ -21,7 +21,7 @@ from absl import app, flags, logging
 from rich.console import Console
 from rich.table import Table
 
-from rlef_jax import build, command, llama, plan_costs, plan_devices, sampler, sharding
+from rlef_jax import build, command, llama, plan_costs, plan_devices, sampler
 from rlef_jax import config as configs
 from rlef_jax.learner import Ppo, init_value
 from rlef_jax.llama import LlamaConfig
@@ -74,26 +74,25 @@ def programs(config, model: LlamaConfig, mesh, lengths) -> list[Program]:
     in the host's memory, and only arguments come.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
-    lie = lambda tree: sharding.placed(tree, sharding.shardings(tree, mesh))
-    policy = lie(jax.eval_shape(functools.partial(llama.init, model), key))
-    reference = lie(jax.eval_shape(functools.partial(llama.compute_params, model), policy))
-    make_value = functools.partial(init_value, d_model=model.d_model, std=config.ppo.value_head_std)
-    ppo = Ppo(model, mesh, config, {"policy": policy, "value": lie(jax.eval_shape(make_value, policy, key))})
-    at_rest = 0 if config.mesh.offload else bytes_on_chip((reference, ppo.learner.abstract))
-    found = _sampling(config, model, mesh, policy, at_rest)
+    policy = jax.eval_shape(functools.partial(llama.init, model), key)
+    value = jax.eval_shape(functools.partial(init_value, d_model=model.d_model, std=config.ppo.value_head_std), policy, key)
+    ppo = Ppo(model, mesh, config, {"policy": policy, "value": value})
+    state, reference = ppo.learner.abstract, ppo.programs(lengths[0])["log-probs"][1][0]
+    at_rest = 0 if config.mesh.offload else bytes_on_chip((reference, state))
+    found = _sampling(config, model, mesh, at_rest)
     for length in lengths:
-        found |= {program.name: program for program in _learning(config, ppo, reference, length, at_rest)}
+        found |= {program.name: program for program in _learning(config, ppo, length, at_rest)}
     return list(found.values())
 
 
-def _sampling(config, model: LlamaConfig, mesh, policy, at_rest: int) -> dict[str, Program]:
+def _sampling(config, model: LlamaConfig, mesh, at_rest: int) -> dict[str, Program]:
     """Splicing and decoding; beside what rests, sampling reads a copy of the policy, or the policy itself."""
     capacity, slots, splice = configs.stream_capacity(config), config.sampler.slots, config.sampler.splice_length
     collector = Collector(model, mesh, config, capacity, [0])
     found = {}
     for name, (jitted, args) in collector.programs(sorted({1.0, config.eval.top_p}, reverse=True)).items():
         sampler_slots = next(arg for arg in args if isinstance(arg, sampler.Slots))
-        beside = at_rest if collector.copies_weights else at_rest - bytes_on_chip(policy)
+        beside = at_rest if collector.read.copies else at_rest - bytes_on_chip(collector.read.given)
         work = Work(slots, 1, capacity / 2, (True,), False, bytes_on_chip(sampler_slots.cache), config.sampler.gather_weights)
         if name == "splice":
             name, work = f"splice {splice}", dataclasses.replace(work, length=splice, unembeds=(False,))
@@ -101,19 +100,24 @@ def _sampling(config, model: LlamaConfig, mesh, policy, at_rest: int) -> dict[st
     return found
 
 
-def _learning(config, ppo: Ppo, reference, length: int, at_rest: int) -> list[Program]:
+def _learning(config, ppo: Ppo, length: int, at_rest: int) -> list[Program]:
     """What `Ppo.update` runs on sequences of one length."""
-    found, known = [], ppo.programs(reference, length)
+    known, state = ppo.programs(length), ppo.learner.abstract
+    known = {"reference log-probs": known.pop("log-probs"), **known}
     if config.ppo.old_logprobs == "learner":
-        (jitted, (_, tokens_BT)), (_, (policy, *_)) = known["log-probs"], known["policy gradient"]
-        known["policy log-probs"] = (jitted, (policy, tokens_BT))
+        known["policy log-probs"] = known["reference log-probs"]
+    found = []
     for name, (jitted, args) in known.items():
-        network, steps = name.split()[0], name.endswith("step")
-        beside, work = max(at_rest - bytes_on_chip(args[:2] if steps else args[0]), 0), None
-        if not steps:
-            backward = name.endswith("gradient")
-            work = Work(config.batch.rows, length, (length + 1) / 2, (network in ("policy", "log-probs"),), backward)
-        found.append(Program(name if work is None else f"{name} {length}", jitted, args, beside, work))
+        network, what = name.partition(" ")[::2] if " " in name else ("value", name)
+        # What rests on the chips is no argument beside itself.
+        if what == "step":
+            beside, work = at_rest - bytes_on_chip(args[:2]), None
+        else:
+            itself = network == "reference" or args[0] == state.params[network]
+            beside = at_rest - bytes_on_chip(args[0]) if itself else at_rest
+            unembeds, name = (network != "value",), f"{name} {length}"
+            work = Work(config.batch.rows, length, (length + 1) / 2, unembeds, what == "gradient")
+        found.append(Program(name, jitted, args, max(beside, 0), work))
     return found
 
 

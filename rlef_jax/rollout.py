@@ -21,6 +21,7 @@ from rlef_jax import llama, sampler, sharding
 from rlef_jax.environment import Environment
 from rlef_jax.llama import LlamaConfig
 from rlef_jax.types import Episode, Problem, Status
+from rlef_jax.weights import Reader
 
 _PATIENCE = 0.25  # seconds without a verdict after which fewer rows than a fair share go ahead, until one comes
 
@@ -51,12 +52,13 @@ class Collector:
         rows = jax.tree.map(lambda _: self._by_row, shapes)
         self._slots = sharding.placed(shapes, dataclasses.replace(rows, cache=sharding.shardings(shapes.cache, mesh)))
         self._init = jax.jit(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, self._slots))
-        self._weights = _Weights(model, mesh, config)
-        self.copies_weights = self._weights.copies
+        gathered = ("fsdp",) if config.sampler.gather_weights else ()
+        params = jax.eval_shape(lambda: llama.init(model, jax.random.key(0)))
+        self.read = Reader(params, functools.partial(llama.compute_params, model), mesh, gathered, config.mesh.offload)
 
     def warm_up(self, params, top_ps: Iterable[float]) -> None:
         """Compiles everything `collect` calls, by running it on silent rows."""
-        params, slots = self._weights.read(params), self._init()
+        params, slots = self.read(params), self._init()
         slots = self._extend(params, slots, *self._splice_arrays({}))
         for top_p in top_ps:
             slots, *_ = self._decode(self._chunk, top_p, params, slots, jax.random.key(0), 1.0, self._stop_ids)
@@ -66,10 +68,10 @@ class Collector:
         """{name: (jitted program, its abstract arguments)} of a collection, to compile ahead of time."""
         row = lambda dtype, *shape: jax.ShapeDtypeStruct((self._rows, *shape), dtype, sharding=self._by_row)
         pieces = (row(np.int32, self._splice), row(np.int32), row(np.int32), row(np.uint32), row(np.int32), row(bool))
-        found = {"splice": (self._extend, (self._weights.abstract, self._slots, *pieces))}
+        found = {"splice": (self._extend, (self.read.abstract, self._slots, *pieces))}
         for top_p in top_ps:
             key = jax.eval_shape(lambda: jax.random.key(0))
-            arguments = (self._chunk, top_p, self._weights.abstract, self._slots, key, 1.0, self._stop_ids)
+            arguments = (self._chunk, top_p, self.read.abstract, self._slots, key, 1.0, self._stop_ids)
             found[f"decode, top-p {top_p}" if top_p < 1 else "decode"] = (self._decode, arguments)
         return found
 
@@ -88,7 +90,7 @@ class Collector:
         An episode whose sandbox failed even on a retry is dropped, and counted. `on_done` hears of every episode that ends.
         """
         state = _Play(environment, collections.deque(starts), self._rows, self._max_response, self._stop_ids)
-        params, slots, began = self._weights.read(params), self._init(), time.perf_counter()
+        params, slots, began = self.read(params), self._init(), time.perf_counter()
         total, impatient = len(state.queue), False
         while len(state.finished) + state.stats.dropped < total:
             before = len(state.finished) + state.stats.dropped
@@ -130,27 +132,6 @@ class Collector:
             counts_B[row], pending_B[row], episode_B[row], fresh_B[row] = len(tokens), pending, episode_id, fresh
             left_B[row] = self._max_response if last else 0
         return jax.device_put((tokens_BC, counts_B, pending_B, episode_B, left_B, fresh_B), self._by_row)
-
-
-class _Weights:
-    """From the learner's parameters to those that sampling reads: on the devices, in the compute dtype, gathered if so asked."""
-
-    def __init__(self, model: LlamaConfig, mesh, config):
-        shapes = jax.eval_shape(lambda: llama.init(model, jax.random.key(0)))
-        gathers = config.sampler.gather_weights and mesh.shape["fsdp"] > 1
-        self.copies = model.dtype != "float32" or gathers or config.mesh.offload
-        self.given = sharding.placed(shapes, sharding.shardings(shapes, mesh))
-        at = sharding.shardings(shapes, mesh, ("fsdp",) if gathers else ())
-        self.abstract = sharding.placed(jax.eval_shape(functools.partial(llama.compute_params, model), shapes), at)
-        # One program a leaf: all at once would need room for as much again.
-        program = lambda leaf: jax.jit(lambda x: x.astype(leaf.dtype), out_shardings=leaf.sharding)
-        self.casts = jax.tree.map(program, self.abstract)
-
-    def read(self, params):
-        if not self.copies:
-            return params
-        cast = lambda cast, leaf, given: cast(jax.device_put(leaf, given.sharding))
-        return jax.tree.map(cast, self.casts, params, self.given)
 
 
 class _Play:

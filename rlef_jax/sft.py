@@ -5,6 +5,7 @@ that its token stream has exactly the form of a sampled conversation.
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Sequence
 
@@ -125,7 +126,7 @@ def make_learner(model: LlamaConfig, mesh, config, params: dict) -> Learner:
     steps = max(s.steps, s.warmup_steps + 1)
     schedule = optax.warmup_cosine_decay_schedule(0.0, s.learning_rate, s.warmup_steps, steps, 0.1 * s.learning_rate)
     optimizer = make_optimizer(schedule, s.weight_decay, p.grad_clip, p.adam_b1, p.adam_b2, p.moments_dtype)
-    networks = {"policy": Network(loss, SFT_ARRAYS, optimizer)}
+    networks = {"policy": Network(loss, SFT_ARRAYS, optimizer, functools.partial(llama.compute_params, model))}
     return Learner(mesh, networks, params, config.batch.rows, config.batch.lengths, config.mesh.offload)
 
 

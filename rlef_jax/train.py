@@ -131,7 +131,7 @@ def warm_start(run: Run, problems: list[Problem]) -> dict:
                     phase.save()
         checkpoints.wait()
     checkpoints.close()
-    return learner.visiting("policy", state.params["policy"])
+    return state.params["policy"]
 
 
 def demonstrate(run: Run, problems: list[Problem]) -> list[tuple[dict, np.ndarray]]:

@@ -16,6 +16,7 @@ LAYERS = [
     {"rollout", "learner", "sft", "evaluate", "checkpoint", "report", "metrics", "workdir", "environment"},
     {"sampler", "ppo", "trajectories", "episode", "plan_costs"},
     {"llama", "prompts", "tokenizer", "datasets"},
+    {"weights"},
     {"sharding", "config", "types", "command", "plan_devices"},
 ]
 NO_JAX = {"episode", "prompts", "environment", "datasets", "tokenizer", "types", "trajectories", "evaluate", "config", "report"}

@@ -172,15 +172,16 @@ def test_every_network_is_an_argument_or_lies_beside_the_program(offload):
     here = lambda name, *which: found[name].resident + sum(plan_costs.bytes_on_chip(found[name].args[i]) for i in which)
     params, moments, grads = found["policy step"].args
     value = found["value step"].args
-    reference = plan_costs.bytes_on_chip(found["log-probs 192"].args[0])
+    reference = plan_costs.bytes_on_chip(found["reference log-probs 192"].args[0])
     assert 2 * reference < plan_costs.bytes_on_chip(params) * 1.2  # in bfloat16, but for the norms
     assert plan_costs.bytes_on_chip(grads) == plan_costs.bytes_on_chip(params)
     everything = 4 + reference + plan_costs.bytes_on_chip((params, moments, value[:2]))  # 4: the count of steps
     if offload:  # only arguments are there
         assert all(program.resident == 0 for program in found.values())
     else:
-        for name in ("log-probs 192", "values 192", "policy gradient 64", "value gradient 192"):
-            assert here(name, 0) == everything
+        assert here("reference log-probs 192", 0) == everything
+        for name in ("values 192", "policy gradient 64", "value gradient 192"):  # a copy is read, in bfloat16
+            assert found[name].resident == everything
         assert here("policy step", 0, 1) == here("value step", 0, 1) == everything
         assert found["decode"].resident == found["splice 8"].resident == everything
     assert plan_costs.bytes_on_chip(found["decode"].args[2]) > reference  # gathered along fsdp

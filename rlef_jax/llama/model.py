@@ -186,9 +186,11 @@ def token_logprobs(config: LlamaConfig, params, tokens_BT, temperature: float = 
     """
     hidden_BTD = hidden(config, params, tokens_BT, mesh)[:, :-1]
     targets_BT = tokens_BT[:, 1:]
+    # In float32, although products are in the compute dtype, so that the gradients of all chunks are summed in it.
+    head = {name: params[name].astype(jnp.float32) for name in ("embed_tokens", "lm_head") if name in params}
 
     def score(hidden_BCD, targets_BC):
-        logprobs_BCV = jax.nn.log_softmax(unembed(config, params, hidden_BCD) / temperature, axis=-1)
+        logprobs_BCV = jax.nn.log_softmax(unembed(config, head, hidden_BCD) / temperature, axis=-1)
         entropy_BC = -jnp.sum(jnp.exp(logprobs_BCV) * logprobs_BCV, axis=-1)
         return jnp.take_along_axis(logprobs_BCV, targets_BC[..., None], axis=-1)[..., 0], entropy_BC
 
