@@ -250,7 +250,7 @@ def spec_of(**changes) -> str:
     (b'{"model": {"type": "Unigram", "vocab": [["a", 0.0]]}}', "no tokenizer.json of a BPE"),
     (spec_of(model=lambda model: model | {"type": "WordPiece"}).encode(), "no tokenizer.json of a BPE"),
     (spec_of(pre_tokenizer=lambda _: {"type": "Whitespace"}).encode(), "no byte-level BPE, nor one with byte fallback"),
-    (spec_of(pre_tokenizer=lambda _: {"type": "ByteLevel", "trim": "x"}).encode(), "not a tokenizer.json that `tokenizers` reads"),
+    (spec_of(pre_tokenizer=lambda _: {"type": "ByteLevel", "trim": 1}).encode(), "not a tokenizer.json that `tokenizers` reads"),
     (b"IQ== 0\nIg== 1\n", "has 2 ranks, and Llama 3 has 128000"),
     (b"IQ== 0\nIg== 2\n", "line 2: no piece in base64 and its rank"),
     (b"IQ== 0\nI*== 1\n", "line 2: no piece in base64 and its rank"),

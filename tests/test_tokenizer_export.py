@@ -1,312 +1,114 @@
-"""tokenizer.json of every make, opened from files and directories: round trips, special tokens, padding, and clear errors."""
+"""What `write_hf` leaves behind opens in transformers: our SentencePiece models with the same ids, others' files as they were."""
 
-import base64
 import json
-import pathlib
 
 import pytest
+import sentencepiece
 import tokenizers
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import models, pre_tokenizers, trainers
 
 from rlef_jax import tokenizer
-from rlef_jax.tokenizer import bpe, ranks
+from rlef_jax.tokenizer.export import write_hf
+
+transformers = pytest.importorskip("transformers")
 
 MARK = "\u2581"
-SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>"]
-CORPUS = ["def add(a, b):\n    return a + b\n", "the cat sat on the mat, it's 1234 <s> </s> <|x|>", "print(int(input()))"] * 3
-SPLIT = r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# Texts that `transformers` reads as we do: no special token spelled out, and no literal mark of a blank.
+TEXTS = (
+    st.lists(st.text() | st.sampled_from(["```python\n", "print(", "int(input())", "- input `", "` failed:", "  ", "12", "é漢🙂", "\x00"]))
+    .map(lambda parts: "".join(parts).encode("utf-8", "replace").decode().replace(MARK, ""))
+    .filter(lambda text: not any(special in text for special in tokenizer.SPECIAL_TOKENS) and "<unk>" not in text)
+)  # fmt: skip
 
 
-def byte_level(first=()):
-    """Qwen2's make: split by a pattern, then bytes as visible characters. `first` are specials at the head of the vocabulary."""
-    made = tokenizers.Tokenizer(models.BPE())
-    split = pre_tokenizers.Split(tokenizers.Regex(SPLIT), "isolated")
-    made.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=330, initial_alphabet=alphabet, special_tokens=list(first), show_progress=False)
-    made.train_from_iterator(CORPUS, trainer)
-    made.add_special_tokens([token for token in SPECIALS[:3] if token not in first])
-    made.add_tokens([tokenizers.AddedToken(SPECIALS[3]), tokenizers.AddedToken("    "), tokenizers.AddedToken("\n\t")])
-    return made
-
-
-def gpt2():
-    made = byte_level(first=["<|endoftext|>"])
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return made
-
-
-def roberta():
-    made = gpt2()
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    return made
-
-
-def smollm():
-    made = byte_level(first=SPECIALS[:3])
-    made.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    return made
-
-
-def marked(prepend=None, metaspace=None):
-    """The make that comes from SentencePiece models, whose vocabulary holds the control symbols, and merges that make them."""
-    pieces = [
-        "<unk>",
-        "<s>",
-        "</s>",
-        *(f"<0x{byte:02X}>" for byte in range(256)),
-        MARK,
-        *"abcdehilmnoprstu<>/(),:1234",
-        "/s",
-        "s>",
-        "th",
-    ]
-    pieces += [f"{MARK}th", "/s>", "the", f"{MARK}the", MARK * 2]
-    merges = [("/", "s"), ("s", ">"), ("t", "h"), (MARK, "th"), ("/s", ">"), ("th", "e"), (f"{MARK}th", "e"), (MARK, MARK)]
-    merges += [("<", "s>"), ("<", "/s>")]
-    vocab = {piece: i for i, piece in enumerate(pieces)}
-    made = tokenizers.Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True))
-    before = [normalizers.Prepend(MARK)] if prepend else []
-    made.normalizer = normalizers.Sequence([*before, normalizers.Replace(" ", MARK)])
-    if metaspace:
-        made.normalizer = None
-        made.pre_tokenizer = pre_tokenizers.Metaspace(MARK, metaspace, split=False)
-    made.decoder = decoders.Sequence([decoders.Replace(MARK, " "), decoders.ByteFallback(), decoders.Fuse()])
-    made.add_special_tokens(["<unk>", "<s>", "</s>", "<|im_end|>"])
-    return made
-
-
-MAKES = {
-    "qwen": byte_level, "gpt2": gpt2, "roberta": roberta, "smollm": smollm,
-    "gemma": marked, "llama": lambda: marked(prepend=True), "mistral": lambda: marked(metaspace="first"),
-    "always": lambda: marked(metaspace="always"),
-}  # fmt: skip
+def llama2_like(path):
+    """A SentencePiece model of Llama 2's make: a blank before every text, <s> and </s>, no padding symbol."""
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["print(int(input()) + 1)", "the cat sat on the mat", "def f(x): return x"] * 20),
+        model_prefix=str(path / "llama2"), model_type="bpe", vocab_size=320, byte_fallback=True, character_coverage=1.0,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2,
+    )  # fmt: skip
+    return tokenizer.open(path / "llama2.model")
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory):
-    folder, made = tmp_path_factory.mktemp("makes"), {}
-    for name, make in MAKES.items():
-        (folder / name).mkdir()
-        make().save(str(folder / name / "tokenizer.json"))
-        made[name] = tokenizer.open(folder / name)
-    return made
+def exported(tmp_path_factory, tiny_tokenizer):
+    """{name: (our tokenizer, what transformers opens)} of SentencePiece models without and with a blank before the text."""
+    found = {}
+    for name, layout in (("mini", "mini"), ("llama2", "llama2")):
+        ours = tiny_tokenizer if name == "mini" else llama2_like(tmp_path_factory.mktemp("spm"))
+        folder = tmp_path_factory.mktemp(name)
+        write_hf(ours, layout, folder)
+        found[name] = ours, transformers.AutoTokenizer.from_pretrained(folder)
+    return found
 
 
-TEXTS = st.text() | st.lists(
-    st.sampled_from([*SPECIALS, "<s>", "</s>", "<unk>", "<0x0A>", MARK, " ", "    ", "\n\t", "\n", "the", " the", "it's", "12", "é🙂\x00"])
-).map("".join)  # fmt: skip
-
-
-@pytest.mark.parametrize("name", MAKES)
-@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("name", ["mini", "llama2"])
+@settings(max_examples=300, deadline=None)
 @given(text=TEXTS)
-@example(text=" the")
-@example(text=f"{MARK}{MARK} the{MARK}")
-@example(text="<s></s><unk><|im_end|>")
-@example(text="    \n\t")
-def test_round_trips_are_exact_and_make_no_special_token(opened, name, text):
-    tok = opened[name]
-    ids = tok.encode(text)
-    assert tok.decode(ids) == tok.decode(ids, keep_special=True) == text
-    assert not set(tok.specials.values()) & set(ids)
-    assert all(0 <= i < tok.vocab_size for i in ids)
+def test_ids_and_texts_are_the_same_in_transformers(exported, name, text):
+    ours, theirs = exported[name]
+    ids = theirs.encode(text, add_special_tokens=False)
+    assert ids == ours.encode(text)
+    assert theirs.decode(ids) == ours.decode(ids) == text
 
 
-PLAIN = [*(text for text in CORPUS if "<s>" not in text), "x = 12345 # é", "it's", "", "hello<tool>\n\n  y"]
+@pytest.mark.parametrize(("name", "end"), [("mini", "<|end|>"), ("llama2", "</s>")])
+def test_special_tokens_have_their_roles(exported, name, end):
+    ours, theirs = exported[name]
+    assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (ours.id("<s>"), ours.id(end), ours.pad_id)
+    assert len(theirs) == ours.vocab_size
+    assert theirs.decode([ours.id(end), *ours.encode("hi")], skip_special_tokens=True) == "hi"
 
 
-@pytest.mark.parametrize("name", MAKES)
-def test_ids_are_those_of_the_library(opened, name):
-    tok = opened[name]
-    reference = tokenizers.Tokenizer.from_file(tok.path)
-    # With a blank before the text, `tokenizers` puts another one after each added token: those of white space are left out.
-    texts = [text for text in PLAIN if "    " not in text] if tok.blank_first else [*PLAIN, "the    cat\n\tsat", " the"]
-    for text in texts:
-        assert tok.encode(text) == reference.encode(text, add_special_tokens=False).ids, text
-    assert tok.vocab_size == reference.get_vocab_size()
+def byte_level(folder):
+    """A directory as Hugging Face lays it out, with a configuration of its own."""
+    made = tokenizers.Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(["print(1)"], trainers.BpeTrainer(vocab_size=270, initial_alphabet=alphabet, show_progress=False))
+    made.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    folder.mkdir()
+    made.save(str(folder / "tokenizer.json"))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "README.md").write_text("not the tokenizer's")
+    return folder
 
 
-def test_white_space_tokens_are_kept_and_other_added_tokens_are_special(opened):
-    tok = opened["qwen"]
-    white = tokenizers.Tokenizer.from_file(tok.path).token_to_id("    ")
-    assert white in tok.encode("a    b") and tok.decode([white]) == "    "
-    assert set(tok.specials) == set(SPECIALS)
-    mixed = [tok.id("<|im_start|>"), *tok.encode(" the "), tok.id("<tool_call>"), tok.id("<|im_end|>")]
-    assert tok.decode(mixed) == " the "
-    assert tok.decode(mixed, keep_special=True) == "<|im_start|> the <tool_call><|im_end|>"
-    with pytest.raises(KeyError, match="no special token '<s>': it has <|endoftext|>, "):
-        tok.id("<s>")
+@pytest.mark.parametrize("own", ["nothing", "configuration", "template in it", "template beside it"])
+def test_files_of_others_are_copied_and_a_template_is_added_only_where_there_is_none(tmp_path, own):
+    source, target = byte_level(tmp_path / "source"), tmp_path / "target"
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "model_max_length": 77}
+    if own != "nothing":
+        template = {"chat_template": "{{ messages[0]['content'] }}"} if own == "template in it" else {}
+        (source / "tokenizer_config.json").write_text(json.dumps(config | template))
+    if own == "template beside it":
+        (source / "chat_template.jinja").write_text("{{ messages[0]['content'] }}!")
+    write_hf(tokenizer.open(source), "chatml", target)
+    copied = {path.name: path.read_bytes() for path in target.iterdir()}
+    for name in ("tokenizer.json", "merges.txt"):
+        assert copied[name] == (source / name).read_bytes()
+    assert "README.md" not in copied
+    if own.startswith("template"):
+        assert copied["tokenizer_config.json"] == (source / "tokenizer_config.json").read_bytes()
+    opened = transformers.AutoTokenizer.from_pretrained(target)
+    assert opened.eos_token == "<|im_end|>"
+    assert (opened.model_max_length == 77) == (own != "nothing")
+    said = opened.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True)
+    expected = {"template in it": "hi", "template beside it": "hi!"}
+    assert said == expected.get(own, "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n")
 
 
-@pytest.mark.parametrize("name", MAKES)
-def test_every_id_decodes_and_nothing_that_is_sampled_raises(opened, name):
-    tok = opened[name]
-    for i in range(tok.vocab_size):
-        assert isinstance(tok.decode([i], keep_special=True), str)
-    assert tok.decode([tok.vocab_size, *tok.encode("a"), 10**6, -1]).strip(" ").replace(" ", "") == "\ufffda\ufffd\ufffd"
-    assert tok.decode(tok.encode("🙂")[:-1]).strip(" ") == "\ufffd"
-    assert tok.decode(tok.encode("a\ud800b")) == "a?b"
-
-
-def written(path, made, **changes):
-    """Saves a tokenizer with changes to its model."""
-    spec = json.loads(made.to_str())
-    spec["model"] = {key: value for key, value in (spec["model"] | changes).items() if value is not ...}
-    path.write_text(json.dumps(spec))
-    return path
-
-
-def test_a_model_without_a_type_is_a_bpe(tmp_path, opened):
-    old = tokenizer.open(written(tmp_path / "tokenizer.json", gpt2(), type=..., unk_token=""))  # GPT-2's own file
-    assert [old.encode(text) for text in CORPUS] == [opened["gpt2"].encode(text) for text in CORPUS]
-
-
-def test_bytes_that_a_vocabulary_lacks_are_left_out_and_never_become_a_special_token(tmp_path):
-    vocab = json.loads(smollm().to_str())["model"]["vocab"]  # SmolLM2 has no pieces for the bytes of rare characters
-    lacking = {piece: i for piece, i in vocab.items() if bpe.byte_level_piece(piece) != b"\xf1"}
-    made = written(tmp_path / "tokenizer.json", smollm(), vocab=lacking, unk_token="<|endoftext|>")
-    tok = tokenizer.open(made)
-    assert tokenizers.Tokenizer.from_file(str(made)).encode("\U00046131").ids[0] == tok.id("<|endoftext|>")
-    assert tok.encode("\U00046131") == tok.encode("\U00086131")[1:] and tok.decode(tok.encode("é🙂")) == "é🙂"
-
-
-def test_tokens_with_a_role_are_special_even_if_they_are_not_said_to_be_added(tmp_path):
-    made = tokenizers.Tokenizer.from_str(json.dumps(json.loads(marked().to_str()) | {"added_tokens": []}))
-    made.save(str(tmp_path / "tokenizer.json"))
-    text = "<s>a</s>b<unk>"
-    assert made.token_to_id("<s>") in made.encode(text).ids
-    roles = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "pad_token": "a"}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(roles))
-    tok = tokenizer.open(tmp_path)
-    assert set(tok.specials) == {"<s>", "</s>", "<unk>"} and tok.pad_id == tok.id("<unk>")
-    assert tok.decode(tok.encode(text)) == text and not set(tok.specials.values()) & set(tok.encode(text))
-
-
-def test_byte_fallback_without_bytes_is_refused(tmp_path):
-    vocab = {piece: i for piece, i in json.loads(marked().to_str())["model"]["vocab"].items() if piece != "<0xE2>"}
-    with pytest.raises(ValueError, match="no byte-level BPE, nor one with byte fallback"):
-        tokenizer.open(written(tmp_path / "tokenizer.json", marked(), vocab=vocab))
-
-
-def test_a_normaliser_of_the_tokenizers_own_stays(tmp_path):
-    made = byte_level()
-    made.normalizer = normalizers.NFC()
-    made.save(str(tmp_path / "tokenizer.json"))
-    tok = tokenizer.open(tmp_path)
-    assert tok.decode(tok.encode("e\u0301 é")) == "é é"
-
-
-@pytest.mark.parametrize("tokens, pad", [
-    ({"pad_token": "<|endoftext|>", "eos_token": "<|im_end|>"}, "<|endoftext|>"),  # Qwen2 Instruct
-    ({"pad_token": {"content": "<|endoftext|>"}, "eos_token": None}, "<|endoftext|>"),
-    ({"pad_token": "<|im_end|>", "eos_token": "<|im_end|>", "unk_token": "<|endoftext|>"}, "<|endoftext|>"),  # SmolLM2 Instruct
-    ({"pad_token": "<|im_end|>"}, None),  # an end of turn even when nobody says so
-    ({"pad_token": "<|endoftext|>", "eos_token": {"content": "<|endoftext|>"}}, None),
-    ({}, None),
-])  # fmt: skip
-@pytest.mark.parametrize("file", ["tokenizer_config.json", "special_tokens_map.json"])
-def test_the_padding_id_ends_no_turn(tmp_path, tokens, pad, file):
-    smollm().save(str(tmp_path / "tokenizer.json"))
-    (tmp_path / file).write_text(json.dumps(tokens))
-    tok = tokenizer.open(tmp_path)
-    ends = {tok.id("<|im_end|>")} | ({tok.id("<|endoftext|>")} if tokens.get("eos_token") else set())
-    assert tok.pad_id == tok.id(pad) if pad else tok.pad_id not in ends
-    if not pad and not tokens.get("eos_token"):
-        assert tok.pad_id == 0
-
-
-def test_directories_are_searched_as_hugging_face_and_meta_lay_them_out(tmp_path, tiny_tokenizer):
-    model = pathlib.Path(tiny_tokenizer.path).read_bytes()
-    (tmp_path / "original").mkdir()
-    (tmp_path / "original" / "tokenizer.model").write_bytes(model)
-    assert tokenizer.open(tmp_path).vocab_size == tiny_tokenizer.vocab_size
-    (tmp_path / "tokenizer.model").write_bytes(model)
-    assert tokenizer.open(str(tmp_path)).path == str(tmp_path / "tokenizer.model")
-    smollm().save(str(tmp_path / "tokenizer.json"))
-    assert isinstance(tokenizer.open(tmp_path), tokenizer.BpeTokenizer)
-    # What a file holds counts, not its name.
-    (tmp_path / "tokenizer.json").write_bytes(model)
-    assert isinstance(tokenizer.open(tmp_path), tokenizer.SentencePieceTokenizer)
-
-
-def spec_of(**changes) -> str:
-    spec = json.loads(smollm().to_str())
-    return json.dumps(spec | {key: change(spec[key]) for key, change in changes.items()})
-
-
-@pytest.mark.parametrize("content, message", [
-    (b"", "is not a SentencePiece model, a tokenizer.json or Llama 3's ranks"),
-    (b"version https://git-lfs.github.com/spec/v1\n", "is not a SentencePiece model"),
-    (b"\x00\xff" * 100, "is not a SentencePiece model"),
-    (spec_of()[:-1000].encode(), "is not valid JSON, perhaps not whole"),
-    (b'{"a": 1}', "no tokenizer.json of a BPE"),
-    (b'{"model": {"type": "Unigram", "vocab": [["a", 0.0]]}}', "no tokenizer.json of a BPE"),
-    (spec_of(model=lambda model: model | {"type": "WordPiece"}).encode(), "no tokenizer.json of a BPE"),
-    (spec_of(pre_tokenizer=lambda _: {"type": "Whitespace"}).encode(), "no byte-level BPE, nor one with byte fallback"),
-    (spec_of(pre_tokenizer=lambda _: {"type": "ByteLevel", "trim": 1}).encode(), "not a tokenizer.json that `tokenizers` reads"),
-    (b"IQ== 0\nIg== 1\n", "has 2 ranks, and Llama 3 has 128000"),
-    (b"IQ== 0\nIg== 2\n", "line 2: no piece in base64 and its rank"),
-    (b"IQ== 0\nI*== 1\n", "line 2: no piece in base64 and its rank"),
-    (b"IQ== 0\nIg==", "line 2: no piece in base64 and its rank"),
-    (b"IQ== 0\n\n", "line 2: no piece in base64 and its rank"),
-])  # fmt: skip
-def test_files_that_are_no_tokenizer_are_refused_by_name(tmp_path, content, message):
-    path = tmp_path / "broken.file"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match="broken.file") as error:
-        tokenizer.open(path)
-    assert message in str(error.value)
-
-
-def test_a_truncated_sentencepiece_model_is_refused(tmp_path, tiny_tokenizer):
-    content = pathlib.Path(tiny_tokenizer.path).read_bytes()
-    for size in (1, 100, len(content) // 2, len(content) - 1):
-        (tmp_path / "cut.model").write_bytes(content[:size])
-        with pytest.raises(ValueError, match="cut.model"):
-            tokenizer.open(tmp_path / "cut.model")
-
-
-def test_missing_files_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no tokenizer at .*absent"):
-        tokenizer.open(tmp_path / "absent")
-    with pytest.raises(FileNotFoundError, match="no tokenizer in .*: it has none of tokenizer.json, tokenizer.model"):
-        tokenizer.open(tmp_path)
-    smollm().save(str(tmp_path / "tokenizer.json"))
-    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": ')
-    with pytest.raises(ValueError, match="tokenizer_config.json is not valid JSON"):
-        tokenizer.open(tmp_path)
-
-
-def test_merges_are_all_pairs_that_make_a_piece_in_the_order_of_ranks():
-    assert bpe.merges({"a": 0, "b": 1, "ab": 2, "ba": 3, "aba": 4, "c": 5}) == [
-        ["a", "b"], ["b", "a"], ["a", "ba"], ["ab", "a"],
-    ]  # fmt: skip
-
-
-def test_the_byte_alphabet_is_the_librarys():
-    assert sorted(bpe.byte_alphabet()) == sorted(pre_tokenizers.ByteLevel.alphabet())
-    written = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str("\x00 ~\x7f¡é\xad🙂")
-    assert bpe.byte_level_piece(written[0][0]).decode() == "\x00 ~\x7f¡é\xad🙂"
-
-
-def test_llama_3_special_names_have_their_ids():
-    names = {128_000 + i: name for i, name in enumerate(ranks.special_names())}
-    assert len(set(names.values())) == 256
-    assert [names[128_000 + i] for i in range(12)] == [
-        "<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>", "<|reserved_special_token_1|>",
-        "<|finetune_right_pad_id|>", "<|reserved_special_token_2|>", "<|start_header_id|>", "<|end_header_id|>",
-        "<|eom_id|>", "<|eot_id|>", "<|python_tag|>", "<|reserved_special_token_3|>",
-    ]  # fmt: skip
-    assert names[128_255] == "<|reserved_special_token_247|>"
-
-
-def test_ranks_that_encode_no_bytes_are_refused(tmp_path):
-    lines = [base64.b64encode(bytes([byte])).decode() for byte in range(3)]
-    (tmp_path / "ranks").write_text("".join(f"{line} {rank}\n" for rank, line in enumerate([lines[0], "==", lines[2]])))
-    with pytest.raises(ValueError, match="line 2"):
-        tokenizer.open(tmp_path / "ranks")
+def test_what_cannot_be_exported_is_refused_by_name(tmp_path, tiny_tokenizer):
+    with pytest.raises(KeyError, match="no special token '<|eot_id|>'"):
+        write_hf(tiny_tokenizer, "llama3", tmp_path / "out")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["print(int(input()) + 1)", "the cat sat on the mat", "def f(x): return x"] * 20),
+        model_prefix=str(tmp_path / "unigram"), model_type="unigram", vocab_size=280, byte_fallback=True,
+        character_coverage=1.0, normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="unigram.model is a unigram model"):
+        write_hf(tokenizer.open(tmp_path / "unigram.model"), "llama2", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
