@@ -17,7 +17,7 @@ transformers = pytest.importorskip("transformers")
 MARK = "\u2581"
 # Texts that `transformers` reads as we do: no special token spelled out, and no literal mark of a blank.
 TEXTS = (
-    st.lists(st.text() | st.sampled_from(["```python\n", "print(", "int(input())", "- input `", "` failed:", "  ", "12", "é漢🙂", "\x00"]))
+    st.lists(st.text() | st.sampled_from(["```python\n", "print(", "int(input())", "` failed:", "  ", "12", "é漢🙂", "\x00"]))
     .map(lambda parts: "".join(parts).encode("utf-8", "replace").decode().replace(MARK, ""))
     .filter(lambda text: not any(special in text for special in tokenizer.SPECIAL_TOKENS) and "<unk>" not in text)
 )  # fmt: skip
@@ -106,7 +106,7 @@ def test_what_cannot_be_exported_is_refused_by_name(tmp_path, tiny_tokenizer):
         write_hf(tiny_tokenizer, "llama3", tmp_path / "out")
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(["print(int(input()) + 1)", "the cat sat on the mat", "def f(x): return x"] * 20),
-        model_prefix=str(tmp_path / "unigram"), model_type="unigram", vocab_size=280, byte_fallback=True,
+        model_prefix=str(tmp_path / "unigram"), model_type="unigram", vocab_size=283, byte_fallback=True,
         character_coverage=1.0, normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2,
     )  # fmt: skip
     with pytest.raises(ValueError, match="unigram.model is a unigram model"):
