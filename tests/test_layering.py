@@ -14,12 +14,13 @@ LAYERS = [
     {"train", "plan"},
     {"build"},
     {"rollout", "learner", "sft", "evaluate", "checkpoint", "report", "metrics", "workdir", "environment"},
-    {"sampler", "ppo", "trajectories", "episode", "plan_costs"},
+    {"sampler", "ppo", "trajectories", "episode", "estimators", "plan_costs"},
     {"llama", "prompts", "tokenizer", "datasets"},
     {"weights"},
     {"sharding", "config", "types", "command", "plan_devices"},
 ]
-NO_JAX = {"episode", "prompts", "environment", "datasets", "tokenizer", "types", "trajectories", "evaluate", "config", "report"}
+NO_JAX = {"episode", "prompts", "environment", "datasets", "tokenizer", "types", "trajectories", "config"}
+NO_JAX |= {"evaluate", "estimators", "report"}
 FORBIDDEN = {"jax", "jaxlib", "flax", "optax", "orbax"}
 
 
