@@ -12,28 +12,23 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
-from rlef_jax import build, llama, prompts, sharding
+from rlef_jax import build, checkpoint, llama, prompts, sharding
 from rlef_jax import tokenizer as tokenizers
 from rlef_jax.llama import LlamaConfig, hf
 from rlef_jax.tokenizer.export import write_hf
 from rlef_jax.workdir import read_json
 
-PHASES = ("best", "rlef", "sft")  # folders of checkpoints, in the order in which they are looked for
-
-
 def define_flags() -> None:
     flags.DEFINE_string("checkpoint", "", "the workdir of the run")
     flags.DEFINE_string("out", "", "the directory to write; it must not exist yet")
     flags.DEFINE_integer("step", None, "of the checkpoint; default: the last", lower_bound=0)
-    flags.DEFINE_enum("which", "auto", ("auto", *PHASES), "best by validation, or of a phase; auto: the first of these there is")
+    which = "best by validation, or of a phase; auto: the first of these that there is"
+    flags.DEFINE_enum("which", "auto", ("auto", *checkpoint.PHASES), which)
     flags.DEFINE_enum("network", "policy", ("policy", "value"), "whose weights")
     flags.DEFINE_enum("dtype", "bfloat16", ("bfloat16", "float32"), "of the weights in the files")
     flags.DEFINE_float("max_shard_gb", 5.0, "the most a file of weights holds, in 10^9 bytes", lower_bound=1e-6)
@@ -56,11 +51,11 @@ def export(
     """
     hf.check_free(out)
     settings, model = ConfigDict(_read(workdir, "config.json")), LlamaConfig.from_dict(_read(workdir, "model.json"))
-    phase, step = find(workdir, which, step)
+    phase, step = checkpoint.find(workdir, which, step)
     tokenizer, layout_name = tokenizers.open(build.tokenizer_path(settings, workdir)), settings.tokenizer.layout
     layout = prompts.ChatLayout.make(layout_name, tokenizer, settings.tokenizer.system)
-    state = os.path.join(_checkpoints(workdir, phase), str(step), "state")
-    params, value_head_D1 = restore(state, model, network, dtype)
+    model, mesh = dataclasses.replace(model, dtype=dtype), sharding.make_mesh(1, -1, 1)
+    params, value_head_D1 = checkpoint.restore_network(workdir, phase, step, model, mesh, network)
 
     def beside(directory: str) -> None:
         write_hf(tokenizer, layout_name, directory)
@@ -71,56 +66,6 @@ def export(
     begin = layout.first([])[0]
     llama.save_hf(model, params, out, dtype, max_shard_bytes, begin, layout.stops, tokenizer.pad_id, beside)
     return phase, step
-
-
-def find(workdir: str, which: str, step: int | None) -> tuple[str, int]:
-    """The phase and step of the checkpoint asked for: with `auto`, of the first phase that has one (of that step)."""
-    phases = PHASES if which == "auto" else (which,)
-    steps = {phase: _steps(_checkpoints(workdir, phase)) for phase in phases}
-    for phase, there in steps.items():
-        if there and (step is None or step in there):
-            return phase, max(there) if step is None else step
-    there = "; ".join(f"{phase}: {', '.join(map(str, there)) or 'none'}" for phase, there in steps.items())
-    asked = "a checkpoint" if step is None else f"a checkpoint of step {step}"
-    raise FileNotFoundError(f"{workdir} does not have {asked}; what it has by phase is {there}")
-
-
-def restore(directory: str, model: LlamaConfig, network: str, dtype: str):
-    """(parameters of a network in `dtype`, the value head or None) from one checkpoint's state, laid out over all devices.
-
-    Nothing else is read: the moments of the optimiser are twice as large.
-    """
-    checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-    stored = checkpointer.metadata(directory).item_metadata.tree
-    networks = stored.get("params", {"policy": stored})  # the best by validation is kept as the policy alone
-    if network not in networks:
-        raise ValueError(f"{directory} holds no {network} network, the checkpoints of rlef do: choose --which=rlef")
-    model = dataclasses.replace(model, dtype=dtype)
-    llm = jax.eval_shape(lambda: llama.compute_params(model, llama.init(model, jax.random.key(0))))
-    shapes = lambda tree: jax.tree.map(lambda leaf: tuple(leaf.shape), tree)
-    if shapes(llm) != shapes(networks["policy"] if network == "policy" else networks["value"]["llama"]):
-        raise ValueError(f"{directory} does not hold parameters of the model that model.json describes")
-    wanted = {"policy": llm} if network == "policy" else {"value": {"llama": llm}}
-    if "value" in networks:
-        wanted.setdefault("value", {})["value_head"] = {"kernel": jax.ShapeDtypeStruct((model.d_model, 1), jnp.float32)}
-    item = {"params": wanted} if "params" in stored else llm
-    at = sharding.shardings(item, sharding.make_mesh(1, -1, 1))
-    item = jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), item, at)
-    restore_args = ocp.checkpoint_utils.construct_restore_args(item)
-    args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
-    restored = checkpointer.restore(directory, args=args)
-    networks = restored.get("params", {"policy": restored})
-    params = networks["policy"] if network == "policy" else networks["value"]["llama"]
-    return params, networks["value"]["value_head"]["kernel"] if "value" in networks else None
-
-
-def _checkpoints(workdir: str, phase: str) -> str:
-    return os.path.abspath(os.path.join(workdir, "checkpoints", phase))
-
-
-def _steps(directory: str) -> list[int]:
-    """Of the complete checkpoints."""
-    return sorted(ocp.utils.checkpoint_steps(directory)) if os.path.isdir(directory) else []
 
 
 def _read(workdir: str, name: str) -> dict:

@@ -2,7 +2,14 @@
 
 import os
 
+import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
+
+from rlef_jax import llama, sharding
+from rlef_jax.llama import LlamaConfig
+
+PHASES = ("best", "rlef", "sft")  # folders of a run's checkpoints, in the order in which they are looked for
 
 
 class Checkpoints:
@@ -40,3 +47,54 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
+
+
+def find(workdir: str, which: str, step: int | None) -> tuple[str, int]:
+    """The phase and step of the checkpoint asked for: with `auto`, of the first phase that has one (of that step)."""
+    phases = PHASES if which == "auto" else (which,)
+    steps = {phase: _steps(_folder(workdir, phase)) for phase in phases}
+    for phase, there in steps.items():
+        if there and (step is None or step in there):
+            return phase, max(there) if step is None else step
+    there = "; ".join(f"{phase}: {', '.join(map(str, there)) or 'none'}" for phase, there in steps.items())
+    asked = "a checkpoint" if step is None else f"a checkpoint of step {step}"
+    raise FileNotFoundError(f"{workdir} does not have {asked}; what it has by phase is {there}")
+
+
+def restore_network(workdir: str, phase: str, step: int, model: LlamaConfig, mesh, network: str = "policy"):
+    """(a network's parameters as `model` computes with them, the value head or None), laid out on the mesh.
+
+    Nothing else is read: the moments of the optimiser are twice as large.
+
+    Raises ValueError when the checkpoint has no such network, or is not of this model.
+    """
+    directory = os.path.join(_folder(workdir, phase), str(step), "state")
+    checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    stored = checkpointer.metadata(directory).item_metadata.tree
+    networks = stored.get("params", {"policy": stored})  # the best by validation is kept as the policy alone
+    if network not in networks:
+        raise ValueError(f"{directory} holds no {network} network, the checkpoints of rlef do: choose --which=rlef")
+    llm = jax.eval_shape(lambda: llama.compute_params(model, llama.init(model, jax.random.key(0))))
+    shapes = lambda tree: jax.tree.map(lambda leaf: tuple(leaf.shape), tree)
+    if shapes(llm) != shapes(networks["policy"] if network == "policy" else networks["value"]["llama"]):
+        raise ValueError(f"{directory} does not hold parameters of the model that model.json describes")
+    wanted = {"policy": llm} if network == "policy" else {"value": {"llama": llm}}
+    if "value" in networks:
+        wanted.setdefault("value", {})["value_head"] = {"kernel": jax.ShapeDtypeStruct((model.d_model, 1), jnp.float32)}
+    item = {"params": wanted} if "params" in stored else llm
+    item = sharding.placed(item, sharding.shardings(item, mesh))
+    restore_args = ocp.checkpoint_utils.construct_restore_args(item)
+    args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
+    restored = checkpointer.restore(directory, args=args)
+    networks = restored.get("params", {"policy": restored})
+    params = networks["policy"] if network == "policy" else networks["value"]["llama"]
+    return params, networks["value"]["value_head"]["kernel"] if "value" in networks else None
+
+
+def _folder(workdir: str, phase: str) -> str:
+    return os.path.abspath(os.path.join(workdir, "checkpoints", phase))
+
+
+def _steps(directory: str) -> list[int]:
+    """Of the complete checkpoints."""
+    return sorted(ocp.utils.checkpoint_steps(directory)) if os.path.isdir(directory) else []

@@ -84,16 +84,18 @@ class Collector:
         temperature: float,
         top_p: float = 1.0,
         on_done: Callable[[int], None] = lambda n: None,
+        on_episode: Callable[[Episode], None] = lambda episode: None,
     ) -> tuple[list[Episode], Stats]:
         """Plays one episode for each (id, problem). Returns the finished ones in the order of their ids, and the cost.
 
-        An episode whose sandbox failed even on a retry is dropped, and counted. `on_done` hears of every episode that ends.
+        An episode whose sandbox failed even on a retry is dropped, and counted. `on_done` hears how many have ended, dropped or
+        not, and `on_episode` of each that is finished, as soon as it is.
         """
         state = _Play(environment, collections.deque(starts), self._rows, self._max_response, self._stop_ids)
         params, slots, began = self.read(params), self._init(), time.perf_counter()
         total, impatient = len(state.queue), False
         while len(state.finished) + state.stats.dropped < total:
-            before = len(state.finished) + state.stats.dropped
+            before, heard = len(state.finished) + state.stats.dropped, len(state.finished)
             if state.take_results():
                 impatient = False
             state.seat()
@@ -107,6 +109,8 @@ class Collector:
                 state.take_tokens(*map(np.asarray, sampled))
             else:
                 impatient = not state.wait_for_executor(_PATIENCE)
+            for episode in state.finished[heard:]:
+                on_episode(episode)
             on_done(len(state.finished) + state.stats.dropped - before)
         state.stats.seconds = time.perf_counter() - began
         state.stats.episodes = len(state.finished)

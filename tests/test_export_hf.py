@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from experiments import export_hf
 from experiments.configs import mini
-from rlef_jax import llama, prompts, sft, sharding
+from rlef_jax import checkpoint, llama, prompts, sft, sharding
 from rlef_jax.checkpoint import Checkpoints
 from rlef_jax.learner import TrainState, init_value
 from rlef_jax.llama import LlamaConfig
@@ -106,11 +106,11 @@ def test_without_a_best_the_last_of_rlef_and_without_that_the_warm_start(run, tm
     workdir = tmp_path / "run"
     shutil.copytree(run[0], workdir)
     shutil.rmtree(workdir / "checkpoints" / "best")
-    assert export_hf.find(str(workdir), "auto", None) == ("rlef", 7)
+    assert checkpoint.find(str(workdir), "auto", None) == ("rlef", 7)
     shutil.rmtree(workdir / "checkpoints" / "rlef")
-    assert export_hf.find(str(workdir), "auto", None) == ("sft", 3)
+    assert checkpoint.find(str(workdir), "auto", None) == ("sft", 3)
     with pytest.raises(FileNotFoundError, match="does not have a checkpoint; what it has by phase is best: none$"):
-        export_hf.find(str(workdir), "best", None)
+        checkpoint.find(str(workdir), "best", None)
     assert not (workdir / "checkpoints" / "best").exists()
 
 

@@ -199,8 +199,11 @@ def test_progress_hears_of_every_episode(world):
     config, heard = world.config, []
     collector = rollout.Collector(world.model, world.mesh, config, world.capacity, world.environment.layout.stops)
     starts = [(i, world.problems[i % len(world.problems)]) for i in range(11)]
-    collector.collect(world.policy, world.environment, starts, jax.random.key(0), TEMPERATURE, on_done=heard.append)
+    told = []
+    arguments = (world.policy, world.environment, starts, jax.random.key(0), TEMPERATURE)
+    finished, _ = collector.collect(*arguments, on_done=heard.append, on_episode=told.append)
     assert sum(heard) == 11
+    assert sorted(told, key=lambda episode: episode.id) == finished
 
 
 def test_no_starts_give_no_episodes(world):
