@@ -6,8 +6,10 @@ Needs no weights and no accelerator, but a compiler: libtpu for a TPU slice (req
 (h200:8 is a machine of 8). Without --topology the plan is for this machine's devices. Exit status 1 when a program does not fit.
 
 Memory is the compiler's own account of a program, and what else lies on a chip meanwhile: networks and moments whose turn it
-is not, the reference, the sampler's copy of the policy. Programs that only make zeros or copies are left out, since those that
-work on what they make need more, and so is the copy of the policy that sampling reads, which is made a tensor at a time.
+is not, the reference, the sampler's copy of the policy. With mesh.offload, networks, moments and the reference rest in the
+host's memory, and a line below the table says how much of it they take. Programs that only make zeros or copies are left out,
+since those that work on what they make need more, and so is the copy of the policy that sampling reads, which is made a tensor
+at a time.
 """
 
 import dataclasses
@@ -67,8 +69,8 @@ class Need:
     bound: str | None  # which of compute, memory and links takes longest
 
 
-def programs(config, model: LlamaConfig, mesh, lengths) -> list[Program]:
-    """Every program of RLEF, for sequences of the given `lengths` in the learner.
+def programs(config, model: LlamaConfig, mesh, lengths) -> tuple[list[Program], int]:
+    """Every program of RLEF, for sequences of the given `lengths` in the learner, and the bytes for each chip on its host.
 
     All networks, moments and the reference rest on the chips, as arguments of a program or beside it. With mesh.offload they rest
     in the host's memory, and only arguments come.
@@ -78,11 +80,12 @@ def programs(config, model: LlamaConfig, mesh, lengths) -> list[Program]:
     value = jax.eval_shape(functools.partial(init_value, d_model=model.d_model, std=config.ppo.value_head_std), policy, key)
     ppo = Ppo(model, mesh, config, {"policy": policy, "value": value})
     state, reference = ppo.learner.abstract, ppo.programs(lengths[0])["log-probs"][1][0]
-    at_rest = 0 if config.mesh.offload else bytes_on_chip((reference, state))
+    everything = bytes_on_chip((reference, state))
+    on_host, at_rest = (everything, 0) if config.mesh.offload else (0, everything)
     found = _sampling(config, model, mesh, at_rest)
     for length in lengths:
         found |= {program.name: program for program in _learning(config, ppo, length, at_rest)}
-    return list(found.values())
+    return list(found.values()), on_host
 
 
 def _sampling(config, model: LlamaConfig, mesh, at_rest: int) -> dict[str, Program]:
@@ -103,11 +106,12 @@ def _sampling(config, model: LlamaConfig, mesh, at_rest: int) -> dict[str, Progr
 def _learning(config, ppo: Ppo, length: int, at_rest: int) -> list[Program]:
     """What `Ppo.update` runs on sequences of one length."""
     known, state = ppo.programs(length), ppo.learner.abstract
-    known = {"reference log-probs": known.pop("log-probs"), **known}
+    logprobs = known.pop("log-probs")
+    scoring = {"reference log-probs": logprobs}
     if config.ppo.old_logprobs == "learner":
-        known["policy log-probs"] = known["reference log-probs"]
+        scoring["policy log-probs"] = logprobs
     found = []
-    for name, (jitted, args) in known.items():
+    for name, (jitted, args) in (scoring | known).items():
         network, what = name.partition(" ")[::2] if " " in name else ("value", name)
         # What rests on the chips is no argument beside itself.
         if what == "step":
@@ -162,20 +166,24 @@ def _least_time(chip: Chip, **amounts) -> tuple[float | None, str | None]:
     return seconds[slowest], slowest
 
 
-def plan(config, devices, chip: Chip, all_lengths: bool = False) -> tuple[LlamaConfig, jax.sharding.Mesh, list[Need]]:
-    """Compiles everything; sequences of the longest of `batch.lengths`, or all of them. Raises ValueError as `train` does."""
+def plan(config, devices, chip: Chip, all_lengths: bool = False) -> tuple[LlamaConfig, jax.sharding.Mesh, list[Need], int]:
+    """Compiles everything; sequences of the longest of `batch.lengths`, or all of them. Raises ValueError as `train` does.
+
+    Returns the model, its mesh, what each program needs, and the bytes that rest in the host's memory for each chip.
+    """
     model = build.model(config)
     mesh = build.mesh(config, model, devices)
     lengths = config.batch.lengths if all_lengths else config.batch.lengths[-1:]
+    found, on_host = programs(config, model, mesh, lengths)
     needs = []
-    for program in programs(config, model, mesh, lengths):
+    for program in found:
         with compiling(program.name):
             needs.append(need(program, model, mesh, chip))
-    return model, mesh, needs
+    return model, mesh, needs, on_host
 
 
-def table(title: str, needs: list[Need], chip: Chip) -> Table:
-    found = Table(title=title, title_justify="left", caption=NOTES, caption_justify="left", title_style="bold")
+def table(needs: list[Need], chip: Chip) -> Table:
+    found = Table()
     found.add_column("program")
     names = ("arguments", "outputs", "temporary", "resident", "total", f"of {chip.memory / GIB:.4g}", "TFLOP", "useful")
     for column in (*names, "memory", "links", "ms"):
@@ -209,7 +217,7 @@ def main(config, topology: str, all_lengths: bool, path: str) -> None:
     """Prints the plan, writes it to `path` as JSON if there is one, and exits with 1 if a program does not fit."""
     try:
         devices, chip = plan_devices.of(topology) if topology else plan_devices.here()
-        model, mesh, needs = plan(config, devices, chip, all_lengths)
+        model, mesh, needs, on_host = plan(config, devices, chip, all_lengths)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     except RuntimeError as error:
@@ -220,11 +228,13 @@ def main(config, topology: str, all_lengths: bool, path: str) -> None:
     title = f"{config.name}: Llama of {model.n_params:,} parameters on {mesh.size} x {chip.name} ({axes})"
     console = Console()
     console = console if console.is_terminal else Console(width=150)
-    console.print(table(title, needs, chip))
+    console.print(title, table(needs, chip), NOTES, sep="\n", highlight=False)
+    if on_host:
+        print(f"networks, moments and the reference rest in the host's memory: {on_host / GIB:.2f} GiB for each chip")
     if path:
         content = {
             "name": config.name, "topology": topology, "mesh": dict(mesh.shape), "chip": dataclasses.asdict(chip),
-            "parameters": model.n_params, "programs": [dataclasses.asdict(n) for n in needs],
+            "parameters": model.n_params, "programs": [dataclasses.asdict(n) for n in needs], "on_host": on_host,
             "versions": {"jax": jax.__version__}, "config": json.loads(config.to_json()),
         }  # fmt: skip
         with open(path, "w") as file:

@@ -163,12 +163,13 @@ def tiny(**mesh):
 def programs(config, devices=None):
     model = build.model(config)
     mesh = build.mesh(config, model, devices)
-    return {program.name: program for program in plan.programs(config, model, mesh, config.batch.lengths)}, model, mesh
+    found, on_host = plan.programs(config, model, mesh, config.batch.lengths)
+    return {program.name: program for program in found}, model, mesh, on_host
 
 
 @pytest.mark.parametrize("offload", [False, True])
 def test_every_network_is_an_argument_or_lies_beside_the_program(offload):
-    found, model, mesh = programs(tiny(data=2, fsdp=2, tensor=2, offload=offload))
+    found, *_, on_host = programs(tiny(data=2, fsdp=2, tensor=2, offload=offload))
     here = lambda name, *which: found[name].resident + sum(plan_costs.bytes_on_chip(found[name].args[i]) for i in which)
     params, moments, grads = found["policy step"].args
     value = found["value step"].args
@@ -176,6 +177,7 @@ def test_every_network_is_an_argument_or_lies_beside_the_program(offload):
     assert 2 * reference < plan_costs.bytes_on_chip(params) * 1.2  # in bfloat16, but for the norms
     assert plan_costs.bytes_on_chip(grads) == plan_costs.bytes_on_chip(params)
     everything = 4 + reference + plan_costs.bytes_on_chip((params, moments, value[:2]))  # 4: the count of steps
+    assert on_host == (everything if offload else 0)
     if offload:  # only arguments are there
         assert all(program.resident == 0 for program in found.values())
     else:
@@ -187,9 +189,22 @@ def test_every_network_is_an_argument_or_lies_beside_the_program(offload):
     assert plan_costs.bytes_on_chip(found["decode"].args[2]) > reference  # gathered along fsdp
 
 
+def test_the_hosts_memory_by_hand():
+    config = tiny(data=1, fsdp=1, tensor=1, offload=True)
+    config.ppo.update(moments_dtype="bfloat16", old_logprobs="learner")
+    found, model, _, on_host = programs(config, jax.devices()[:1])
+    # A policy, and a value network with a head of 16 more: parameters in float32, two moments in bfloat16. A reference in
+    # bfloat16, but for its five norms of 16. And five counts: of steps, and of each optimiser's Adam and schedule.
+    n = model.n_params
+    assert on_host == (4 + 2 * 2) * (n + n + 16) + 2 * n + 2 * 5 * 16 + 5 * 4
+    names = list(found)
+    assert names.index("policy log-probs 64") == names.index("reference log-probs 64") + 1
+    assert found["policy log-probs 64"].args == found["reference log-probs 64"].args
+
+
 def test_a_plan_of_eight_devices():
     config, chip = tiny(data=2, fsdp=2, tensor=2), Chip("toy", GIB, 1e12, 1e11, 1e10)
-    model, mesh, needs = plan.plan(config, jax.devices(), chip, all_lengths=True)
+    model, mesh, needs, _ = plan.plan(config, jax.devices(), chip, all_lengths=True)
     names = [n.name for n in needs]
     assert len(names) == len(set(names)) and mesh.size == 8
     assert {"splice 8", "decode", "decode, top-p 0.95", "policy gradient 64", "value step"} <= set(names)
@@ -210,14 +225,14 @@ def test_the_figures_of_decoding_are_those_of_one_token():
     for chunk in (2, 16):
         config = tiny(data=1, fsdp=1, tensor=1)
         config.sampler.chunk = chunk
-        found, model, mesh = programs(config, jax.devices()[:1])
+        found, model, mesh, _ = programs(config, jax.devices()[:1])
         costs.append(plan.need(found["decode"], model, mesh, Chip("toy", GIB, 1.0, 1.0, 1.0)))
     assert costs[0].flops == costs[1].flops and costs[0].traffic == costs[1].traffic
 
 
 def test_what_does_not_fit_is_named_with_what_to_change():
     chip = Chip("thimble", 200_000.0)
-    _, _, needs = plan.plan(tiny(data=2, fsdp=2, tensor=2), jax.devices(), chip)
+    _, _, needs, _ = plan.plan(tiny(data=2, fsdp=2, tensor=2), jax.devices(), chip)
     assert not all(n.fits for n in needs)
     assert any(n.fits for n in needs)
     said = plan.verdict(needs, chip)
@@ -323,7 +338,7 @@ SMALL = ["--config=experiments/configs/mini.py", "--config.model.n_layers=1", "-
 
 
 def test_the_command_prints_a_table_and_writes_json(tmp_path):
-    done = run(*SMALL, f"--json={tmp_path / 'plan.json'}")
+    done = run(*SMALL, "--config.mesh.offload=True", f"--json={tmp_path / 'plan.json'}")
     assert done.returncode == 0, done.stderr
     assert "policy gradient 192" in done.stdout and "every program fits" in done.stdout and "\x1b" not in done.stdout
     assert "compiling decode ..." in done.stderr
@@ -331,11 +346,12 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path):
     assert written["mesh"] == {"data": 1, "fsdp": 1, "tensor": 1} and written["config"]["model"]["d_model"] == 16
     assert {n["name"] for n in written["programs"]} >= {"splice 32", "decode", "values 192", "value step"}
     assert all(n["fits"] and n["total"] > 0 for n in written["programs"])
+    assert f"rest in the host's memory: {written['on_host'] / GIB:.2f} GiB for each chip" in done.stdout
 
 
 def test_the_command_fails_when_a_program_does_not_fit():
     done = run(*SMALL, "--config.sampler.slots=40000000")
-    assert done.returncode == 1
+    assert done.returncode == 1 and "host's memory" not in done.stdout
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ") and "decode" in last and "fewer sampler.slots" in last
 

@@ -1,11 +1,11 @@
-"""RLEF on Llama 3.2 1B Instruct, on one chip: TPU v6e-1, or a GPU of 40 GiB such as the A100.
+"""RLEF on Llama 3.2 1B Instruct, on one chip as small as a TPU v5e-1, of 16 GiB.
 
-Two networks of 1.2 billion parameters, their moments and the reference do not fit at once: the network whose turn it is not
-rests in the host's memory, and the moments are bfloat16. Even so 16 GiB (T4, TPU v5e-1) are too few: parameters, moments and
-gradients of one network alone take 14 GiB.
+Two networks of 1.2 billion parameters, their moments and the reference do not fit at once: what is not in use rests in the
+host's memory, which has to hold 20.7 GiB of them, and the moments are bfloat16. The chip then needs 13.8 GiB at most: parameters,
+moments and gradients of one network, for the optimiser's step.
 
 Give the weights: --config.model.hf_dir=DIR, which the tokenizer is taken from as well. Without them the shape below serves to
-plan: python -m rlef_jax.plan --config experiments/configs/llama32_1b_colab.py --topology v6e:1x1
+plan: python -m rlef_jax.plan --config experiments/configs/llama32_1b_colab.py --topology v5e:1x1
 
 The problems are those of the mini contest, worded as the paper words CodeContests, until that data set is here.
 """

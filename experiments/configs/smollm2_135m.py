@@ -1,4 +1,4 @@
-"""RLEF on SmolLM2 135M Instruct: a real model, small enough for one GPU, or, with patience, a CPU.
+"""RLEF on SmolLM2 135M Instruct: a real model, small enough, with patience, for a CPU, where it needs 8.7 GiB of memory.
 
 Give the weights: --config.model.hf_dir=DIR, which the tokenizer is taken from as well. Without them the shape below serves to
 plan: python -m rlef_jax.plan --config experiments/configs/smollm2_135m.py
