@@ -3,9 +3,11 @@
 import dataclasses
 import functools
 import os
+from collections.abc import Sequence
 
 import jax
 
+import executor
 from rlef_jax import config as configs
 from rlef_jax import datasets, llama, sharding
 from rlef_jax import tokenizer as tokenizers
@@ -13,6 +15,9 @@ from rlef_jax.datasets import demonstrations
 from rlef_jax.llama import LlamaConfig, attention, hf_config
 from rlef_jax.tokenizer import Tokenizer
 from rlef_jax.types import Problem
+
+# Settings of the model that are not its shape: a checkpoint of any may be computed with these.
+NUMERICS = ("dtype", "attention", "unroll_layers", "remat", "remat_save", "logit_chunk")
 
 
 def mesh(config, model: LlamaConfig, devices=None) -> jax.sharding.Mesh:
@@ -29,14 +34,28 @@ def mesh(config, model: LlamaConfig, devices=None) -> jax.sharding.Mesh:
     return laid_out
 
 
-def data(config, workdir: str) -> dict[str, list[Problem]]:
+def data(config, workdir: str) -> dict[str, Sequence[Problem]]:
+    return {split: problems(config, split, workdir) for split in ("train", "valid", "test")}
+
+
+def problems(config, split: str, workdir: str) -> Sequence[Problem]:
+    """The problems of a split; data sets lie under data.dir, or under the workdir."""
     d = config.data
-    options = {"seed": d.seed, "train": d.train, "valid": d.valid, "test": d.test, "level": d.level}
-    directory = d.dir or os.path.join(workdir, "data")
-    return {split: datasets.load(d.name, split, directory, **options) for split in ("train", "valid", "test")}
+    options = {
+        "mini_contest": {"seed": d.seed, "train": d.train, "valid": d.valid, "test": d.test, "level": d.level},
+        "code_contests": {"generated": d.generated, "exclude": d.exclude or None},
+    }
+    return datasets.load(d.name, split, d.dir or os.path.join(workdir, "data"), **options.get(d.name, {}))
 
 
-def tokenizer(config, workdir: str, problems: list[Problem]) -> Tokenizer:
+def pool(config) -> executor.Pool:
+    """The processes that run programs."""
+    e = config.executor
+    packages = [folder.strip() for folder in e.packages.split(",") if folder.strip()]
+    return executor.Pool(e.workers or None, isolation=e.isolation, packages=packages)
+
+
+def tokenizer(config, workdir: str, problems: Sequence[Problem]) -> Tokenizer:
     """The configured tokenizer, that of the model's weights, or one trained on the training problems and kept in the workdir."""
     path = tokenizer_path(config, workdir)
     if not os.path.exists(path):
@@ -57,14 +76,13 @@ def model(config, vocab_size: int | None = None) -> LlamaConfig:
     a conversation.
     """
     if config.model.hf_dir:
-        numerics = ("dtype", "attention", "unroll_layers", "remat", "remat_save", "logit_chunk")
         shape = hf_config.read(config.model.hf_dir)
         if shape.vocab_size < (vocab_size or 0):
+            advice = "leave tokenizer.path empty to take the one beside it" if config.tokenizer.path else "download it again"
             raise ValueError(
-                f"the tokenizer has {vocab_size} ids, but the model in {config.model.hf_dir} only {shape.vocab_size}: "
-                "leave tokenizer.path empty to take the tokenizer that lies beside it"
+                f"the tokenizer has {vocab_size} ids, but the model in {config.model.hf_dir} only {shape.vocab_size}: {advice}"
             )
-        shape = dataclasses.replace(shape, **{name: config.model[name] for name in numerics})
+        shape = dataclasses.replace(shape, **{name: config.model[name] for name in NUMERICS})
     else:
         shape = LlamaConfig.from_settings(config.model, vocab_size or config.tokenizer.vocab_size)
     capacity = configs.stream_capacity(config)

@@ -12,9 +12,9 @@ from ml_collections import ConfigDict
 import executor
 
 CHOICES = {
-    "data.name": ("mini_contest",),
+    "data.name": ("mini_contest", "code_contests", "humaneval_plus", "mbpp_plus"),
     "data.level": ("standard", "hard"),
-    "data.prompt": ("mini", "code_contests"),
+    "data.prompt": ("mini", "code_contests", "humaneval_plus", "mbpp_plus"),
     "data.comparison": ("strict", "codecontests", "exact-lines"),
     "executor.isolation": executor.ISOLATIONS,
     "episode.feedback": ("true", "random", "none"),
@@ -57,6 +57,8 @@ def _data() -> ConfigDict:
     c = ConfigDict()
     c.name = "mini_contest"
     c.dir = ""  # where prepared data sets live; empty: <workdir>/data
+    c.generated = True  # CodeContests: generated tests are private tests too [paper: in evaluation; open: in training]
+    c.exclude = ""  # CodeContests: a file with names of problems that are left out, one a line
     c.seed = 0  # mini contest: which problems are made
     c.train = 4096  # mini contest: problems per split
     c.valid = 256
@@ -116,7 +118,7 @@ def _mesh() -> ConfigDict:
     c.data = -1
     c.fsdp = 1
     c.tensor = 1
-    c.offload = False  # networks and moments rest in the host's memory while it is not their turn: for a single big GPU
+    c.offload = False  # networks and moments rest in the host's memory while it is not their turn: for a single chip
     return c
 
 
@@ -139,6 +141,7 @@ def _executor() -> ConfigDict:
     # Layers between programs and the machine: best: all that can be had; strict: refuse to start where one is missing;
     # minimal: start even where there is none.
     c.isolation = "best"
+    c.packages = ""  # folders, separated by commas, from which programs may import beside the standard library
     return c
 
 

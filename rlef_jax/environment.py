@@ -47,22 +47,37 @@ class Environment:
             raise ValueError("episode.feedback is 'random', but the data set knows no wrong solutions of other problems to run")
 
     def prompt(self, problem: Problem) -> list[int]:
-        """The stream up to the first response."""
-        return self.layout.first(self.tokenizer.encode(self.messages.first_message(problem.statement).strip()))
+        """The stream up to where the model speaks first."""
+        message_ids = self.tokenizer.encode(self.messages.first_message(problem).strip())
+        return [*self.layout.first(message_ids), *self.prefill(problem)]
+
+    def prefill(self, problem: Problem) -> list[int]:
+        """The tokens that each response is started with. They belong to the prompt: nobody samples them (I3, I8)."""
+        text = self.messages.start_of_response(problem)
+        return self.tokenizer.encode(text) if text else []
 
     def fits(self, problem: Problem) -> bool:
-        """Whether the first message keeps to `max_prompt_tokens`."""
+        """Whether the prompt keeps to `max_prompt_tokens`, and the prefill, which counts as feedback, leaves room for some."""
+        if len(self.prefill(problem)) + self.layout.overhead > self.max_feedback_tokens:
+            return False
         return len(self.prompt(problem)) <= self.max_prompt_tokens
 
     def start(self, id: int, problem: Problem) -> Episode:
         return episodes.start(id, problem, self.prompt(problem))
 
     def response_tokens(self, program: str) -> list[int]:
-        """The response that a demonstration gives: the fenced program and the token that ends it, within the cap."""
+        """The response that a demonstration gives: the fenced program and the token that ends it, within the cap.
+
+        Raises ValueError where responses are pre-filled: a whole program is no continuation.
+        """
+        if self.messages.prefill:
+            raise ValueError("there are no demonstrations for a data.prompt that pre-fills responses: set sft.steps to 0")
         return [*self.tokenizer.encode(fenced(program)), self.layout.end][: self.max_response_tokens]
 
     def receive_response(self, episode: Episode, tokens, logprobs) -> Episode:
-        return episodes.receive_response(episode, tokens, logprobs, self.tokenizer.decode(list(map(int, tokens))))
+        # Decoded together: some tokenizers drop the blank that a text starts with.
+        said = [*self.prefill(episode.problem), *map(int, tokens)]
+        return episodes.receive_response(episode, tokens, logprobs, self.tokenizer.decode(said))
 
     def submit_public(self, episode: Episode) -> Future | None:
         """Starts the last program on the public tests; None when there is no program to run."""
@@ -84,17 +99,18 @@ class Environment:
         turn_limit = len(episode.turns) if was_cut and self.cut_response == "end" else self.turn_limit
         if episodes.is_over(episode, result, turn_limit):
             return episodes.receive_feedback(episode, result, turn_limit)
-        message_ids = self._capped(self.tokenizer.encode(self._message(episode, result).strip()))
-        tokens = self.layout.splice(message_ids, last)
+        prefill = self.prefill(episode.problem)
+        message_ids = self._capped(self.tokenizer.encode(self._message(episode, result).strip()), len(prefill))
+        tokens = [*self.layout.splice(message_ids, last), *prefill]
         return episodes.receive_feedback(episode, result, turn_limit, self.tokenizer.decode(message_ids), tokens)
 
-    def _capped(self, message_ids: list[int]) -> list[int]:
+    def _capped(self, message_ids: list[int], prefilled: int) -> list[int]:
         """A message within its share of `max_feedback_tokens`: cut in the middle of what failed, never in what to do next."""
-        room = self.max_feedback_tokens - self.layout.overhead
+        room = self.max_feedback_tokens - self.layout.overhead - prefilled
         if len(message_ids) <= room:
             return message_ids
         footer = self.messages.feedback.footer
-        footer_ids = self.tokenizer.encode(f"\n\n{footer}") if footer else []
+        footer_ids = self.tokenizer.encode(footer) if footer else []
         return [*message_ids[: max(room - len(footer_ids), 0)], *footer_ids][:room]
 
     def _public_job(self, program: str, problem: Problem) -> executor.Job:
@@ -145,12 +161,15 @@ def from_config(config, tokenizer: Tokenizer, pool: executor.Pool, problems: Seq
     )
 
 
-def fitting(problems: list[Problem], environment: Environment, split: str) -> list[Problem]:
-    """The problems whose first message is short enough; says how many are not."""
+def fitting(problems: Sequence[Problem], environment: Environment, split: str) -> list[Problem]:
+    """The problems whose first message, and prefill, are short enough; says how many are not."""
     kept = [problem for problem in problems if environment.fits(problem)]
+    caps = f"episode.max_prompt_tokens={environment.max_prompt_tokens}"
+    if environment.messages.prefill:
+        caps += f", or what pre-fills responses into episode.max_feedback_tokens={environment.max_feedback_tokens}"
     if len(kept) < len(problems):
         left_out = len(problems) - len(kept)
-        print(f"{split}: {left_out} of {len(problems)} problems are longer than episode.max_prompt_tokens, left out")
+        print(f"{split}: {left_out} of {len(problems)} problems do not fit into {caps}, left out")
     if not kept:
-        raise ValueError(f"no problem of the {split} split fits into episode.max_prompt_tokens={environment.max_prompt_tokens}")
+        raise ValueError(f"no problem of the {split} split fits into {caps}")
     return kept

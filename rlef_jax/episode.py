@@ -25,7 +25,7 @@ def start(id: int, problem: Problem, prompt_tokens) -> Episode:
 
 
 def receive_response(episode: Episode, tokens, logprobs, text: str) -> Episode:
-    """a_t: the sampled tokens with their log-probs, and the text they decode to. The program waits for the public tests."""
+    """a_t: the sampled tokens with their log-probs, and the response, prefill included. Its program waits for its tests."""
     _expect(episode, Status.RESPONSE)
     first = len(episode.stream)
     stream = episode.stream.append(tokens, logprobs)

@@ -7,6 +7,7 @@ import sys
 import time
 
 import jax
+from rich.console import Console
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
@@ -108,3 +109,9 @@ def progress(total: int, label: str, unit: str, done: int = 0) -> tqdm:
         dynamic_ncols=terminal,
         smoothing=0.1,
     )
+
+
+def console() -> Console:
+    """Where tables go: as wide as the terminal, or wide enough for any table when it is none."""
+    terminal = Console()
+    return terminal if terminal.is_terminal else Console(width=150)

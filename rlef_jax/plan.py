@@ -20,14 +20,13 @@ import sys
 
 import jax
 from absl import app, flags, logging
-from rich.console import Console
 from rich.table import Table
 
 from rlef_jax import build, command, llama, plan_costs, plan_devices, sampler
 from rlef_jax import config as configs
 from rlef_jax.learner import Ppo, init_value
 from rlef_jax.llama import LlamaConfig
-from rlef_jax.metrics import compiling
+from rlef_jax.metrics import compiling, console
 from rlef_jax.plan_costs import Work, bytes_on_chip
 from rlef_jax.plan_devices import GIB, Chip
 from rlef_jax.rollout import Collector
@@ -226,9 +225,7 @@ def main(config, topology: str, all_lengths: bool, path: str) -> None:
         sys.exit(f"error: {str(error).rstrip('.')}: pip install nvidia-cudnn-cu13, or plan with --config.model.attention=xla")
     axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     title = f"{config.name}: Llama of {model.n_params:,} parameters on {mesh.size} x {chip.name} ({axes})"
-    console = Console()
-    console = console if console.is_terminal else Console(width=150)
-    console.print(title, table(needs, chip), NOTES, sep="\n", highlight=False)
+    console().print(title, table(needs, chip), NOTES, sep="\n", highlight=False)
     if on_host:
         print(f"networks, moments and the reference rest in the host's memory: {on_host / GIB:.2f} GiB for each chip")
     if path:

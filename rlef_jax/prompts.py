@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 
 import executor
+from rlef_jax.types import Problem
 
 # A fence opened and closed within a line is prose (the format reminder, quoted back); the first branch skips it.
 _FENCE = re.compile(r"```[^`\n]*```|```(?P<language>[^\n`]*)\n(?P<code>.*?)(?:```|\Z)", re.DOTALL)
@@ -114,14 +115,30 @@ def _refuse_system(name: str, system: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Messages:
-    """The wording of one data set: the first message (with `{problem}`), the feedback, and what replaces it in the ablation."""
+    """The wording of one data set.
+
+    first: the first message, and `prefill`: what every response starts with, so that the model need not say it. Both may hold
+        `{problem}`, the statement, and `{example}`, a test. Where a prefill opens a fence, the program is what stands between
+        it and the next one, or the end: prefill and sampled text together.
+    no_feedback: what replaces feedback in the ablation.
+    """
 
     first: str
     feedback: executor.FeedbackTemplate
     no_feedback: str
+    prefill: str = ""
 
-    def first_message(self, statement: str) -> str:
-        return self.first.replace("{problem}", statement)
+    def first_message(self, problem: Problem) -> str:
+        return _filled(self.first, problem)
+
+    def start_of_response(self, problem: Problem) -> str:
+        return _filled(self.prefill, problem)
+
+
+def _filled(text: str, problem: Problem) -> str:
+    # In one pass: what a statement has in braces stays as it is.
+    places = {"{problem}": problem.statement.strip(), "{example}": problem.example.strip()}
+    return re.sub(r"\{problem\}|\{example\}", lambda place: places[place[0]], text)
 
 
 _REMINDER = (
@@ -132,6 +149,22 @@ _REMINDER = (
 CODE_CONTESTS = Messages(  # paper, appendix on prompts
     first="Provide a Python solution for the following competitive programming question: {problem}.\n\n" + _REMINDER,
     feedback=executor.CODE_CONTESTS,
+    no_feedback="Give it another try.\n" + _REMINDER,
+)
+
+# The statement is the start of a program. [open: the paper does not say how it is set off from the words. Here it stands in a
+# code block, and the prefill opens one too, since otherwise nothing would tell where the program ends.]
+HUMANEVAL_PLUS = Messages(
+    first="Write a solution to the following problem and make sure that it passes the tests:\n```python\n{problem}\n```",
+    prefill="```python\n{problem}\n",
+    feedback=executor.HUMANEVAL,
+    no_feedback="Give it another try.",
+)
+
+MBPP_PLUS = Messages(
+    first="Provide a Python solution for the following problem: {problem}\n\n"
+    "Your code should pass these tests:\n\n{example}\n\n" + _REMINDER,
+    feedback=executor.MBPP,
     no_feedback="Give it another try.\n" + _REMINDER,
 )
 
@@ -150,7 +183,7 @@ MINI = Messages(
     no_feedback="Give it another try.",
 )
 
-MESSAGES = {"mini": MINI, "code_contests": CODE_CONTESTS}
+MESSAGES = {"mini": MINI, "code_contests": CODE_CONTESTS, "humaneval_plus": HUMANEVAL_PLUS, "mbpp_plus": MBPP_PLUS}
 
 
 def extract_program(response: str) -> str | None:

@@ -14,7 +14,6 @@ from importlib import metadata
 import jax
 import numpy as np
 
-import executor
 from rlef_jax import build, evaluate, report, sft, trajectories
 from rlef_jax import config as configs
 from rlef_jax import environment as environments
@@ -64,7 +63,7 @@ def train(config, workdir: str) -> dict:
     data = build.data(config, workdir)
     tokenizer = build.tokenizer(config, workdir, data["train"])
     metrics = Metrics(workdir)
-    with executor.Pool(config.executor.workers or None, isolation=config.executor.isolation) as pool:
+    with build.pool(config) as pool:
         environment = environments.from_config(config, tokenizer, pool, data["train"])
         data = {split: environments.fitting(problems, environment, split) for split, problems in data.items()}
         model = build.model(config, tokenizer.vocab_size)

@@ -10,6 +10,7 @@ import enum
 import numpy as np
 
 import executor
+from executor.types import AnyTest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,17 +19,19 @@ class Problem:
 
     `public_tests` may be shown to the model through feedback; `private_tests` reach the judge alone (invariant I7).
     `solutions` and `incorrect_solutions` are known right and wrong programs: the supervised warm start is made from them,
-    and the random-feedback ablation runs the wrong ones. They may be empty.
+    and the random-feedback ablation runs the wrong ones. They may be empty. `example` is a test to be shown beside the
+    statement, where a data set has one that the statement does not show already.
     """
 
     name: str
     statement: str
-    public_tests: tuple[executor.Test, ...]
-    private_tests: tuple[executor.Test, ...]
+    public_tests: tuple[AnyTest, ...]
+    private_tests: tuple[AnyTest, ...]
     solutions: tuple[str, ...] = ()
     incorrect_solutions: tuple[str, ...] = ()
     limits: executor.Limits = executor.Limits()
     tags: tuple[str, ...] = ()
+    example: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +79,10 @@ class Status(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """One response and what became of it. `start` and `stop` span its tokens in the stream; `start - 1` is c_t's last one."""
+    """One response and what became of it. `start` and `stop` span its tokens in the stream; `start - 1` is c_t's last one.
+
+    `response` is the whole text: what it was pre-filled with, whose tokens belong to c_t, and what was sampled.
+    """
 
     start: int
     stop: int

@@ -10,8 +10,8 @@ import pytest
 import executor
 from rlef_jax import episode as episodes
 from rlef_jax import report, tokenizer
-from rlef_jax.environment import Environment
-from rlef_jax.prompts import CODE_CONTESTS, MINI, ChatLayout, fenced
+from rlef_jax.environment import Environment, fitting
+from rlef_jax.prompts import CODE_CONTESTS, HUMANEVAL_PLUS, MINI, ChatLayout, fenced
 from rlef_jax.types import Problem, Status
 
 INCREMENT = Problem(
@@ -86,7 +86,7 @@ def test_a_conversation_reads_as_laid_out(environment):
 @pytest.mark.parametrize("messages", [MINI, CODE_CONTESTS])
 def test_private_tests_reach_nothing_that_is_read_or_kept(environment, feedback, messages, tmp_path):
     environment = dataclasses.replace(environment, feedback=feedback, messages=messages)
-    # Two failures (one dumps all it can find on its input and in its directory), then a program that passes the public tests only.
+    # Two failures (one dumps all that its input and its directory hold), then a program that passes the public tests only.
     snoop = "import os, sys\nprint(sys.argv, os.listdir('.'), sys.stdin.read())\nfor f in os.listdir('.'): print(open(f).read())"
     episode = play(environment, fenced(snoop), "no code", fenced(PASSES_PUBLIC))
     assert episode.status == Status.VERDICT
@@ -229,7 +229,7 @@ def test_cut_feedback_keeps_the_request_to_try_again(environment):
     environment = dataclasses.replace(environment, messages=CODE_CONTESTS, max_feedback_tokens=300)
     episode = respond(environment, environment.start(0, INCREMENT), fenced("print('x' * 5000)"))
     turn = episode.turns[0]
-    assert turn.feedback.startswith("Your code failed the following tests:") and turn.feedback.endswith(f"\n\n{footer}")
+    assert turn.feedback.startswith("Your code failed the following tests:") and turn.feedback.endswith(f"x{footer}")
     spliced = episode.stream.tokens_T[turn.stop :]
     assert len(spliced) <= 300 and environment.tokenizer.decode(spliced) == turn.feedback
 
@@ -266,3 +266,109 @@ def test_demonstrated_responses_end_and_keep_to_the_cap(environment):
         == "print(1)\n"
     )
     assert dataclasses.replace(environment, max_response_tokens=2).response_tokens("print(1)") == tokens[:2]
+
+
+# ---- responses that are pre-filled -----------------------------------------------------------------------------------
+
+DOUBLE = Problem(
+    "double",
+    'def double(x):\n    """ Twice x. """',
+    (executor.CallTest("double", (2,), 4), executor.CallTest("double", (3,), 6)),
+    (executor.CallTest("double", ("SECRET",), "SECRETSECRET"),),
+    limits=executor.Limits(seconds=5),
+)
+PREFILL = f"```python\n{DOUBLE.statement}\n"
+FIRST = f"<s><|user|>Write a solution to the following problem and make sure that it passes the tests:\n{PREFILL}```<|assistant|>"
+
+
+@pytest.fixture(scope="module")
+def prefilling(environment):
+    return dataclasses.replace(environment, messages=HUMANEVAL_PLUS)
+
+
+def test_a_pre_filled_conversation_reads_as_laid_out(prefilling):
+    wrong, right = "    return x + 2\n```", "    return 2 * x\n```\nThere."
+    episode = play(prefilling, wrong, right, problem=DOUBLE)
+    feedback = (
+        "Your code failed some test cases:\n\n- Success: `assert double(2) == 4`\n- Failure: `assert double(3) == 6`:\n"
+        "`AssertionError: assert 5 == 6`\n\nGive it another try."
+    )
+    assert text_of(prefilling, episode) == (
+        f"{FIRST}{PREFILL}{wrong}<|end|><|user|>{feedback}<|assistant|>{PREFILL}{right}<|end|>"
+    )
+    assert [turn.response for turn in episode.turns] == [PREFILL + wrong, PREFILL + right]
+    assert episode.turns[1].program == f"{DOUBLE.statement}\n    return 2 * x\n"
+    assert episode.turns[0].feedback == feedback and "SECRET" not in text_of(prefilling, episode)
+    assert episode.status == Status.VERDICT and prefilling.submit_private(episode).result(timeout=30).passed
+
+
+def test_a_prefill_is_prompt_and_no_action(prefilling):
+    said = ["    return x + 2\n```", "    return x\n```"]
+    episode = play(prefilling, *said, problem=DOUBLE)
+    stream, prefill = episode.stream, prefilling.prefill(DOUBLE)
+    sampled = [[*prefilling.tokenizer.encode(text), prefilling.layout.end] for text in said]
+    for turn, tokens in zip(episode.turns, sampled, strict=True):
+        assert stream.tokens_T[turn.start : turn.stop].tolist() == tokens
+        assert stream.is_action_T[turn.start : turn.stop].all()
+        assert stream.tokens_T[turn.start - len(prefill) : turn.start].tolist() == prefill
+    assert stream.is_action_T.sum() == sum(map(len, sampled))
+    assert not stream.logprobs_T[~stream.is_action_T].any()
+    # After the last response, feedback and another prefill: the model goes on from there.
+    assert episode.status == Status.RESPONSE and stream.tokens_T[-len(prefill) :].tolist() == prefill
+
+
+def test_a_continuation_keeps_its_indentation_in_a_tokenizer_that_drops_leading_blanks(prefilling):
+    class Dropping:
+        """As Llama 2's: a text that is decoded by itself loses its first blank."""
+
+        def __init__(self, tokenizer):
+            self.id, self.encode = tokenizer.id, tokenizer.encode
+            self.decode = lambda ids, keep_special=False: tokenizer.decode(ids, keep_special).removeprefix(" ")
+
+    environment = dataclasses.replace(prefilling, tokenizer=Dropping(prefilling.tokenizer))
+    assert play(environment, "    return 2 * x\n```", problem=DOUBLE).passed_public
+
+
+def test_a_pre_filled_response_that_says_nothing_is_a_valid_program_that_fails(prefilling):
+    turn = play(prefilling, "", problem=DOUBLE).turns[0]
+    assert turn.program == f"{DOUBLE.statement}\n" and turn.valid and not turn.result.passed
+    assert play(prefilling, "    return (\n```", problem=DOUBLE).turns[0].feedback.startswith("Could not parse your code.")
+
+
+@pytest.mark.parametrize("room", [0, 1, 30])
+def test_feedback_and_prefill_share_the_cap(prefilling, room):
+    cap = prefilling.layout.overhead + len(prefilling.prefill(DOUBLE)) + room
+    environment = dataclasses.replace(prefilling, max_feedback_tokens=cap)
+    assert environment.fits(DOUBLE)
+    assert not dataclasses.replace(environment, max_feedback_tokens=cap - room - 1).fits(DOUBLE)
+    episode = play(environment, "    return x * 'x'\n```", problem=DOUBLE)
+    spliced = episode.stream.tokens_T[episode.turns[0].stop :].tolist()
+    assert len(spliced) == cap - 1  # the response has ended itself
+    assert spliced[-len(prefilling.prefill(DOUBLE)) :] == prefilling.prefill(DOUBLE)
+
+
+def test_a_prefill_counts_as_prompt(prefilling):
+    n = len(prefilling.prompt(DOUBLE))
+    assert dataclasses.replace(prefilling, max_prompt_tokens=n).fits(DOUBLE)
+    assert not dataclasses.replace(prefilling, max_prompt_tokens=n - 1).fits(DOUBLE)
+
+
+def test_problems_that_do_not_fit_are_counted_and_the_caps_named(environment, prefilling, capsys):
+    long = dataclasses.replace(INCREMENT, statement="Add one. " * 100)
+    assert fitting([INCREMENT, long], environment, "train") == [INCREMENT]
+    assert capsys.readouterr().out == "train: 1 of 2 problems do not fit into episode.max_prompt_tokens=200, left out\n"
+    with pytest.raises(ValueError, match="no problem of the test split fits into episode.max_prompt_tokens=200$"):
+        fitting([long], environment, "test")
+    with pytest.raises(ValueError, match="=200, or what pre-fills responses into episode.max_feedback_tokens=9$"):
+        fitting([DOUBLE], dataclasses.replace(prefilling, max_feedback_tokens=9), "test")
+
+
+def test_no_demonstrations_where_responses_are_pre_filled(prefilling):
+    with pytest.raises(ValueError, match="set sft.steps to 0"):
+        prefilling.response_tokens("print(1)")
+
+
+def test_a_problem_without_private_tests_is_decided_by_the_public_ones(prefilling):
+    bare = dataclasses.replace(DOUBLE, private_tests=())
+    episode = play(prefilling, "    return 2 * x\n```", problem=bare)
+    assert episode.status == Status.VERDICT and prefilling.submit_private(episode).result(timeout=30).passed

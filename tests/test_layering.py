@@ -11,16 +11,16 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # From the top down, as in DESIGN.md section 3: a module imports from its own layer or those below it.
 LAYERS = [
-    {"train", "plan"},
+    {"train", "plan", "evaluation"},
     {"build"},
-    {"rollout", "learner", "sft", "evaluate", "checkpoint", "report", "metrics", "workdir", "environment"},
+    {"rollout", "learner", "sft", "evaluate", "checkpoint", "report", "metrics", "workdir", "environment", "replay"},
     {"sampler", "ppo", "trajectories", "episode", "estimators", "plan_costs"},
     {"llama", "prompts", "tokenizer", "datasets"},
     {"weights"},
     {"sharding", "config", "types", "command", "plan_devices"},
 ]
 NO_JAX = {"episode", "prompts", "environment", "datasets", "tokenizer", "types", "trajectories", "config"}
-NO_JAX |= {"evaluate", "estimators", "report"}
+NO_JAX |= {"evaluate", "estimators", "report", "replay"}
 FORBIDDEN = {"jax", "jaxlib", "flax", "optax", "orbax"}
 
 

@@ -1,12 +1,21 @@
 """Messages word for word as in the paper, the program found in a response, and layouts that no text can forge."""
 
+from pathlib import Path
+
 import pytest
 
 import executor
-from rlef_jax import prompts
-from rlef_jax.prompts import CODE_CONTESTS, MINI, ChatLayout, extract_program
+from rlef_jax import config, prompts
+from rlef_jax import tokenizer as tokenizers
+from rlef_jax.datasets.evalplus import releases
+from rlef_jax.prompts import CODE_CONTESTS, HUMANEVAL_PLUS, MBPP_PLUS, MESSAGES, MINI, ChatLayout, extract_program
+from rlef_jax.types import Problem
 
-REMINDER = "Your code should be enclosed in triple backticks like so: ```python YOUR CODE HERE ```. Use the backticks for your code only."
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+REMINDER = (
+    "Your code should be enclosed in triple backticks like so: ```python YOUR CODE HERE ```."
+    " Use the backticks for your code only."
+)
 
 
 @pytest.mark.parametrize(
@@ -44,21 +53,70 @@ def test_a_fenced_program_is_extracted_with_the_line_break_that_ends_it():
     assert extract_program(prompts.fenced(program)) == program + "\n"
 
 
+def posed(statement, example=""):
+    return Problem("p", statement, (), (), example=example)
+
+
 def test_code_contests_first_message_is_the_papers():
-    assert CODE_CONTESTS.first_message("Add two numbers") == (
+    assert CODE_CONTESTS.first_message(posed("Add two numbers")) == (
         f"Provide a Python solution for the following competitive programming question: Add two numbers.\n\n{REMINDER}"
     )
 
 
-def test_braces_in_a_statement_are_text():
-    statement = "print {problem} and {0} and {}"
-    assert MINI.first_message(statement) == statement
-    assert statement in CODE_CONTESTS.first_message(statement)
+def test_mbpp_first_message_shows_the_problem_one_test_and_the_reminder():
+    assert MBPP_PLUS.first_message(posed("Write a function to add.", "assert add(1, 2) == 3")) == (
+        "Provide a Python solution for the following problem: Write a function to add.\n\n"
+        f"Your code should pass these tests:\n\nassert add(1, 2) == 3\n\n{REMINDER}"
+    )
+
+
+def test_humaneval_responses_start_with_the_problem_in_an_open_code_block():
+    problem = posed('def one():\n    """ One. """')
+    assert HUMANEVAL_PLUS.first_message(problem) == (
+        "Write a solution to the following problem and make sure that it passes the tests:\n"
+        '```python\ndef one():\n    """ One. """\n```'
+    )
+    prefill = HUMANEVAL_PLUS.start_of_response(problem)
+    assert prefill == '```python\ndef one():\n    """ One. """\n'
+    program = 'def one():\n    """ One. """\n    return 1\n'
+    for rest in ("    return 1\n```", "    return 1\n```\nDone.", "    return 1\n"):
+        assert extract_program(prefill + rest) == program
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no shared data at {DATA}")
+@pytest.mark.parametrize("path", ["llama2/tokenizer.model", "llama3/tokenizer.model", "phi-3-mini/tokenizer.json"])
+def test_a_prefill_ends_where_a_token_of_the_whole_text_ends(path):
+    """What the model goes on from is what it would have read in the whole text, for every problem of HumanEval+."""
+    tokenizer = tokenizers.open(DATA / "tokenizers" / path)
+    _, tasks = releases.read("humaneval_plus", DATA / "evalplus")
+    for task in tasks:
+        prefill = HUMANEVAL_PLUS.start_of_response(posed(task["prompt"]))
+        whole = prefill + task["canonical_solution"].lstrip("\n")
+        start, ids = tokenizer.encode(prefill), tokenizer.encode(whole)
+        assert ids[: len(start)] == start and tokenizer.decode(ids) == whole, task["task_id"]
+
+
+def test_only_humaneval_pre_fills():
+    assert {name for name, messages in MESSAGES.items() if messages.start_of_response(posed("s"))} == {"humaneval_plus"}
+
+
+def test_every_wording_can_be_configured():
+    assert set(config.CHOICES["data.prompt"]) == set(MESSAGES)
+
+
+@pytest.mark.parametrize("messages", MESSAGES.values(), ids=MESSAGES)
+def test_braces_in_a_statement_are_text(messages):
+    statement, example = "print {problem} and {example} and {0} and {}", "assert f('{problem}')"
+    problem = posed(statement, example)
+    assert messages.first_message(problem).count(statement) == 1
+    assert messages.first_message(problem).count(example) == (messages is MBPP_PLUS)
+    assert messages.start_of_response(problem).count(statement) == (messages is HUMANEVAL_PLUS)
 
 
 def test_no_feedback_messages_start_as_in_the_paper():
     assert CODE_CONTESTS.no_feedback == f"Give it another try.\n{REMINDER}"
-    assert MINI.no_feedback == "Give it another try."
+    assert MBPP_PLUS.no_feedback == CODE_CONTESTS.no_feedback
+    assert MINI.no_feedback == HUMANEVAL_PLUS.no_feedback == "Give it another try."
 
 
 def result_of(*verdicts_outputs_errors):
@@ -77,7 +135,8 @@ def test_mini_feedback_shows_the_first_failing_test_only():
 
 
 def test_mini_feedback_on_errors_is_one_line():
-    trace = 'Traceback (most recent call last):\n  File "solution.py", line 1, in <module>\n    1/0\nZeroDivisionError: division by zero\n'
+    where = 'Traceback (most recent call last):\n  File "solution.py", line 1, in <module>\n    1/0\n'
+    trace = f"{where}ZeroDivisionError: division by zero\n"
     text = executor.feedback(result_of(("RUNTIME_ERROR", "", trace), ("SKIPPED", "", "")), TESTS, MINI.feedback)
     assert text.startswith("- input `1 2` failed:\n") and text.endswith("ZeroDivisionError: division by zero")
     timeout = result_of(("TIMEOUT", "", ""), ("SKIPPED", "", ""))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import executor
-from rlef_jax import llama, rollout, sampler, sharding
+from rlef_jax import llama, rollout, sampler, sharding, trajectories
 from rlef_jax.metrics import CompileCounter
 from rlef_jax.types import Status
 
@@ -158,6 +158,55 @@ def test_a_low_temperature_and_a_nucleus_are_recorded_as_sampled(world):
         where = np.flatnonzero(episode.stream.is_action_T)
         got = episode.stream.logprobs_T[where]
         np.testing.assert_allclose(got, expected[where - 1, episode.stream.tokens_T[where]], atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def prefilling(world):
+    return dataclasses.replace(world.environment, messages=dataclasses.replace(world.environment.messages, prefill="```python\n"))
+
+
+@pytest.fixture(scope="module")
+def prefilled(world, prefilling):
+    return collect(world, prefilling)[0]
+
+
+def test_pre_filled_streams_hold_the_prefill_before_each_response_and_none_of_it_is_an_action(prefilling, prefilled):
+    environment, end = prefilling, prefilling.layout.end
+    prefill = environment.tokenizer.encode("```python\n")
+    for episode in prefilled:
+        tokens = environment.layout.first(environment.tokenizer.encode(episode.problem.statement)) + prefill
+        actions = [False] * len(tokens)
+        for turn in episode.turns:
+            assert turn.start == len(tokens)
+            response = episode.stream.tokens_T[turn.start : turn.stop].tolist()
+            assert turn.response == environment.tokenizer.decode(prefill + response) and turn.program is not None
+            tokens, actions = tokens + response, actions + [True] * len(response)
+            if turn is not episode.turns[-1]:
+                room = environment.max_feedback_tokens - environment.layout.overhead - len(prefill)
+                message = environment.tokenizer.encode(turn.feedback)[:room]
+                spliced = environment.layout.splice(message, response[-1]) + prefill
+                tokens, actions = tokens + spliced, actions + [False] * len(spliced)
+        assert episode.stream.tokens_T.tolist() == tokens and episode.stream.is_action_T.tolist() == actions
+        assert end not in prefill
+    assert {len(episode.turns) for episode in prefilled} == {1, 2, 3}
+
+
+def test_pre_filled_log_probs_are_those_of_a_full_forward_pass_and_the_prefill_has_no_weight(world, prefilled):
+    expected_BT = np.asarray(llama.token_logprobs(world.model, world.policy, padded(prefilled, world.capacity), TEMPERATURE)[0])
+    for expected, episode in zip(expected_BT, prefilled):
+        where = np.flatnonzero(episode.stream.is_action_T)
+        np.testing.assert_allclose(episode.stream.logprobs_T[where], expected[where], atol=3e-5)
+    batch = trajectories.from_episodes(prefilled, world.capacity, 3, world.tokenizer.pad_id, 0.2)
+    weights_BT = trajectories.loss_weights(batch.turn_BT, "token_mean")
+    n = len(world.tokenizer.encode("```python\n"))
+    for b, episode in enumerate(prefilled):
+        for k, turn in enumerate(episode.turns):
+            assert not weights_BT[b, turn.start - n : turn.start].any() and weights_BT[b, turn.start : turn.stop].all()
+            assert batch.prompt_end_BK[b, k] == turn.start - 1  # the value is read at the end of the prefill
+
+
+def test_pre_filled_episodes_do_not_depend_on_the_scheduling(world, prefilling, prefilled):
+    assert_same(prefilled, collect(world, prefilling, slots=3, chunk=40, splice_length=5)[0])
 
 
 def test_no_feedback_gives_the_fixed_message(world):

@@ -1,56 +1,55 @@
-"""Data sets, all read as lists of `Problem`. Nothing here imports jax, and tensorflow_datasets only when data is loaded."""
+"""Data sets, all read as sequences of `Problem`. Nothing here imports jax, and tensorflow_datasets only when data is loaded."""
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Sequence
 
-import executor
+from rlef_jax.datasets import rows
 from rlef_jax.types import Problem
 
-NAMES = ("mini_contest",)
+NAMES = ("mini_contest", "code_contests", "humaneval_plus", "mbpp_plus")
 
 
-def load(name: str, split: str, data_dir: str | os.PathLike, **options) -> list[Problem]:
-    """The problems of a split, in a fixed order; the data set is prepared under `data_dir` on first use.
+def load(name: str, split: str, data_dir: str | os.PathLike, **options) -> Sequence[Problem]:
+    """The problems of a split, in a fixed order.
 
     Args:
-      name: `mini_contest`.
-      split: a split, or a slice of one such as `train[:100]` or `test[50%:]`.
+      name: `mini_contest`, which is prepared under `data_dir` on first use; or `code_contests`, `humaneval_plus` or
+        `mbpp_plus`, which `python -m rlef_jax.datasets prepare NAME` has prepared. Problems of CodeContests are read as they are
+        asked for, the others are held in memory.
+      split: a split, or a slice of one such as `train[:100]` or `test[50%:]`; humaneval_plus and mbpp_plus have `test` alone.
       data_dir: the folder that prepared data sets lie under.
-      **options: what identifies a built version; for the mini contest see `mini_contest.builder.MiniContestConfig`.
+      **options: for the mini contest what identifies a built version, see `mini_contest.builder.MiniContestConfig`; for
+        CodeContests `generated` and `exclude`, see `code_contests.stored.load`.
 
     Raises:
       ValueError: for an unknown name, split or option.
+      FileNotFoundError: for a data set that is not prepared.
     """
     if name not in NAMES:
         raise ValueError(f"data set is {name!r}: choose one of {', '.join(NAMES)}")
+    if name == "code_contests":
+        from rlef_jax.datasets.code_contests import stored
+
+        return stored.load(data_dir, split, **options)
+    if name in ("humaneval_plus", "mbpp_plus"):
+        return _test_split_alone(name, split, data_dir, options)
     from rlef_jax.datasets.mini_contest import builder
 
     built = builder.prepared(data_dir, **options)
     base = split.partition("[")[0]
     if base not in built.info.splits:
         raise ValueError(f"{name} has no split {base!r}: choose one of {', '.join(built.info.splits)}")
-    return [_problem(row) for row in built.as_data_source(split=split)]
+    return [rows.problem(row) for row in built.as_data_source(split=split)]
 
 
-def _problem(row: Mapping) -> Problem:
-    limit = row["time_limit"]
-    return Problem(
-        name=_text(row["name"]),
-        statement=_text(row["description"]),
-        public_tests=_tests(row["public_tests"]),
-        private_tests=_tests(row["private_tests"]),
-        solutions=tuple(map(_text, row["solutions"])),
-        incorrect_solutions=tuple(map(_text, row["incorrect_solutions"])),
-        limits=executor.Limits(
-            seconds=int(limit["seconds"]) + int(limit["nanos"]) / 1e9, memory_mb=int(row["memory_limit_bytes"]) // 2**20
-        ),
-        tags=tuple(map(_text, row["tags"])),
-    )
+def _test_split_alone(name: str, split: str, data_dir: str | os.PathLike, options: dict) -> Sequence[Problem]:
+    from rlef_jax.datasets import evalplus
 
-
-def _tests(tests: Mapping) -> tuple[executor.Test, ...]:
-    return tuple(executor.Test(_text(given), _text(output)) for given, output in zip(tests["input"], tests["output"]))
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+    if options:
+        raise ValueError(f"{name} has no option {next(iter(options))!r}: it has none")
+    found = re.fullmatch(r"test(?:\[(\d*):(\d*)\])?", split)
+    if found is None:
+        raise ValueError(f"{name} has no split {split!r}: it has test, and slices such as test[:20]")
+    first, end = (int(bound) if bound else None for bound in found.groups())
+    return evalplus.load(name, data_dir)[first:end]

@@ -1,0 +1,60 @@
+"""Plays a model on a data set and tells its solve rates:
+
+    python experiments/evaluate.py --config FILE --checkpoint WORKDIR|HF_DIR|replay:FILE --dataset NAME[:split] --nk 1@3,10@100
+    python experiments/evaluate.py compare DIR DIR
+
+The model is the best of a run, a directory as Hugging Face lays it out, or a file of recorded programs, which needs no weights.
+Turn limit, feedback, caps and temperatures are settings: --config.eval.turn_limit=5 --config.eval.feedback=none. Every rollout is
+on disk as soon as it ends; the same command goes on where it stopped.
+"""
+
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+
+from absl import app, flags, logging
+
+import executor
+from rlef_jax import command
+
+_CONFIG = command.define_config()
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "a run's workdir, a Hugging Face directory, or replay:FILE")
+_DATASET = flags.DEFINE_string("dataset", "", "data set and split, such as code_contests:test; default: the configuration's")
+_NK = flags.DEFINE_string("nk", "1@3,10@100", "solve rates n@k, separated by commas; n@k:T at temperature T")
+_ROLLOUTS = flags.DEFINE_integer("rollouts", 0, "per problem and temperature; 0: as many as the largest k needs", lower_bound=0)
+_OUT = flags.DEFINE_string("out", "", "where results are kept; default: evaluations/<config name>-<data set>")
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Reads the flags, or leaves `compare A B` alone."""
+    if argv[1:2] == ["compare"]:
+        flags.FLAGS([argv[0]])
+        if len(argv) != 4:
+            sys.exit("error: compare takes two directories that evaluate.py has written")
+        return argv
+    command.parse(_CONFIG, argv)
+    if not _CHECKPOINT.value:
+        sys.exit("error: --checkpoint is missing: name a run's workdir, a Hugging Face directory, or replay:FILE")
+    return []
+
+
+def main(argv) -> None:
+    logging.set_verbosity(logging.WARNING)
+    from rlef_jax import evaluation
+
+    try:
+        if argv:
+            evaluation.compare(*argv[2:])
+        else:
+            dataset, _, split = _DATASET.value.partition(":")
+            config = _CONFIG.value
+            split = split or config.eval.split
+            out = _OUT.value or os.path.join("evaluations", f"{config.name}-{dataset or config.data.name}-{split}")
+            evaluation.run(config, _CHECKPOINT.value, dataset or config.data.name, split, _NK.value, _ROLLOUTS.value, out)
+    except (ValueError, FileNotFoundError, executor.IsolationError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse)
