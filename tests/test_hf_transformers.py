@@ -31,8 +31,6 @@ CASES = {
     "qwen2, tied, odd sizes": dict(kind="Qwen2", vocab_size=97, intermediate_size=37, tie_word_embeddings=True),
     "eight heads, wide epsilon": dict(num_attention_heads=8, num_key_value_heads=8, rms_norm_eps=0.1, vocab_size=128),
 }
-# Of those, the ones that speak on eight devices whenever tests are run; the others take half a minute more and are slow.
-QUICK = ("llama 3.1", "qwen2, tied, odd sizes")
 PROMPT, NEW = 40, 64
 
 
@@ -152,7 +150,7 @@ def test_logits_on_eight_devices(case, mesh_of):
     assert_same_logits(config, params, mesh, tokens_BT, logits_BTV)
 
 
-@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES])
+@pytest.mark.parametrize("name", CASES)
 def test_greedy_continuations_on_eight_devices(name, mesh_of, tmp_path):
     reference, mesh = make(CASES[name], tmp_path), mesh_of(2, 2, 2)
     tokens_BT = tokens_of(reference.config.vocab_size)
