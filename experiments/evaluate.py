@@ -22,7 +22,7 @@ _CONFIG = command.define_config()
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "a run's workdir, a Hugging Face directory, or replay:FILE")
 _DATASET = flags.DEFINE_string("dataset", "", "data set and split, such as code_contests:test; default: the configuration's")
 _NK = flags.DEFINE_string("nk", "1@3,10@100", "solve rates n@k, separated by commas; n@k:T at temperature T")
-_ROLLOUTS = flags.DEFINE_integer("rollouts", 0, "per problem and temperature; 0: as many as the largest k needs", lower_bound=0)
+_ROLLOUTS = flags.DEFINE_integer("rollouts", 0, "per problem; 0: what k needs; k for single-turn figures", lower_bound=0)
 _OUT = flags.DEFINE_string("out", "", "where results are kept; default: evaluations/<config name>-<data set>")
 
 

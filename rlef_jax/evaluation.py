@@ -139,7 +139,6 @@ def run(config, source: str, dataset: str, split: str, nk: str, rollouts: int, o
         config.data.name = dataset
     problems = build.problems(config, split, out)
     turn_limit = config.eval.turn_limit
-    claim(config, source, dataset, split, out)
     with build.pool(config) as pool:
         if replayed is None:
             model, mesh, params, tokenizer = open_llama(config, source)
@@ -151,6 +150,7 @@ def run(config, source: str, dataset: str, split: str, nk: str, rollouts: int, o
         environment = dataclasses.replace(environment, turn_limit=turn_limit, feedback=config.eval.feedback)
         llama_plays = None if replayed else sampled_by(config, model, mesh, params, environment)
         play = llama_plays or (lambda starts, _, on_episode: replayed.play(environment, starts, on_episode))
+        claim(config, source, dataset, split, out)  # now that nothing is wrong with the model or the data
         figures = {}
         for temperature in sorted({metric.temperature for metric in metrics}):
             chosen = [metric for metric in metrics if metric.temperature == temperature]
@@ -222,7 +222,7 @@ def sum_up(outcomes: list[Outcome], metrics: Iterable[Metric], turn_limit: int, 
         found["rates"][metric.name] = {
             "over_problems": evaluate.rate(outcomes, metric.n, metric.k, turn_limit, resamples),
             "over_samples": sampled_rate(outcomes, metric, turn_limit, resamples),
-            "single_turn": evaluate.rate(first, metric.n, metric.k, 1, resamples),
+            "single_turn": single_turn_rate(first, metric, resamples),
         }
     edits = estimators.edit_sizes(outcomes)
     return found | {
@@ -232,6 +232,12 @@ def sum_up(outcomes: list[Outcome], metrics: Iterable[Metric], turn_limit: int, 
         "edit_size_by_turn": {turn: float(sizes.mean()) for turn, sizes in edits.items() if len(sizes)},
         "unchanged_by_turn": estimators.unchanged_shares(outcomes),
     }
+
+
+def single_turn_rate(first, metric: Metric, resamples: int) -> dict[str, float] | None:
+    """n@k of first responses, k of them; None where no problem has so many rollouts: fewer would be another budget."""
+    most = max(len(passed_N) for _, passed_N, _ in estimators.by_problem(first).values())
+    return evaluate.rate(first, metric.n, metric.k, 1, resamples) if most >= metric.k else None
 
 
 def sampled_rate(outcomes, metric: Metric, turn_limit: int, resamples: int) -> dict[str, float] | None:

@@ -24,5 +24,10 @@ class Reader:
     def __call__(self, params):
         if not self.copies:
             return params
-        copy = lambda program, leaf, given: program(jax.device_put(leaf, given.sharding))
-        return jax.tree.map(copy, self._programs, params, self.given)
+
+        def copy(program, leaf, given, wanted):
+            if leaf.dtype == wanted.dtype and getattr(leaf, "sharding", None) == wanted.sharding:
+                return leaf  # such as all of a reference that was read before
+            return program(jax.device_put(leaf, given.sharding))
+
+        return jax.tree.map(copy, self._programs, params, self.given, self.abstract)

@@ -56,6 +56,7 @@ def test_recorded_programs_get_their_figures(prepared, tmp_path, capsys):
     assert figures["rates"]["1@9"]["over_problems"]["rate"] == 1
     # Of three first responses one is right, and it is the one that passes the public tests.
     assert figures["rates"]["1@3"]["single_turn"]["rate"] == 1
+    assert figures["rates"]["1@9"]["single_turn"] is None  # three first responses are not the budget of nine
     assert figures["verdicts_by_turn"][1] == {"OK": len(problems)}
     assert figures["verdicts_by_turn"][0]["OK"] == len(problems)
     assert sum(row["passed"] for row in figures["repairs"]) == len(problems)
@@ -175,6 +176,7 @@ def test_a_wrong_command_is_one_line_on_stderr(arguments, words, tmp_path):
     config = ("--config=experiments/configs/mini.py", "--config.data.train=4", "--config.data.valid=2", "--config.data.test=2")
     done = command(*config, "--out", tmp_path / "out", *arguments)
     assert done.returncode == 1 and done.stderr.startswith("error: ") and words in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "out" / "evaluation.json").exists()  # the corrected command may take the same --out
 
 
 def test_metrics_say_their_temperature_or_take_one():

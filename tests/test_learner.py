@@ -242,6 +242,9 @@ def test_a_real_first_update(world, sizes, half, mesh_of):
         config.mesh.offload, config.ppo.moments_dtype, config.ppo.old_logprobs = True, "bfloat16", "learner"
     ppo = learners.Ppo(model, mesh, config, params)
     reference = ppo.reference(reference)
+    again = ppo.learner.read("policy", reference)
+    if not config.mesh.offload:  # what was read is not copied again
+        assert all(a is b for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(reference), strict=True))
     kept = jax.device_get(reference)
     collector = rollout.Collector(model, mesh, config, world.capacity, world.environment.layout.stops)
     state = ppo.learner.init(params)
