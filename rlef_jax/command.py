@@ -6,6 +6,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from rlef_jax import config as configs
+from rlef_jax import config_checks
 
 
 def define_config():
@@ -25,7 +26,7 @@ def parse(holder, argv: list[str]) -> None:
             sys.exit(f"error: unknown config field {path}.{configs.suggestion(path)}")
     try:
         rest = flags.FLAGS(argv)[1:]
-        configs.validate(holder.value)
+        config_checks.validate(holder.value)
     except (flags.Error, ValueError) as error:
         sys.exit(f"error: {_last_line(str(error))}")
     except Exception as error:  # raised by the configuration file, which may be missing and may hold any code

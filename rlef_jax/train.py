@@ -14,7 +14,7 @@ from importlib import metadata
 import jax
 import numpy as np
 
-from rlef_jax import build, evaluate, report, sft, trajectories
+from rlef_jax import build, config_checks, evaluate, report, sft, trajectories
 from rlef_jax import config as configs
 from rlef_jax import environment as environments
 from rlef_jax import workdir as workdirs
@@ -55,7 +55,7 @@ def train(config, workdir: str) -> dict:
 
     Raises ValueError for a configuration that cannot be run here, or a workdir that belongs to another one.
     """
-    configs.validate(config)
+    config_checks.validate(config)
     mesh = build.mesh(config, build.model(config))
     workdirs.claim(config, workdir)
     compiles = CompileCounter()

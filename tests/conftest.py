@@ -107,7 +107,7 @@ def world(tmp_path_factory):
     from experiments.configs import mini
     from rlef_jax import config as configs
     from rlef_jax import environment as environments
-    from rlef_jax import build, llama, sft, sharding
+    from rlef_jax import build, config_checks, llama, sft, sharding
     from rlef_jax.llama import LlamaConfig
 
     folder = tmp_path_factory.mktemp("world")
@@ -120,7 +120,7 @@ def world(tmp_path_factory):
     config.batch.update(rows=8, lengths=(96, 192, 304))
     config.sft.update(steps=60, learning_rate=1e-2, warmup_steps=5, demonstrations=(5, 10, 0), batch=(2, 6, 0))
     config.ppo.update(rollouts=16, minibatches=2, warmup_steps=0, learning_rate=1e-3, value_learning_rate=1e-3)
-    configs.validate(config)
+    config_checks.validate(config)
     problems = build.data(config, str(folder))["train"]
     tokenizer = build.tokenizer(config, str(folder), problems)
     with executor.Pool(2) as pool:

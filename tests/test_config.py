@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from experiments.configs import mini
 from rlef_jax import config as configs
+from rlef_jax import config_checks
 
 ROOT = pathlib.Path(__file__).parent.parent
 MINI = "experiments/configs/mini.py"
@@ -31,15 +32,15 @@ def changed(path: str, value, start=configs.default) -> ConfigDict:
 
 def complaint(config) -> str:
     with pytest.raises(ValueError) as caught:
-        configs.validate(config)
+        config_checks.validate(config)
     message = str(caught.value)
     assert "\n" not in message and message
     return message
 
 
 def test_the_defaults_and_the_mini_config_are_fine():
-    configs.validate(configs.default())
-    configs.validate(mini.get_config())
+    config_checks.validate(configs.default())
+    config_checks.validate(mini.get_config())
 
 
 def test_the_defaults_are_the_papers():
@@ -79,7 +80,8 @@ def test_a_missing_field_is_named():
     "path, value, kind",
     [
         ("ppo.clip", "abc", "float"), ("ppo.clip", True, "float"), ("ppo.clip", None, "float"), ("seed", 1.5, "int"),
-        ("seed", True, "int"), ("ppo.normalize_advantages", 1, "bool"), ("name", 3, "str"), ("batch.lengths", [512, 8192], "tuple"),
+        ("seed", True, "int"), ("ppo.normalize_advantages", 1, "bool"), ("name", 3, "str"),
+        ("batch.lengths", [512, 8192], "tuple"),
     ],
 )  # fmt: skip
 def test_a_wrong_type_is_named(path, value, kind):
@@ -93,8 +95,8 @@ def test_a_tuple_holds_numbers_of_the_right_kind(value):
 
 
 def test_whole_numbers_may_stand_for_floats():
-    configs.validate(changed("sampler.temperature", 1))
-    configs.validate(changed("eval.temperatures", (1, 2)))
+    config_checks.validate(changed("sampler.temperature", 1))
+    config_checks.validate(changed("eval.temperatures", (1, 2)))
 
 
 LIMITS = [

@@ -13,7 +13,7 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
-from rlef_jax import build, llama, sharding
+from rlef_jax import build, config_checks, llama, sharding
 from rlef_jax import config as configs
 from rlef_jax import environment as environments
 from rlef_jax.llama import LlamaConfig, RopeScaling
@@ -44,7 +44,7 @@ def config_of(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_configuration_is_sound_and_its_conversations_fit(name):
     config = config_of(name)
-    configs.validate(config)
+    config_checks.validate(config)
     assert config.name == name
     model, capacity = build.model(config), configs.stream_capacity(config)
     assert capacity <= config.batch.lengths[-1] and (name == "mini" or capacity <= model.context_length)
@@ -111,7 +111,7 @@ def test_it_plays_a_conversation_with_weights_of_its_kind(name, directory_of, pr
     context = configs.stream_capacity(config_of(name))
     directory = directory_of(config_of(name).tokenizer.layout, tied_embeddings="1b" in name, context_length=context)
     config = small(name, directory)
-    configs.validate(config)
+    config_checks.validate(config)
     devices = jax.devices() if config.mesh.fsdp > 1 else jax.devices()[:1]
     tokenizer = build.tokenizer(config, str(tmp_path), problems)
     model = build.model(config, tokenizer.vocab_size)

@@ -17,9 +17,9 @@ LAYERS = [
     {"sampler", "ppo", "trajectories", "episode", "estimators", "plan_costs"},
     {"llama", "prompts", "tokenizer", "datasets"},
     {"weights"},
-    {"sharding", "config", "types", "command", "plan_devices"},
+    {"sharding", "config", "config_checks", "types", "command", "plan_devices"},
 ]
-NO_JAX = {"episode", "prompts", "environment", "datasets", "tokenizer", "types", "trajectories", "config"}
+NO_JAX = {"episode", "prompts", "environment", "datasets", "tokenizer", "types", "trajectories", "config", "config_checks"}
 NO_JAX |= {"evaluate", "estimators", "report", "replay"}
 FORBIDDEN = {"jax", "jaxlib", "flax", "optax", "orbax"}
 

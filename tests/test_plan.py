@@ -18,8 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.configs import mini
-from rlef_jax import build, llama, plan, plan_costs, plan_devices, sharding
-from rlef_jax import config as configs
+from rlef_jax import build, config_checks, llama, plan, plan_costs, plan_devices, sharding
 from rlef_jax.llama import LlamaConfig, hf_config
 from rlef_jax.plan_costs import Work
 from rlef_jax.plan_devices import GIB, Chip
@@ -387,7 +386,7 @@ SHAPES = {
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_configuration_has_the_shape_of_its_model(name):
     config = importlib.import_module(f"experiments.configs.{name}").get_config()
-    configs.validate(config)
+    config_checks.validate(config)
     model, (directory, n_params) = build.model(config), SHAPES[name]
     assert config.name == name and model.n_params == n_params
     if directory and HF_CONFIGS.is_dir():
