@@ -10,7 +10,9 @@ JAX ?=
 # Large pages for malloc: XLA's big fresh buffers cost a third of the training time in page faults without them (Linux only).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: run test test-slow clean
+.PHONY: install run test test-slow docs notebooks clean
+
+install: .venv/installed
 
 run: .venv/installed
 	$(PY) experiments/run.py --config $(CONFIG) $(FLAGS)
@@ -20,6 +22,16 @@ test: .venv/installed-dev
 
 test-slow: .venv/installed-dev
 	$(PY) -m pytest -m slow $(FLAGS)
+
+# tensorflow-datasets annotates what the builder inherits with names that it does not export: pdoc would warn of each.
+docs: .venv/installed-dev
+	$(PY) docs/configuration.py
+	$(PY) -m pdoc --docformat google --output-directory build/docs rlef_jax executor '!rlef_jax.datasets.mini_contest.builder'
+
+# From nothing, with the settings that stand in them: about fifteen minutes on two CPU cores.
+notebooks: .venv/installed-dev
+	rm -rf notebooks/runs
+	$(PY) notebooks/execute.py notebooks/*.ipynb
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rlef_jax needs Python 3.11 or newer: make PYTHON=python3.12 ...")'

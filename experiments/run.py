@@ -1,11 +1,10 @@
-"""Trains and evaluates: python experiments/run.py --config FILE [--workdir DIR] [--config.path.to.field=VALUE ...]
+"""Trains and evaluates: python experiments/run.py --config FILE [--workdir DIR] [--dry_run] [--config.path.to.field=VALUE ...]
 
-Run again with the same workdir to go on where it stopped.
+Run again with the same workdir to go on where it stopped. With --dry_run it tells what it would do, and what it would need.
 """
 
 import functools
 import os
-import signal
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
@@ -13,21 +12,20 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from absl import app, flags, logging
 
 import executor
-from rlef_jax import command
+from rlef_jax import command, interrupt
 
 _CONFIG = command.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", "", "where the run keeps everything; default: runs/<config name>")
-
-
-def stop(*_) -> None:
-    """Ctrl-C ends the run wherever it is: what is on disk is enough to go on, and an exception could be lost in a destructor."""
-    os.write(2, b"\ninterrupted; the same command goes on from the last checkpoint\n")
-    os._exit(130)
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "only tell sizes, memory, batches and a sample prompt")
 
 
 def main(_) -> None:
     logging.set_verbosity(logging.WARNING)
     try:
+        if _DRY_RUN.value:
+            from rlef_jax.dry_run import dry_run
+
+            sys.exit("\n".join(f"error: {obstacle}" for obstacle in dry_run(_CONFIG.value)) or 0)
         from rlef_jax.train import train
 
         train(_CONFIG.value, _WORKDIR.value or os.path.join("runs", _CONFIG.value.name))
@@ -36,5 +34,5 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, stop)
-    app.run(main, flags_parser=functools.partial(command.parse, _CONFIG))
+    with interrupt.listening():
+        app.run(main, flags_parser=functools.partial(command.parse, _CONFIG))

@@ -9,10 +9,11 @@ import jax
 
 import executor
 from rlef_jax import config as configs
-from rlef_jax import datasets, llama, sharding
+from rlef_jax import datasets, interrupt, llama, sharding
 from rlef_jax import tokenizer as tokenizers
 from rlef_jax.datasets import demonstrations
 from rlef_jax.llama import LlamaConfig, attention, hf_config
+from rlef_jax.terminal import progress
 from rlef_jax.tokenizer import Tokenizer
 from rlef_jax.types import Problem
 
@@ -43,9 +44,10 @@ def problems(config, split: str, workdir: str) -> Sequence[Problem]:
     d = config.data
     options = {
         "mini_contest": {"seed": d.seed, "train": d.train, "valid": d.valid, "test": d.test, "level": d.level},
-        "code_contests": {"generated": d.generated, "exclude": d.exclude or None},
+        "code_contests": {"generated": d.generated},
     }
-    return datasets.load(d.name, split, d.dir or os.path.join(workdir, "data"), **options.get(d.name, {}))
+    folder = d.dir or os.path.join(workdir, "data")
+    return datasets.load(d.name, split, folder, exclude=d.exclude, **options.get(d.name, {}))
 
 
 def pool(config) -> executor.Pool:
@@ -57,10 +59,20 @@ def pool(config) -> executor.Pool:
 
 def tokenizer(config, workdir: str, problems: Sequence[Problem]) -> Tokenizer:
     """The configured tokenizer, that of the model's weights, or one trained on the training problems and kept in the workdir."""
+    check_tokenizer(config)
     path = tokenizer_path(config, workdir)
     if not os.path.exists(path):
         tokenizers.train_sentencepiece(demonstrations.tokenizer_texts(problems), path, config.tokenizer.vocab_size)
     return tokenizers.open(path)
+
+
+def check_tokenizer(config) -> None:
+    """Raises ValueError where none is named and the one that would be trained has not the tokens of the layout."""
+    if config.tokenizer.layout != "mini" and not (config.tokenizer.path or config.model.hf_dir):
+        raise ValueError(
+            f"tokenizer.layout is {config.tokenizer.layout!r}, but there is no tokenizer of that kind: name the directory of the "
+            "model's weights and tokenizer in model.hf_dir, or a tokenizer alone in tokenizer.path"
+        )
 
 
 def tokenizer_path(config, workdir: str) -> str:
@@ -85,19 +97,27 @@ def model(config, vocab_size: int | None = None) -> LlamaConfig:
         shape = dataclasses.replace(shape, **{name: config.model[name] for name in NUMERICS})
     else:
         shape = LlamaConfig.from_settings(config.model, vocab_size or config.tokenizer.vocab_size)
-    capacity = configs.stream_capacity(config)
-    if 0 < shape.context_length < capacity:
+    check_context(shape, config)
+    return shape
+
+
+def check_context(model: LlamaConfig, config) -> None:
+    """Raises ValueError where a conversation may grow longer than the model's context, if that is known."""
+    capacity, e = configs.stream_capacity(config), config.episode
+    if 0 < model.context_length < capacity:
         raise ValueError(
             f"a conversation can take {capacity} tokens (episode.max_prompt_tokens + the responses of all turns + the feedback "
-            f"between them), but the model's context_length is {shape.context_length}: choose smaller ones"
+            f"between them), but the model's context_length is {model.context_length}: choose smaller ones; now they are "
+            f"{e.max_prompt_tokens}, {e.max_response_tokens} (episode.max_response_tokens) a turn, and {e.max_feedback_tokens} "
+            f"(episode.max_feedback_tokens) between two, with up to {configs.most_turns(config)} turns"
         )
-    return shape
 
 
 def weights(config, model: LlamaConfig, mesh: jax.sharding.Mesh) -> dict:
     """Those of model.hf_dir, or random ones of the run's seed: float32, on the mesh."""
     if config.model.hf_dir:
-        return llama.load_hf(config.model.hf_dir, mesh)[1]
+        with progress(model.n_params, "weights", "parameter") as bar:
+            return llama.load_hf(config.model.hf_dir, mesh, on_read=interrupt.then_check(bar.update))[1]
     init = functools.partial(llama.init, model)
     at = sharding.shardings(jax.eval_shape(init, jax.random.key(0)), mesh)
     return jax.jit(init, out_shardings=at)(jax.random.key(config.seed))

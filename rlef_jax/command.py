@@ -14,9 +14,14 @@ def define_config():
     return config_flags.DEFINE_config_file("config", help_string="Python file with get_config(arg=None)", lock_config=True)
 
 
+def given(argv: list[str]) -> list[str]:
+    """The names of the flags on a command line, such as config.data.prompt."""
+    return [arg.lstrip("-").partition("=")[0] for arg in argv[1:] if arg.startswith("-")]
+
+
 def parse(holder, argv: list[str]) -> None:
     """Reads flags and configuration file, and validates what comes out."""
-    names = [arg.lstrip("-").partition("=")[0] for arg in argv[1:] if arg.startswith("-")]
+    names = given(argv)
     if "config" not in names:
         if not any(name.startswith("help") for name in names):
             sys.exit("error: --config is missing: name a file such as experiments/configs/mini.py")

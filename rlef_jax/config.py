@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 import executor
 
 CHOICES = {
-    "data.name": ("mini_contest", "code_contests", "humaneval_plus", "mbpp_plus"),
+    "data.name": ("mini_contest", "code_contests", "humaneval_plus", "mbpp_plus", "json_lines"),
     "data.level": ("standard", "hard"),
     "data.prompt": ("mini", "code_contests", "humaneval_plus", "mbpp_plus"),
     "data.comparison": ("strict", "codecontests", "exact-lines"),
@@ -54,14 +54,14 @@ def default() -> ConfigDict:
 def _data() -> ConfigDict:
     """Problems, their wording, and how their outputs are compared."""
     c = ConfigDict()
-    c.name = "mini_contest"
+    c.name = "mini_contest"  # the data set
     c.dir = ""  # where prepared data sets live; empty: <workdir>/data
     c.generated = True  # CodeContests: generated tests are private tests too [paper: in evaluation; open: in training]
-    c.exclude = ""  # CodeContests: a file with names of problems that are left out, one a line
+    c.exclude = ""  # a file with names of problems that are left out, one a line: `python -m rlef_jax.datasets lint` writes one
     c.seed = 0  # mini contest: which problems are made
-    c.train = 4096  # mini contest: problems per split
-    c.valid = 256
-    c.test = 384
+    c.train = 4096  # mini contest: problems of the train split
+    c.valid = 256  # ... of the valid split
+    c.test = 384  # ... of the test split
     c.level = "standard"  # mini contest: difficulty
     c.prompt = "mini"  # wording of messages and feedback
     c.comparison = "exact-lines"  # how outputs are compared
@@ -87,20 +87,20 @@ def _model() -> ConfigDict:
     # shape below is for planning without the weights. Empty: random weights of the shape below.
     c.hf_dir = ""
     c.vocab_size = 0  # 0: as many as the tokenizer has
-    c.d_model = 64
-    c.n_layers = 3
-    c.n_heads = 2
-    c.n_kv_heads = 2
-    c.head_dim = 32
-    c.d_ff = 192
-    c.rope_theta = 10_000.0
+    c.d_model = 64  # width
+    c.n_layers = 3  # blocks
+    c.n_heads = 2  # of queries
+    c.n_kv_heads = 2  # of keys and values; fewer than n_heads share them in groups
+    c.head_dim = 32  # width of a head
+    c.d_ff = 192  # width of the feed-forward layer
+    c.rope_theta = 10_000.0  # base of the rotary wavelengths
     c.rope_factor = 1.0  # Llama 3.1's stretching of long wavelengths; 1: none
-    c.rope_low_freq_factor = 1.0
-    c.rope_high_freq_factor = 4.0
-    c.rope_original_context = 8192
-    c.norm_eps = 1e-5
-    c.tied_embeddings = True
-    c.qkv_bias = False  # Qwen2
+    c.rope_low_freq_factor = 1.0  # wavelengths above rope_original_context over this are stretched in full
+    c.rope_high_freq_factor = 4.0  # ... below rope_original_context over this not at all; between them in part
+    c.rope_original_context = 8192  # tokens of context before the stretching
+    c.norm_eps = 1e-5  # of RMSNorm
+    c.tied_embeddings = True  # the output layer is the embedding table
+    c.qkv_bias = False  # query, key and value have a bias (Qwen2)
     c.context_length = 0  # the longest sequence the weights were made for; 0: not known, nothing is checked
     c.dtype = "float32"  # of activations and the sampler's weights; bfloat16 keeps float32 weights and moments in the learner
     c.attention = "auto"  # of training: cudnn (GPU, bfloat16), splash (TPU), xla (anywhere); auto: the best there is
@@ -114,9 +114,9 @@ def _model() -> ConfigDict:
 def _mesh() -> ConfigDict:
     """Sizes multiply to the number of devices; -1 takes what is left."""
     c = ConfigDict()
-    c.data = -1
-    c.fsdp = 1
-    c.tensor = 1
+    c.data = -1  # rows are split, weights copied
+    c.fsdp = 1  # rows and weights are split
+    c.tensor = 1  # heads and the feed-forward width are split; divides n_heads and n_kv_heads
     c.offload = False  # networks and moments rest in the host's memory while it is not their turn: for a single chip
     return c
 
@@ -127,7 +127,7 @@ def _episode() -> ConfigDict:
     c.turn_limit = 3  # [paper]; 1 is the single-turn ablation
     c.feedback = "true"  # [paper] true; random and none are its ablations
     c.max_prompt_tokens = 2048  # [open] problems with longer first messages are left out, and counted
-    c.max_response_tokens = 1024  # [open]
+    c.max_response_tokens = 1024  # [open] longer responses are cut
     c.cut_response = "turn"  # [open] a response cut at the cap counts as its turn; end: it ends the episode
     c.max_feedback_tokens = 1024  # [open] longer feedback is cut
     return c
@@ -167,12 +167,12 @@ def _batch() -> ConfigDict:
 def _sft() -> ConfigDict:
     """Warm start; 0 steps skips it (the paper starts from Instruct models)."""
     c = ConfigDict()
-    c.steps = 0
+    c.steps = 0  # optimiser steps
     c.demonstrations = (0, 0, 0)  # pool of demonstrations of 1, 2, 3 turns
     c.batch = (24, 40, 8)  # demonstrations of 1, 2, 3 turns in a step
-    c.learning_rate = 1e-3
-    c.warmup_steps = 30
-    c.weight_decay = 0.1
+    c.learning_rate = 1e-3  # at its peak; it decays to a tenth along a cosine
+    c.warmup_steps = 30  # linear
+    c.weight_decay = 0.1  # of AdamW, on matrices
     c.fix_probability = 0.25  # a later attempt is the right program
     c.repeat_probability = 0.45  # ... repeats the attempt before it; else it is a fresh guess
     c.broken_probability = 0.04  # any attempt is spoilt
@@ -184,13 +184,13 @@ def _ppo() -> ConfigDict:
     c = ConfigDict()
     c.updates = 3000  # collections; the paper's 12,000 updates are 4 to a collection
     c.rollouts = 1024  # [paper] episodes a collection
-    c.rollouts_per_problem = 1  # [open]
+    c.rollouts_per_problem = 1  # [open] episodes about each problem that is drawn
     c.minibatches = 4  # [paper] 4 updates of 256 sequences
     c.epochs = 1  # [paper] one pass
-    c.learning_rate = 2e-7  # [paper]
-    c.value_learning_rate = 2e-7  # [open]
+    c.learning_rate = 2e-7  # [paper] of the policy
+    c.value_learning_rate = 2e-7  # [open] of the value network
     c.warmup_steps = 50  # [paper] in optimiser steps, linear; constant afterwards [open]
-    c.weight_decay = 0.1  # [paper]
+    c.weight_decay = 0.1  # [paper] of AdamW, on matrices
     c.adam_b1 = 0.9  # [open]
     c.adam_b2 = 0.95  # [open]
     c.grad_clip = 1.0  # [open] global norm
@@ -199,8 +199,8 @@ def _ppo() -> ConfigDict:
     c.kl_coefficient = 0.05  # [paper] beta
     c.invalid_penalty = 0.2  # [paper] taken off at a non-final turn without valid code
     c.value = "turn"  # [paper] turn; token is its ablation
-    c.normalize_advantages = True  # [paper]; over the whole collection [open]
-    c.loss_aggregation = "token_mean"  # [open]
+    c.normalize_advantages = True  # [paper] to mean 0 and deviation 1; over the whole collection [open]
+    c.loss_aggregation = "token_mean"  # [open] every token of a minibatch counts alike; turn_mean: every response
     c.moments_dtype = "float32"  # Adam's moments between steps; bfloat16 halves their memory
     # π_old, and π in the KL term: sampler: as recorded when sampling [open]; learner: scored again before the update, which
     # bfloat16 needs, where sampler and learner round differently.
@@ -214,24 +214,24 @@ def _ppo() -> ConfigDict:
 def _eval() -> ConfigDict:
     """Solve rates on held-out problems."""
     c = ConfigDict()
-    c.split = "test"
-    c.turn_limit = 3  # [paper]
-    c.feedback = "true"
+    c.split = "test"  # that is evaluated before and after
+    c.turn_limit = 3  # [paper] of a conversation in evaluation
+    c.feedback = "true"  # [paper] in evaluation, as episode.feedback
     c.rollouts = 3  # per problem; the first responses of 3 are the single-turn samples at equal budget
     c.temperatures = (0.2, 1.0)  # [paper] 0.2 for 1@3
-    c.top_p = 0.95  # [paper]
+    c.top_p = 0.95  # [paper] nucleus sampling, in evaluation alone
     c.resamples = 200  # [paper] bootstrap resamples of the 95 % intervals
     c.every = 200  # collections between evaluations on the valid split; 0: never [paper: 800 updates]
-    c.valid_rollouts = 1
+    c.valid_rollouts = 1  # per problem of the valid split
     return c
 
 
 def _checkpoint() -> ConfigDict:
     """When the state is written down."""
     c = ConfigDict()
-    c.every = 50  # collections
-    c.sft_every = 200  # steps
-    c.keep = 2
+    c.every = 50  # collections between checkpoints of RLEF
+    c.sft_every = 200  # steps between checkpoints of the warm start
+    c.keep = 2  # checkpoints of a phase that are kept, the last ones
     return c
 
 

@@ -8,7 +8,9 @@ import numpy as np
 
 import executor
 from rlef_jax import episode as episodes
+from rlef_jax.datasets.selection import Selection
 from rlef_jax.prompts import MESSAGES, ChatLayout, Messages, fenced
+from rlef_jax.terminal import progress
 from rlef_jax.tokenizer import Tokenizer
 from rlef_jax.types import Episode, Problem
 
@@ -20,14 +22,14 @@ _NOT_IMPLEMENTED = "raise NotImplementedError()"
 class Environment:
     """Everything an episode needs from outside: tokenizer, wording, executor, and the rules of the conversation.
 
-    `others` are problems with known wrong solutions, from which the random-feedback ablation takes its messages.
+    `others` are problems from whose known wrong solutions the random-feedback ablation takes its messages; some may have none.
     """
 
     tokenizer: Tokenizer
     layout: ChatLayout
     messages: Messages
     pool: executor.Pool
-    comparison: str
+    comparison: str  # of outputs, where a problem has no checker of its own
     turn_limit: int
     cut_response: str  # what a response that was cut at its cap does: turn or end
     feedback: str  # true, random or none
@@ -43,7 +45,7 @@ class Environment:
                 f"episode.max_feedback_tokens is {self.max_feedback_tokens}: it must be at least {self.layout.overhead}, "
                 "the tokens around a message"
             )
-        if self.feedback == "random" and len({problem.name for problem in self.others}) < 2:
+        if self.feedback == "random" and not _at_least_two_lend(self.others):
             raise ValueError("episode.feedback is 'random', but the data set knows no wrong solutions of other problems to run")
 
     def prompt(self, problem: Problem) -> list[int]:
@@ -56,11 +58,13 @@ class Environment:
         text = self.messages.start_of_response(problem)
         return self.tokenizer.encode(text) if text else []
 
-    def fits(self, problem: Problem) -> bool:
+    def needs(self, problem: Problem) -> tuple[int, int]:
+        """What the caps must hold of a problem: tokens of its prompt, and those of feedback that prefill and layout take."""
+        return len(self.prompt(problem)), len(self.prefill(problem)) + self.layout.overhead
+
+    def fits(self, needs: tuple[int, int]) -> bool:
         """Whether the prompt keeps to `max_prompt_tokens`, and the prefill, which counts as feedback, leaves room for some."""
-        if len(self.prefill(problem)) + self.layout.overhead > self.max_feedback_tokens:
-            return False
-        return len(self.prompt(problem)) <= self.max_prompt_tokens
+        return needs[0] <= self.max_prompt_tokens and needs[1] <= self.max_feedback_tokens
 
     def start(self, id: int, problem: Problem) -> Episode:
         return episodes.start(id, problem, self.prompt(problem))
@@ -89,8 +93,7 @@ class Environment:
     def submit_private(self, episode: Episode) -> Future:
         """Starts the final program on the private tests. Nothing of their result but pass or fail goes any further (I7)."""
         problem = episode.problem
-        job = executor.Job(episode.turns[-1].program, problem.private_tests, problem.limits, self.comparison, True)
-        return self.pool.submit(job)
+        return self.pool.submit(self._job(episode.turns[-1].program, problem, problem.private_tests, True))
 
     def receive_public(self, episode: Episode, result: executor.Result | None) -> Episode:
         """Takes the public result; when the conversation goes on, splices the message about it."""
@@ -115,7 +118,10 @@ class Environment:
 
     def _public_job(self, program: str, problem: Problem) -> executor.Job:
         first_only = self.messages.feedback.max_failures == 1
-        return executor.Job(program, problem.public_tests, problem.limits, self.comparison, first_only)
+        return self._job(program, problem, problem.public_tests, first_only)
+
+    def _job(self, program: str, problem: Problem, tests, stop_at_first_failure: bool) -> executor.Job:
+        return executor.Job(program, tests, problem.limits, problem.checker or self.comparison, stop_at_first_failure)
 
     def _message(self, episode: Episode, result: executor.Result | None) -> str:
         template = self.messages.feedback
@@ -131,7 +137,7 @@ class Environment:
         """Feedback about a wrong solution of another problem, chosen by seed, episode and turn."""
         rng = np.random.default_rng((self.seed, episode.id, len(episode.turns)))
         other = episode.problem
-        while other.name == episode.problem.name:
+        while other.name == episode.problem.name or not other.incorrect_solutions:
             other = self.others[rng.integers(len(self.others))]
         wrong = other.incorrect_solutions[rng.integers(len(other.incorrect_solutions))]
         for program in (wrong, _NOT_IMPLEMENTED):
@@ -139,6 +145,13 @@ class Environment:
             if not result.passed and result.verdict != executor.Verdict.INFRASTRUCTURE:
                 return executor.feedback(result, other.public_tests, self.messages.feedback)
         return self.messages.no_feedback
+
+
+def _at_least_two_lend(problems: Sequence[Problem]) -> bool:
+    """Whether two different problems have known wrong solutions; reads no further than it takes to know."""
+    lenders = (problem.name for problem in problems if problem.incorrect_solutions)
+    first = next(lenders, None)
+    return any(name != first for name in lenders)
 
 
 def from_config(config, tokenizer: Tokenizer, pool: executor.Pool, problems: Sequence[Problem]) -> Environment:
@@ -157,19 +170,29 @@ def from_config(config, tokenizer: Tokenizer, pool: executor.Pool, problems: Seq
         max_response_tokens=e.max_response_tokens,
         max_feedback_tokens=e.max_feedback_tokens,
         seed=config.seed,
-        others=[problem for problem in problems if problem.incorrect_solutions],
+        others=problems,
     )
 
 
-def fitting(problems: Sequence[Problem], environment: Environment, split: str) -> list[Problem]:
-    """The problems whose first message, and prefill, are short enough; says how many are not."""
-    kept = [problem for problem in problems if environment.fits(problem)]
-    caps = f"episode.max_prompt_tokens={environment.max_prompt_tokens}"
-    if environment.messages.prefill:
-        caps += f", or what pre-fills responses into episode.max_feedback_tokens={environment.max_feedback_tokens}"
+def fitting(problems: Sequence[Problem], environment: Environment, split: str) -> Sequence[Problem]:
+    """The problems whose first message, and prefill, are short enough, none of them held; says how many are not."""
+    if not problems:
+        raise ValueError(f"the {split} split has no problems")
+    with progress(len(problems), f"tokens of {split}", "problem", part=True) as bar:
+        needs = []
+        for problem in problems:
+            needs.append(environment.needs(problem))
+            bar.update()
+    kept = [place for place, need in enumerate(needs) if environment.fits(need)]
     if len(kept) < len(problems):
+        caps = f"episode.max_prompt_tokens={environment.max_prompt_tokens}"
+        needed = f"episode.max_prompt_tokens={max(prompt for prompt, _ in needs)}"
+        if environment.messages.prefill:
+            caps += f", or what pre-fills responses into episode.max_feedback_tokens={environment.max_feedback_tokens}"
+            least = max(feedback for _, feedback in needs)
+            needed += f" and episode.max_feedback_tokens={least}, better more: that leaves feedback no room"
+        if not kept:
+            raise ValueError(f"no problem of the {split} split fits into {caps}: all would into {needed}")
         left_out = len(problems) - len(kept)
-        print(f"{split}: {left_out} of {len(problems)} problems do not fit into {caps}, left out")
-    if not kept:
-        raise ValueError(f"no problem of the {split} split fits into {caps}")
-    return kept
+        print(f"{split}: {left_out} of {len(problems)} problems do not fit into {caps}, left out; all would into {needed}")
+    return Selection(problems, kept)

@@ -36,11 +36,15 @@ class Response:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A finished rollout on a problem. `passed`: its final program passed the public and the private tests."""
+    """A finished rollout on a problem. `passed`: its final program passed the public and the private tests.
+
+    `outputs`: a digest of what that program does on extra inputs (see `clustering`); None where that was not asked.
+    """
 
     problem: str
     responses: tuple[Response, ...]
     passed: bool
+    outputs: str | None = None
 
     @property
     def passed_public(self) -> bool:
@@ -184,20 +188,10 @@ def _submissions_and_draws(n: int, k: int, turn_limit: int, available: int) -> t
 # ---- the choice of n by clusters -------------------------------------------------------------------------------------
 
 
-def clusters(outputs_CI: Sequence[Sequence[str]]) -> np.ndarray:
-    """int [C]: candidates with the same outputs on all I extra inputs share a number (AlphaCode, section 4.6).
-
-    The number is the index of the first such candidate. Raises ValueError where candidates differ in how many outputs they have.
-    """
-    if len({len(outputs) for outputs in outputs_CI}) > 1:
-        raise ValueError(f"candidates need one output for each extra input: they have {sorted(map(len, outputs_CI))}")
-    first = {}
-    return np.array([first.setdefault(tuple(outputs), index) for index, outputs in enumerate(outputs_CI)], int)
-
-
-def choose_by_cluster(clusters_C: Sequence[int], n: int) -> list[int]:
+def choose_by_cluster(clusters_C: Sequence, n: int) -> list[int]:
     """Which n of C candidates are submitted: one from each of the largest clusters, then a second from each, and so on.
 
+    Candidates of one label do the same on extra inputs (AlphaCode, section 4.6).
     Clusters of one size come in the order of their first candidates, candidates of a cluster in their own: shuffle them before
     for a random choice. Fewer than n indices when there are fewer candidates.
     """

@@ -1,15 +1,11 @@
-"""What a run says while it runs: metrics.jsonl, TensorBoard events, progress bars, and a count of compilations."""
+"""What a run writes down while it runs: metrics.jsonl, TensorBoard events, and a count of compilations."""
 
 import contextlib
 import json
 import os
-import sys
-import time
 
 import jax
-from rich.console import Console
 from tensorboardX import SummaryWriter
-from tqdm import tqdm
 
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
@@ -73,45 +69,3 @@ class CompileCounter:
             yield
         finally:
             self._ignoring = False
-
-
-@contextlib.contextmanager
-def compiling(what: str):
-    """Says that a phase is being compiled, and how long it took: the one wait that no bar can measure."""
-    began = time.perf_counter()
-    print(f"compiling {what} ...", end="", file=sys.stderr, flush=True)
-    yield
-    print(f" {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-
-
-class _Lines:
-    """stderr for a bar that is not redrawn: each state it passes through is a line of its own."""
-
-    def write(self, text: str) -> None:
-        if line := text.replace("\r", "").rstrip():
-            print(line, file=sys.stderr)
-
-    def flush(self) -> None:
-        sys.stderr.flush()
-
-
-def progress(total: int, label: str, unit: str, done: int = 0) -> tqdm:
-    """A progress bar with rate and time left; on a terminal it is redrawn, in a log a line appears every 15 seconds."""
-    terminal = sys.stderr.isatty()
-    return tqdm(
-        total=total,
-        initial=done,
-        file=sys.stderr if terminal else _Lines(),
-        desc=f"{label:<22}",
-        unit=f" {unit}",
-        mininterval=0.2 if terminal else 15.0,
-        maxinterval=0.5 if terminal else 30.0,
-        dynamic_ncols=terminal,
-        smoothing=0.1,
-    )
-
-
-def console() -> Console:
-    """Where tables go: as wide as the terminal, or wide enough for any table when it is none."""
-    terminal = Console()
-    return terminal if terminal.is_terminal else Console(width=150)

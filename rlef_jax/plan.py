@@ -24,12 +24,12 @@ from rich.table import Table
 
 from rlef_jax import build, command, llama, plan_costs, plan_devices, sampler
 from rlef_jax import config as configs
-from rlef_jax.learner import Ppo, init_value
 from rlef_jax.llama import LlamaConfig
-from rlef_jax.metrics import compiling, console
 from rlef_jax.plan_costs import Work, bytes_on_chip
 from rlef_jax.plan_devices import GIB, Chip
+from rlef_jax.ppo_update import Ppo, init_value
 from rlef_jax.rollout import Collector
+from rlef_jax.terminal import compiling, console
 
 NOTES = """\
 arguments, outputs (those that do not take an argument's place), temporary: GiB a chip, from the compiler. resident: what else

@@ -1,22 +1,27 @@
-"""A model that says what was recorded: it verifies an evaluation, prompts to verdicts, without weights."""
+"""A player that says what was recorded: it verifies an evaluation, prompts to verdicts, without weights."""
 
 import collections
 import dataclasses
 import gzip
+import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 import executor
+from rlef_jax import environment as environments
 from rlef_jax import episode as episodes
+from rlef_jax.datasets.selection import Selection
 from rlef_jax.environment import Environment
 from rlef_jax.prompts import fenced
 from rlef_jax.tokenizer import SPECIAL_TOKENS
 from rlef_jax.types import Episode, Problem, Status
 
 _IN_FLIGHT = 64  # episodes whose programs run at the same time
+_UNCAPPED = 10**7  # tokens; what was recorded is taken as it is
 
 
 class ByteTokenizer:
@@ -40,9 +45,10 @@ class ByteTokenizer:
 
 @dataclasses.dataclass(frozen=True)
 class Replay:
-    """{problem: its rollouts, each the programs of its turns}."""
+    """`rollouts_of`: {problem: its rollouts, each the programs of its turns}; `version`: a digest of them."""
 
-    rollouts: dict[str, list[tuple[str, ...]]]
+    rollouts_of: dict[str, list[tuple[str, ...]]]
+    version: str
 
     @classmethod
     def read(cls, path: str) -> "Replay":
@@ -54,27 +60,61 @@ class Replay:
             raise FileNotFoundError(f"there is no file {path} to replay")
         rollouts = collections.defaultdict(list)
         opened = gzip.open if path.endswith(".gz") else open
-        with opened(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                name, programs = _recorded(line, f"{path}, line {number}")
-                rollouts[name].append(programs)
-        return cls(dict(rollouts))
+        try:
+            with opened(path, "rt", encoding="utf-8") as file:
+                for number, line in enumerate(file, start=1):
+                    name, programs = _recorded(line, f"{path}, line {number}")
+                    rollouts[name].append(programs)
+        except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is damaged ({error}): make it again") from error
+        return cls(dict(rollouts), hashlib.sha256(json.dumps(rollouts).encode()).hexdigest()[:16])
+
+    def environment(self, config, pool: executor.Pool, problems: Sequence[Problem]) -> Environment:
+        """That of whole responses, bytes for tokens, and no caps."""
+        config = config.copy_and_resolve_references()
+        with config.unlocked():
+            config.tokenizer.layout, config.tokenizer.system = "mini", ""
+            config.episode.update(max_prompt_tokens=_UNCAPPED, max_response_tokens=_UNCAPPED, max_feedback_tokens=_UNCAPPED)
+        environment = environments.from_config(config, ByteTokenizer(), pool, problems)
+        return dataclasses.replace(environment, messages=dataclasses.replace(environment.messages, prefill=""))
+
+    def playable(self, problems: Sequence[Problem], environment: Environment, split: str) -> Sequence[Problem]:
+        """Those that are recorded. Raises ValueError where there is none."""
+        kept = Selection(problems, [place for place, problem in enumerate(problems) if problem.name in self.rollouts_of])
+        if not kept:
+            raise ValueError(
+                f"none of the {len(problems)} problems of the {split} split is recorded: names such as {problems[0].name!r} are "
+                f"wanted, the recording has {next(iter(self.rollouts_of), 'none')!r}"
+            )
+        return kept
+
+    def rollouts(self, problem: Problem, wanted: int) -> int:
+        """All that are recorded. Raises ValueError where these are fewer than are wanted."""
+        recorded = len(self.rollouts_of[problem.name])
+        if recorded < wanted:
+            raise ValueError(
+                f"{wanted} rollouts of {problem.name} are needed, but {recorded} recorded: lower the k of --nk, or record more"
+            )
+        return recorded
 
     def play(
-        self, environment: Environment, starts: Iterable[tuple[int, int, Problem]], on_episode: Callable[[Episode], None]
+        self,
+        config,
+        environment: Environment,
+        temperature: float,
+        starts: Iterable[tuple[int, int, Problem]],
+        on_episode: Callable[[Episode], None],
     ) -> int:
         """Plays (id, number of the rollout, problem) each as recorded. Returns how many the sandbox failed.
 
-        A conversation ends when its programs are through, as at a turn limit.
+        A conversation ends when its programs are through, as at a turn limit. Temperature and feedback change nothing.
         """
         starts, dropped = iter(starts), 0
         while batch := [start for _, start in zip(range(_IN_FLIGHT), starts)]:
             waiting = {}  # conversation -> the future of its last program
             for id, rollout, problem in batch:
-                programs = self.rollouts.get(problem.name, [])
-                if rollout >= len(programs):
-                    raise ValueError(f"rollout {rollout + 1} of {problem.name} is asked for, but {len(programs)} are recorded")
-                waiting[self._conversation(environment, id, problem, programs[rollout])] = None
+                programs = self.rollouts_of[problem.name][rollout]
+                waiting[self._conversation(environment, id, problem, programs)] = None
             while waiting:
                 answered, waiting = waiting, {}
                 for conversation, future in answered.items():

@@ -6,6 +6,7 @@ an episode gets does not touch its tokens, since its noise is its own (I10).
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import time
@@ -28,13 +29,28 @@ _PATIENCE = 0.25  # seconds without a verdict after which fewer rows than a fair
 
 @dataclasses.dataclass
 class Stats:
-    """What a collection cost. Seconds of wall clock; `executor_wait` is the time in which too little else could run."""
+    """What a collection cost, in seconds of wall clock.
+
+    Of `seconds`, `device` went into calls that splice or sample, from handing over their arguments to having what they return
+    (a splice returns at once, and is waited for in the call that samples after it); in `executor_wait` too little else could
+    run; the rest is the host's own work. `judging` is what workers of the executor spent on these episodes' programs, added up
+    over workers, which work side by side: `judging / (workers * seconds)` is the share of their time that was of use.
+    """
 
     episodes: int = 0
     dropped: int = 0  # given up because the sandbox failed, not the program
-    tokens: int = 0
+    tokens: int = 0  # sampled
+    programs: int = 0  # judged: on the public tests, then some on the private ones
     seconds: float = 0.0
+    device: float = 0.0
     executor_wait: float = 0.0
+    judging: float = 0.0
+
+    @contextlib.contextmanager
+    def on_device(self):
+        began = time.perf_counter()
+        yield
+        self.device += time.perf_counter() - began
 
 
 class Collector:
@@ -105,8 +121,10 @@ class Collector:
             if len(waiting) >= share:
                 slots = self._splice_rows(params, slots, state, waiting)
             elif len(state.speaking) >= share:
-                slots, *sampled = self._decode(self._chunk, top_p, params, slots, key, temperature, self._stop_ids)
-                state.take_tokens(*map(np.asarray, sampled))
+                with state.stats.on_device():
+                    slots, *sampled = self._decode(self._chunk, top_p, params, slots, key, temperature, self._stop_ids)
+                    sampled = list(map(np.asarray, sampled))
+                state.take_tokens(*sampled)
             else:
                 impatient = not state.wait_for_executor(_PATIENCE)
             for episode in state.finished[heard:]:
@@ -120,7 +138,8 @@ class Collector:
         """Feeds each waiting row what its stream holds and the cache does not, a piece at a time, its last token pending."""
         while waiting:
             pieces = {row: state.next_piece(row, self._splice) for row in waiting}
-            slots = self._extend(params, slots, *self._splice_arrays(pieces))
+            with state.stats.on_device():
+                slots = self._extend(params, slots, *self._splice_arrays(pieces))
             state.speaking.update(row for row in waiting if state.is_spliced(row))
             waiting = [row for row in waiting if row not in state.speaking]
         return slots
@@ -203,14 +222,19 @@ class _Play:
         rows = [row for row, future in self._public.items() if future.done()]
         judged = [future for future in self._private if future.done()]
         for row in rows:
-            self._advance(row, self._public.pop(row).result())
+            self._advance(row, self._count(self._public.pop(row).result()))
         for future in judged:
-            episode, result = self._private.pop(future), future.result()
+            episode, result = self._private.pop(future), self._count(future.result())
             if result.verdict == executor.Verdict.INFRASTRUCTURE:
                 self.stats.dropped += 1
             else:
                 self.finished.append(episodes.receive_verdict(episode, result.passed))
         return bool(rows or judged)
+
+    def _count(self, result: executor.Result) -> executor.Result:
+        self.stats.programs += 1
+        self.stats.judging += result.timings.judged
+        return result
 
     def _advance(self, row: int, result: executor.Result | None) -> None:
         if result is not None and result.verdict == executor.Verdict.INFRASTRUCTURE:

@@ -64,12 +64,13 @@ def make_demonstrations(
     environment = dataclasses.replace(environment, turn_limit=len(s.demonstrations), feedback="true")
     for turns, count in enumerate(s.demonstrations, start=1):
         scripts = []
-        usable = [problem for problem in problems if problem.solutions and (problem.incorrect_solutions or turns == 1)]
+        known = lambda problem: problem.solutions and (problem.incorrect_solutions or turns == 1)
+        usable = [place for place, problem in enumerate(problems) if known(problem)]
         if count and not usable:
             raise ValueError(f"no training problem has the known programs that demonstrations of {turns} turn(s) are made from")
         for i in range(count):
             rng = np.random.default_rng((config.seed, turns, i))
-            problem = usable[rng.integers(len(usable))]
+            problem = problems[usable[rng.integers(len(usable))]]
             programs = demonstrations.attempts(
                 problem,
                 turns,

@@ -1,9 +1,11 @@
 """`train(config, workdir)`: the page that ties it together. Data, tokenizer, warm start, RLEF, evaluation before and after.
 
 Every phase leaves its result in the workdir before the next begins, and long ones leave checkpoints: calling `train` again
-goes on where the last call stopped, and ends where an undisturbed run would have.
+goes on where the last call stopped, and ends where an undisturbed run would have. A run that is asked to stop (interrupt.py) does
+so after the step under way and its checkpoint, or where nothing is lost that a checkpoint would have kept.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -14,16 +16,18 @@ from importlib import metadata
 import jax
 import numpy as np
 
-from rlef_jax import build, config_checks, evaluate, report, sft, trajectories
+from rlef_jax import build, config_checks, diagnostics, interrupt, report, sft, solve_rates, trajectories
 from rlef_jax import config as configs
 from rlef_jax import environment as environments
 from rlef_jax import workdir as workdirs
 from rlef_jax.checkpoint import Checkpoints
 from rlef_jax.environment import Environment
-from rlef_jax.learner import Ppo, TrainState, init_value
+from rlef_jax.learner import TrainState
 from rlef_jax.llama import LlamaConfig
-from rlef_jax.metrics import CompileCounter, Metrics, compiling, progress
+from rlef_jax.metrics import CompileCounter, Metrics
+from rlef_jax.ppo_update import Ppo, init_value
 from rlef_jax.rollout import Collector
+from rlef_jax.terminal import compiling, progress
 from rlef_jax.types import Problem
 
 # Streams of sampling noise that must not meet: fold_in(key(seed), which).
@@ -49,11 +53,15 @@ class Run:
     def phase(self, name: str) -> workdirs.Phase:
         return workdirs.Phase(self.workdir, name, self.compiles)
 
+    def report(self) -> None:
+        """Writes report.html anew, of all that is in the workdir by now."""
+        report.write([self.workdir], self.path("report.html"))
+
 
 def train(config, workdir: str) -> dict:
     """Runs, or goes on with, the whole run that `config` describes. Returns what it writes to `summary.json`.
 
-    Raises ValueError for a configuration that cannot be run here, or a workdir that belongs to another one.
+    Raises ValueError for a configuration that cannot be run here, or a workdir that belongs to another one, and Interrupted.
     """
     config_checks.validate(config)
     mesh = build.mesh(config, build.model(config))
@@ -62,8 +70,8 @@ def train(config, workdir: str) -> dict:
     phase = workdirs.Phase(workdir, "prepare", compiles)
     data = build.data(config, workdir)
     tokenizer = build.tokenizer(config, workdir, data["train"])
-    metrics = Metrics(workdir)
-    with build.pool(config) as pool:
+    interrupt.check()
+    with contextlib.closing(Metrics(workdir)) as metrics, build.pool(config) as pool:
         environment = environments.from_config(config, tokenizer, pool, data["train"])
         data = {split: environments.fitting(problems, environment, split) for split, problems in data.items()}
         model = build.model(config, tokenizer.vocab_size)
@@ -73,12 +81,12 @@ def train(config, workdir: str) -> dict:
         phase.save()
         say(run, data)
         policy = warm_start(run, data["train"])
+        interrupt.check()
         before = evaluate_policy(run, policy, data, "before")
         ppo, state, reference = begin_rlef(run, policy)
         del policy  # as large as the state that was made from it
         policy, chosen = rlef(run, ppo, state, reference, data)
         after = evaluate_policy(run, policy, data, "after")
-    metrics.close()
     return summarize(run, before, after, chosen)
 
 
@@ -119,15 +127,19 @@ def warm_start(run: Run, problems: list[Problem]) -> dict:
             learner.warm_up(state)
         phase.warmed_up()
         run.metrics.rewind("sft", done)
-        with progress(s.steps, "warm start (SFT)", "step", done) as bar:
+        said = interrupt.awaiting("this step of the warm start and its checkpoint")
+        with said, progress(s.steps, "warm start (SFT)", "step", done) as bar:
             for step in range(done, s.steps):
                 state, metrics = learner.step(state, *sft.step_batch(pools, config, step))
                 run.metrics.write("sft", step, **metrics)
                 bar.set_postfix(loss=f"{metrics['loss']:.3f}", refresh=False)
                 bar.update()
-                if (step + 1) % config.checkpoint.sft_every == 0 or step + 1 == s.steps:
+                stops = step + 1 == s.steps or interrupt.requested()
+                if stops or (step + 1) % config.checkpoint.sft_every == 0:
                     keep(run, checkpoints, step + 1, state)
                     phase.save()
+                if stops:
+                    break
         checkpoints.wait()
     checkpoints.close()
     return state.params["policy"]
@@ -139,7 +151,7 @@ def demonstrate(run: Run, problems: list[Problem]) -> list[tuple[dict, np.ndarra
     if not os.path.exists(path):
         phase = run.phase("demonstrations")
         with progress(sum(run.config.sft.demonstrations), "demonstrations", "episode") as bar:
-            pools = sft.make_demonstrations(problems, run.environment, run.config, bar.update)
+            pools = sft.make_demonstrations(problems, run.environment, run.config, interrupt.then_check(bar.update))
         phase.save()
         sft.save_pools(path, pools, configs.stream_capacity(run.config), run.environment.tokenizer.pad_id)
     return sft.load_pools(path)
@@ -159,11 +171,13 @@ def evaluate_policy(run: Run, policy, data: dict, when: str) -> dict:
     for temperature in map(float, e.temperatures):
         total = len(data[e.split]) * e.rollouts
         with progress(total, f"evaluate {when}, T={temperature}", "episode") as bar:
-            found, episodes = play(run, policy, data[e.split], e.rollouts, key, temperature, bar.update)
+            count = interrupt.then_check(bar.update)
+            found, episodes = play(run, policy, data[e.split], e.rollouts, key, temperature, count)
         figures[str(temperature)] = found
-        report.write_episodes(run.path("episodes", f"{when}_T{temperature}.jsonl.gz"), episodes)
+        report.write_episodes(run.path("episodes", f"{when}_T{temperature}.jsonl.gz"), episodes, run.environment.tokenizer)
     phase.save()
     workdirs.write_json(path, figures)
+    run.report()
     return figures
 
 
@@ -172,7 +186,7 @@ def play(run: Run, policy, problems: list[Problem], rollouts: int, key, temperat
     e = run.config.eval
     environment = dataclasses.replace(run.environment, turn_limit=e.turn_limit, feedback=e.feedback)
     collect = lambda starts: run.collector.collect(policy, environment, starts, key, float(temperature), e.top_p, on_done)
-    return evaluate.evaluate(collect, problems, rollouts, e.turn_limit, e.resamples)
+    return solve_rates.evaluate(collect, problems, rollouts, e.turn_limit, e.resamples)
 
 
 def problem_of(problems: list[Problem], seed: int, i: int) -> Problem:
@@ -213,20 +227,28 @@ def rlef(run: Run, ppo: Ppo, state: TrainState, reference, data: dict) -> tuple[
             ppo.warm_up(state, reference)
         phase.warmed_up()
         run.metrics.rewind("rlef", done)
-        with progress(p.updates, "RLEF", "update", done) as bar:
+        said = interrupt.awaiting("this update and its checkpoint")
+        with said, progress(p.updates, "RLEF", "update", done) as bar:
             for update in range(done, p.updates):
                 state, metrics = rlef_update(run, ppo, state, reference, data["train"], key, update)
                 last = update + 1 == p.updates
-                if config.eval.every and (last or (update + 1) % config.eval.every == 0):
+                validates = config.eval.every and (last or (update + 1) % config.eval.every == 0)
+                if validates:
                     metrics |= validate(run, state.params["policy"], data["valid"], best, update + 1)
                 metrics["recompilations"] = phase.recompilations
                 run.metrics.write("rlef", update, **metrics)
-                bar.set_postfix(solved=f"{metrics['solved']:.2f}", kl=f"{metrics['kl_to_reference']:.3f}", refresh=False)
+                bar.set_postfix({"solved": f"{metrics['solved']:.2f}", "kl": f"{metrics['kl_to_reference']:.3f}"}, refresh=False)
                 bar.update()
-                if last or (update + 1) % config.checkpoint.every == 0:
+                stops = last or interrupt.requested()
+                if stops or (update + 1) % config.checkpoint.every == 0:
                     keep(run, checkpoints, update + 1, state)
                     phase.save()
+                if stops or validates or keeps_episodes(config, update):
+                    run.report()
+                if stops:
+                    break
         checkpoints.wait()
+        interrupt.check()
     policy, chosen = state.params["policy"], p.updates
     if best.latest is not None:
         chosen = best.latest
@@ -241,32 +263,31 @@ def rlef_update(run: Run, ppo: Ppo, state, reference, problems, key, update: int
     config, p = run.config, run.config.ppo
     ids = range(update * p.rollouts, (update + 1) * p.rollouts)
     starts = [(id, problem_of(problems, config.seed, id // p.rollouts_per_problem)) for id in ids]
-    episodes, stats = run.collector.collect(state.params["policy"], run.environment, starts, key, config.sampler.temperature)
+    with progress(p.rollouts, "  collection", "episode", part=True) as bar:
+        policy, temperature = state.params["policy"], config.sampler.temperature
+        episodes, stats = run.collector.collect(policy, run.environment, starts, key, temperature, on_done=bar.update)
     if len(episodes) < p.minibatches:
         raise RuntimeError(f"update {update}: the sandbox failed for {stats.dropped} of {p.rollouts} episodes, too few are left")
     began = time.perf_counter()
-    if config.episodes_every and update % config.episodes_every == 0:
-        report.write_episodes(run.path("episodes", f"rlef_{update:06d}.jsonl.gz"), episodes)
     batch = trajectories.from_episodes(
         episodes, configs.stream_capacity(config), config.episode.turn_limit, run.environment.tokenizer.pad_id, p.invalid_penalty
     )
-    state, metrics = ppo.update(state, reference, batch, np.random.default_rng((config.seed, 5, update)))
+    kept = keeps_episodes(config, update)
+    rng = np.random.default_rng((config.seed, 5, update))
+    state, metrics, learnt = ppo.update(state, reference, batch, rng, explain=kept)
+    if kept:
+        path = run.path("episodes", f"rlef_{update:06d}.jsonl.gz")
+        report.write_episodes(path, episodes, run.environment.tokenizer, learnt)
     check_first_step(config, metrics, update)
-    turns = [turn for episode in episodes for turn in episode.turns]
-    solved = {
-        f"solved_by_turn_{t}": float(np.mean([e.passed and len(e.turns) <= t for e in episodes]))
-        for t in range(1, config.episode.turn_limit + 1)
-    }
-    return state, metrics | solved | {
-        "solved": solved[f"solved_by_turn_{config.episode.turn_limit}"],
-        "invalid": float(np.mean([not turn.valid for turn in turns])),
-        "turns": len(turns) / len(episodes),
-        "tokens": stats.tokens,
-        "dropped": stats.dropped,
-        "seconds_collect": round(stats.seconds, 3),
-        "seconds_executor_wait": round(stats.executor_wait, 3),
-        "seconds_learn": round(time.perf_counter() - began, 3),
-    }
+    metrics |= diagnostics.of_collection(episodes, stats, config.episode.turn_limit)
+    metrics |= diagnostics.reward_parts(metrics)
+    metrics["workers"] = config.executor.workers or len(os.sched_getaffinity(0))  # as executor.Pool has it
+    metrics["seconds_learn"] = round(time.perf_counter() - began, 3)
+    return state, metrics
+
+
+def keeps_episodes(config, update: int) -> bool:
+    return config.episodes_every > 0 and update % config.episodes_every == 0
 
 
 def check_first_step(config, metrics: dict, update: int) -> None:
@@ -286,12 +307,14 @@ def validate(run: Run, policy, problems: list[Problem], best: Checkpoints, updat
     """1@k on the valid split at the first evaluation temperature; the best policy by it, so far, is kept (paper, section 3.1)."""
     e = run.config.eval
     name = f"1@{e.turn_limit}"
-    figures, _ = play(run, policy, problems, e.valid_rollouts, sampling_key(run.config, _VALIDATION), e.temperatures[0])
+    key = sampling_key(run.config, _VALIDATION)
+    with progress(len(problems) * e.valid_rollouts, "  validation", "episode", part=True) as bar:
+        figures, _ = play(run, policy, problems, e.valid_rollouts, key, e.temperatures[0], bar.update)
     rate = figures[name]["rate"]
     if best.latest is None or rate > best.host(best.latest)["rate"]:
         keep(run, best, update, policy, rate=rate)
         best.wait()
-    return {f"valid_{name}": rate}
+    return {f"valid_{name}": rate, "valid_low": figures[name]["low"], "valid_high": figures[name]["high"]}
 
 
 def summarize(run: Run, before: dict, after: dict, chosen: int) -> dict:
@@ -309,9 +332,10 @@ def summarize(run: Run, before: dict, after: dict, chosen: int) -> dict:
         "config": json.loads(run.config.to_json()),
     }
     workdirs.write_json(run.path("summary.json"), summary)
+    run.report()
     report.figure(run.path("figure.png"), run.metrics.read("rlef"), before, after)
     report.table(before, after, run.config.eval.split)
     total = sum(summary["seconds"].values())
     print(f"{total:.0f} s in all; recompilations after warm-up: {sum(summary['recompilations'].values())}")
-    print(f"written to {run.workdir}: summary.json, figure.png, metrics.jsonl, tensorboard/, episodes/, checkpoints/")
+    print(f"written to {run.workdir}: report.html, summary.json, figure.png, metrics.jsonl, tensorboard, episodes, checkpoints")
     return summary

@@ -20,7 +20,8 @@ class Problem:
     `public_tests` may be shown to the model through feedback; `private_tests` reach the judge alone (invariant I7).
     `solutions` and `incorrect_solutions` are known right and wrong programs: the supervised warm start is made from them,
     and the random-feedback ablation runs the wrong ones. They may be empty. `example` is a test to be shown beside the
-    statement, where a data set has one that the statement does not show already.
+    statement, where a data set has one that the statement does not show already. `checker` judges outputs where several are
+    right; without one they are compared with the expected ones, as `data.comparison` says.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Problem:
     limits: executor.Limits = executor.Limits()
     tags: tuple[str, ...] = ()
     example: str = ""
+    checker: executor.Checker | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,3 +128,19 @@ class TrajectoryBatch:
     prompt_end_BK: np.ndarray  # int32
     turn_mask_BK: np.ndarray  # bool
     task_rewards_BK: np.ndarray  # float32 (I5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Learnt:
+    """What an update made of a `TrajectoryBatch`, float32 [B, K] and [B, T].
+
+    `values_BK` is V(c_k) before the update and `returns_BK` is G_k, both 0 at turns that did not happen. The others belong to
+    sampled tokens: log ρ, the advantage, and π after the update over π before it; elsewhere these are 0, 0 and 1.
+    """
+
+    task_rewards_BK: np.ndarray
+    values_BK: np.ndarray
+    returns_BK: np.ndarray
+    reference_logprobs_BT: np.ndarray
+    advantages_BT: np.ndarray
+    ratios_BT: np.ndarray

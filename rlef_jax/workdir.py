@@ -20,7 +20,7 @@ def claim(config, workdir: str) -> None:
     """
     os.makedirs(workdir, exist_ok=True)
     path, new = os.path.join(workdir, "config.json"), json.loads(config.to_json())
-    difference = _first_difference(read_json(path), new) if os.path.exists(path) else ""
+    difference = first_difference(read_json(path), new) if os.path.exists(path) else ""
     if difference and os.path.exists(os.path.join(workdir, "phases", "prepare.json")):
         raise ValueError(f"{workdir} holds a run with {difference}: choose another --workdir, or delete it to start anew")
     tokenizer = os.path.join(workdir, "tokenizer.model")
@@ -29,12 +29,12 @@ def claim(config, workdir: str) -> None:
     write_json(path, new)
 
 
-def _first_difference(old, new, path="") -> str:
+def first_difference(old, new, path="") -> str:
     """'ppo.clip = 0.2 instead of 0.3', or '' when none that matters."""
     if path in _FREE:
         return ""
     if isinstance(old, dict) and isinstance(new, dict):
-        differences = (_first_difference(old.get(k), new.get(k), f"{path}.{k}" if path else k) for k in {**old, **new})
+        differences = (first_difference(old.get(k), new.get(k), f"{path}.{k}" if path else k) for k in {**old, **new})
         return next((difference for difference in differences if difference), "")
     return "" if old == new else f"{path} = {old} instead of {new}"
 

@@ -3,7 +3,9 @@
 The environment is set before jax starts: 8 forced CPU devices, and a compiler in a hurry.
 """
 
+import json
 import os
+import shutil
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
@@ -17,6 +19,7 @@ import pytest
 import executor
 from rlef_jax import episode as episodes
 from rlef_jax import tokenizer
+from rlef_jax.prompts import fenced
 from rlef_jax.types import Problem, Status
 
 
@@ -64,6 +67,124 @@ def play():
         return episode
 
     return play
+
+
+@pytest.fixture(scope="session")
+def contest_rows():
+    """contest_rows(count): made-up rows of CodeContests, each with a right program and a wrong one in Python 3."""
+
+    def make(count: int) -> list[dict]:
+        tests = lambda n, inputs: {"input": [f"{x}\n" for x in inputs], "output": [f"{x + n}\n" for x in inputs]}
+        program = lambda code: {"language": [3], "solution": [code]}
+        return [
+            {
+                "name": f"{n}_A. Add {n}",
+                "description": f"Read a number and add {n} to it.\n\nInput\n\nOne number.\n\nOutput\n\nThe sum.\n",
+                "public_tests": tests(n, [1]),
+                "private_tests": tests(n, [2, 30]),
+                "generated_tests": tests(n, [400, 5000]),
+                "solutions": program(f"print(int(input()) + {n})\n"),
+                "incorrect_solutions": program(f"print(int(input()) - {n})\n"),
+                "source": 2,
+                "difficulty": 7,
+                "cf_rating": 800,
+                "cf_tags": ["math"],
+                "time_limit": {"seconds": 2, "nanos": 0},
+                "memory_limit_bytes": 256_000_000,
+            }
+            for n in range(1, count + 1)
+        ]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def prepare_contest(tmp_path_factory):
+    """prepare_contest({'train': rows, ...}) -> a data_dir in which CodeContests holds these rows."""
+
+    def prepare(rows: dict[str, list[dict]]) -> str:
+        from rlef_jax.datasets.code_contests.prepare import prepare
+
+        files, data_dir = tmp_path_factory.mktemp("contest_files"), tmp_path_factory.mktemp("contest")
+        for split, part in rows.items():
+            (files / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+        prepare(files, data_dir, allow_partial=True)
+        return str(data_dir)
+
+    return prepare
+
+
+@pytest.fixture(scope="session")
+def contest_dir(contest_rows, prepare_contest):
+    """A data_dir with a small made-up CodeContests: 8 problems to train on, 2 and 2 held out."""
+    rows = contest_rows(12)
+    return prepare_contest({"train": rows[:8], "valid": rows[8:10], "test": rows[10:]})
+
+
+HOSTILE = "</script><script>hacked = 1</script><img src=x onerror='hacked = 1'>\x1b[31m[red]{{ 1 }}"
+
+
+@pytest.fixture(scope="session")
+def recorded(tiny_tokenizer, tmp_path_factory):
+    """The workdir of a run that kept episodes: 20 of an evaluation, and 16 of each of the collections 0 and 2.
+
+    Of every four, two fail all three turns, one is solved at once, and one repaired at turn 2. The last three of collection 2
+    differ: 45 is repaired at turn 3 after a timeout, 46 is invalid and then passes the public tests alone, and 47, repaired at
+    turn 2, is full of text that means harm.
+    """
+    from rlef_jax.report import write_episodes
+    from rlef_jax.types import Learnt
+
+    def write(name, scripts, first):
+        found = [_recorded(tiny_tokenizer, first + i, *script) for i, script in enumerate(scripts)]
+        per_turn, per_token = (len(found), 3), (len(found), max(len(episode.stream) for episode in found))
+        normal = lambda shape: rng.normal(size=shape).astype(np.float32)
+        numbers = [normal(per_turn) for _ in range(3)] + [normal(per_token) for _ in range(2)] + [np.exp(normal(per_token) / 4)]
+        learnt = Learnt(*numbers) if name.startswith("rlef") else None
+        write_episodes(str(workdir / "episodes" / f"{name}.jsonl.gz"), found, tiny_tokenizer, learnt)
+
+    workdir, rng = tmp_path_factory.mktemp("recorded"), np.random.default_rng(0)
+    fails, repairs = (["WRONG_ANSWER"] * 3, False), (["WRONG_ANSWER", "OK"], True)
+    four = [fails, (["OK"], True), fails, (["RUNTIME_ERROR", "OK"], True)]
+    write("before_T0.2", four * 5, 0)
+    write("rlef_000000", four * 4, 0)
+    last = [(["TIMEOUT", "WRONG_ANSWER", "OK"], True), ([None, "OK"], False), (*repairs, HOSTILE)]
+    write("rlef_000002", [*four * 3, fails, *last], 32)
+    return workdir
+
+
+def _recorded(tok, id, verdicts, passed, text=""):
+    """A finished episode in which the k-th program prints a + k; `text` stands wherever a model or a problem may put some."""
+    tests = (executor.Test(f"1\n{text}", f"2\n{text}"),)
+    problem = Problem(f"add{text}/{id}", f"Add{text}.", tests, (executor.Test("SECRET", "SECRET"),))
+    episode = episodes.start(id, problem, [tok.id("<s>"), *tok.encode(problem.statement)])
+    for k, verdict in enumerate(verdicts):
+        response = fenced(f"a = int(input())\nprint(a + {k})  # {text}") if verdict else f"no code{text}"
+        ids = [*tok.encode(response), tok.id("<|end|>")]
+        episode = episodes.receive_response(episode, ids, np.linspace(-4, 0, len(ids)), response)
+        result = None
+        if verdict is not None:
+            error = "trace" if verdict == "RUNTIME_ERROR" else ""
+            test = executor.TestResult(executor.Verdict(verdict), 0.012, f"{k}{text}", error)
+            result = executor.Result(test.verdict, (test,), 0.012)
+        told = "" if k + 1 == len(verdicts) else f"try again{text}"
+        episode = episodes.receive_feedback(episode, result, len(verdicts), told, tok.encode(told))
+    return episodes.receive_verdict(episode, passed) if episode.status == Status.VERDICT else episode
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A headless browser of the distribution. Module by module, since Playwright keeps an event loop running all the while."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip(f"needs a browser: none of {', '.join(names)} is on the PATH")
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu", *quiet])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
-from rlef_jax import build, config_checks, llama, sharding
+from rlef_jax import build, config_checks, datasets, llama, sharding
 from rlef_jax import config as configs
 from rlef_jax import environment as environments
 from rlef_jax.llama import LlamaConfig, RopeScaling
@@ -21,12 +21,13 @@ from rlef_jax.rollout import Collector
 from rlef_jax.train import train
 
 ROOT = pathlib.Path(__file__).parents[1]
-NAMES = sorted(path.stem for path in (ROOT / "experiments" / "configs").glob("*.py"))
+NAMES = sorted(path.stem for path in (ROOT / "experiments" / "configs").glob("*.py") if path.stem != "common")
+FROM_NOTHING = ("code_contests_smoke", "mini")
 # What the model cards say.
 PUBLISHED = {
     "llama31_8b": 8_030_261_248, "llama31_70b": 70_553_706_496, "llama32_1b": 1_235_814_400, "smollm2_135m": 134_515_008,
 }  # fmt: skip
-PRETRAINED = [name for name in NAMES if name != "mini"]
+PRETRAINED = [name for name in NAMES if name not in FROM_NOTHING]
 SPECIALS = {
     "llama3": ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>", "<|eot_id|>"],
     "chatml": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
@@ -47,7 +48,7 @@ def test_a_configuration_is_sound_and_its_conversations_fit(name):
     config_checks.validate(config)
     assert config.name == name
     model, capacity = build.model(config), configs.stream_capacity(config)
-    assert capacity <= config.batch.lengths[-1] and (name == "mini" or capacity <= model.context_length)
+    assert capacity <= config.batch.lengths[-1] and (name in FROM_NOTHING or capacity <= model.context_length)
     ways, tensor = abs(config.mesh.data * config.mesh.fsdp), config.mesh.tensor
     assert config.sampler.slots % ways == 0 and config.batch.rows % ways == 0
     sharding.check_heads(tensor, model.n_heads, model.n_kv_heads)
@@ -86,11 +87,10 @@ def write_tokenizer(directory, specials):
     made.save(str(directory / "tokenizer.json"))
 
 
-def small(name, directory):
+def small(name, directory, data_dir):
     """The configuration with weights from a directory, cut down to a few problems and short answers, on the devices here."""
     config = config_of(name)
-    config.model.hf_dir = str(directory)
-    config.data.update(train=4, valid=2, test=2)
+    config.model.hf_dir, config.data.dir = str(directory), data_dir
     config.episode.update(turn_limit=2, max_response_tokens=8)
     config.eval.turn_limit = 2
     config.sampler.update(slots=8, chunk=8)
@@ -102,15 +102,15 @@ def small(name, directory):
 
 
 @pytest.fixture(scope="module")
-def problems(tmp_path_factory):
-    return build.data(small("smollm2_135m", ""), str(tmp_path_factory.mktemp("data")))["train"]
+def problems(contest_dir):
+    return list(datasets.load("code_contests", "train", contest_dir))
 
 
 @pytest.mark.parametrize("name", PRETRAINED)
-def test_it_plays_a_conversation_with_weights_of_its_kind(name, directory_of, problems, one_worker, tmp_path):
+def test_it_plays_a_conversation_with_weights_of_its_kind(name, directory_of, contest_dir, problems, one_worker, tmp_path):
     context = configs.stream_capacity(config_of(name))
     directory = directory_of(config_of(name).tokenizer.layout, tied_embeddings="1b" in name, context_length=context)
-    config = small(name, directory)
+    config = small(name, directory, contest_dir)
     config_checks.validate(config)
     devices = jax.devices() if config.mesh.fsdp > 1 else jax.devices()[:1]
     tokenizer = build.tokenizer(config, str(tmp_path), problems)
@@ -127,7 +127,7 @@ def test_it_plays_a_conversation_with_weights_of_its_kind(name, directory_of, pr
     tokens_T, first = episode.stream.tokens_T, episode.turns[0]
     assert len(episode.turns) == 2 and stats.tokens == sum(turn.stop - turn.start for turn in episode.turns)
     prompt = tokenizer.decode(tokens_T[: first.start], keep_special=True)
-    assert tokens_T[: first.start].tolist() == environment.prompt(problems[0]) and problems[0].statement in prompt
+    assert tokens_T[: first.start].tolist() == environment.prompt(problems[0]) and problems[0].statement.strip() in prompt
     assert first.feedback in tokenizer.decode(tokens_T[first.stop : episode.turns[1].start], keep_special=True)
 
     rows_BT = np.zeros((mesh.size, -(-len(tokens_T) // 128) * 128), np.int32)
@@ -144,8 +144,8 @@ def refusal(config, workdir):
     return str(error.value)
 
 
-def test_weights_that_do_not_suit_a_configuration_are_refused_in_one_sentence(directory_of, tmp_path):
-    colab = lambda directory: small("llama32_1b_colab", directory)
+def test_weights_that_do_not_suit_a_configuration_are_refused_in_one_sentence(directory_of, contest_dir, tmp_path):
+    colab = lambda directory: small("llama32_1b_colab", directory, contest_dir)
     short = refusal(colab(directory_of("llama3", context_length=512)), tmp_path / "short")
     assert short.startswith("a conversation can take") and "the model's context_length is 512: choose smaller ones" in short
     assert not (tmp_path / "short").exists()

@@ -95,7 +95,7 @@ def test_private_tests_reach_nothing_that_is_read_or_kept(environment, feedback,
     episode = episodes.receive_verdict(episode, judged.passed)
     assert episode.status == Status.DONE and not episode.passed
     path = tmp_path / "episodes.jsonl.gz"
-    report.write_episodes(str(path), [episode])
+    report.write_episodes(str(path), [episode], environment.tokenizer)
     (record,) = [json.loads(line) for line in gzip.open(path, "rt")]
     assert record["passed_public"] and not record["passed"]
     for shown in (text_of(environment, episode), repr(episode.turns), json.dumps(record), repr(record)):
@@ -252,10 +252,14 @@ def test_special_tokens_spelled_in_statements_and_outputs_stay_text(environment)
     assert found == ["<s>", "<|user|>", "<|assistant|>", "<|end|>", "<|user|>", "<|assistant|>"]
 
 
+def fits(environment, problem):
+    return environment.fits(environment.needs(problem))
+
+
 def test_fits_counts_the_whole_first_message(environment):
     n = len(environment.prompt(INCREMENT))
-    assert dataclasses.replace(environment, max_prompt_tokens=n).fits(INCREMENT)
-    assert not dataclasses.replace(environment, max_prompt_tokens=n - 1).fits(INCREMENT)
+    assert fits(dataclasses.replace(environment, max_prompt_tokens=n), INCREMENT)
+    assert not fits(dataclasses.replace(environment, max_prompt_tokens=n - 1), INCREMENT)
 
 
 def test_demonstrated_responses_end_and_keep_to_the_cap(environment):
@@ -339,8 +343,8 @@ def test_a_pre_filled_response_that_says_nothing_is_a_valid_program_that_fails(p
 def test_feedback_and_prefill_share_the_cap(prefilling, room):
     cap = prefilling.layout.overhead + len(prefilling.prefill(DOUBLE)) + room
     environment = dataclasses.replace(prefilling, max_feedback_tokens=cap)
-    assert environment.fits(DOUBLE)
-    assert not dataclasses.replace(environment, max_feedback_tokens=cap - room - 1).fits(DOUBLE)
+    assert fits(environment, DOUBLE)
+    assert not fits(dataclasses.replace(environment, max_feedback_tokens=cap - room - 1), DOUBLE)
     episode = play(environment, "    return x * 'x'\n```", problem=DOUBLE)
     spliced = episode.stream.tokens_T[episode.turns[0].stop :].tolist()
     assert len(spliced) == cap - 1  # the response has ended itself
@@ -349,18 +353,25 @@ def test_feedback_and_prefill_share_the_cap(prefilling, room):
 
 def test_a_prefill_counts_as_prompt(prefilling):
     n = len(prefilling.prompt(DOUBLE))
-    assert dataclasses.replace(prefilling, max_prompt_tokens=n).fits(DOUBLE)
-    assert not dataclasses.replace(prefilling, max_prompt_tokens=n - 1).fits(DOUBLE)
+    assert fits(dataclasses.replace(prefilling, max_prompt_tokens=n), DOUBLE)
+    assert not fits(dataclasses.replace(prefilling, max_prompt_tokens=n - 1), DOUBLE)
 
 
 def test_problems_that_do_not_fit_are_counted_and_the_caps_named(environment, prefilling, capsys):
     long = dataclasses.replace(INCREMENT, statement="Add one. " * 100)
-    assert fitting([INCREMENT, long], environment, "train") == [INCREMENT]
-    assert capsys.readouterr().out == "train: 1 of 2 problems do not fit into episode.max_prompt_tokens=200, left out\n"
-    with pytest.raises(ValueError, match="no problem of the test split fits into episode.max_prompt_tokens=200$"):
+    assert list(fitting([INCREMENT, long], environment, "train")) == [INCREMENT]
+    assert capsys.readouterr().out == (
+        "train: 1 of 2 problems do not fit into episode.max_prompt_tokens=200, left out; "
+        f"all would into episode.max_prompt_tokens={len(environment.prompt(long))}\n"
+    )
+    with pytest.raises(ValueError, match="no problem of the test split fits into episode.max_prompt_tokens=200: all would into"):
         fitting([long], environment, "test")
-    with pytest.raises(ValueError, match="=200, or what pre-fills responses into episode.max_feedback_tokens=9$"):
+    needed = prefilling.layout.overhead + len(prefilling.prefill(DOUBLE))
+    words = f"=200, or what pre-fills responses into episode.max_feedback_tokens=9: all .* episode.max_feedback_tokens={needed},"
+    with pytest.raises(ValueError, match=words):
         fitting([DOUBLE], dataclasses.replace(prefilling, max_feedback_tokens=9), "test")
+    with pytest.raises(ValueError, match="the test split has no problems"):
+        fitting([], environment, "test")
 
 
 def test_no_demonstrations_where_responses_are_pre_filled(prefilling):

@@ -221,13 +221,6 @@ def test_budgets_that_cannot_be_answered_are_refused(tokens, n, budget, message)
 # ---- clusters ------------------------------------------------------------------------------------------------------------
 
 
-def test_candidates_with_the_same_outputs_are_one_cluster():
-    assert estimators.clusters([["1", "2"], ["1", "3"], ["1", "2"], ["12", ""], ["1", "3"]]).tolist() == [0, 1, 0, 3, 1]
-    assert estimators.clusters([]).tolist() == []
-    with pytest.raises(ValueError, match=r"they have \[1, 2\]"):
-        estimators.clusters([["1", "2"], ["1"]])
-
-
 def test_one_of_each_cluster_is_submitted_the_largest_first():
     labels = [7, 4, 4, 9, 7, 4, 1]  # 4 three times, 7 twice, then 9 before 1
     assert estimators.choose_by_cluster(labels, 2) == [1, 0]

@@ -11,16 +11,20 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # From the top down, as in DESIGN.md section 3: a module imports from its own layer or those below it.
 LAYERS = [
-    {"train", "plan", "evaluation"},
-    {"build"},
-    {"rollout", "learner", "sft", "evaluate", "checkpoint", "report", "metrics", "workdir", "environment", "replay"},
-    {"sampler", "ppo", "trajectories", "episode", "estimators", "plan_costs"},
+    {"dry_run"},
+    {"train", "plan", "evaluate"},
+    {"build", "players"},
+    {
+        "rollout", "learner", "ppo_update", "sft", "solve_rates", "checkpoint", "report", "metrics", "workdir", "environment",
+        "replay", "results", "diagnostics",
+    },
+    {"sampler", "ppo", "trajectories", "episode", "estimators", "clustering", "plan_costs"},
     {"llama", "prompts", "tokenizer", "datasets"},
     {"weights"},
-    {"sharding", "config", "config_checks", "types", "command", "plan_devices"},
-]
+    {"sharding", "config", "config_checks", "types", "command", "plan_devices", "terminal", "interrupt"},
+]  # fmt: skip
 NO_JAX = {"episode", "prompts", "environment", "datasets", "tokenizer", "types", "trajectories", "config", "config_checks"}
-NO_JAX |= {"evaluate", "estimators", "report", "replay"}
+NO_JAX |= {"solve_rates", "results", "clustering", "estimators", "report", "replay", "diagnostics"}
 FORBIDDEN = {"jax", "jaxlib", "flax", "optax", "orbax"}
 
 

@@ -11,13 +11,13 @@ import pytest
 
 from rlef_jax import config as configs
 from rlef_jax import learner as learners
-from rlef_jax import llama, rollout, sft, sharding, trajectories
+from rlef_jax import llama, ppo_update, rollout, sft, sharding, trajectories
 from rlef_jax.llama import LlamaConfig
 from rlef_jax.metrics import CompileCounter
 
 MODEL = LlamaConfig(vocab_size=40, d_model=16, n_layers=2, n_heads=2, n_kv_heads=2, head_dim=8, d_ff=24, tied_embeddings=True)
 B, T = 12, 24
-ARRAYS = learners.POLICY_ARRAYS | learners.VALUE_ARRAYS
+ARRAYS = ppo_update.POLICY_ARRAYS | ppo_update.VALUE_ARRAYS
 
 
 def config_of(**ppo):
@@ -69,8 +69,8 @@ def loss_and_grads(params, piece, temperature, mesh):
 
 
     def both(params):
-        policy, policy_metrics = learners.policy_loss(MODEL, mesh, config, params["policy"], piece)
-        value, value_metrics = learners.value_loss(MODEL, mesh, config, params["value"], piece)
+        policy, policy_metrics = ppo_update.policy_loss(MODEL, mesh, config, params["policy"], piece)
+        value, value_metrics = ppo_update.value_loss(MODEL, mesh, config, params["value"], piece)
         return policy + value, policy_metrics | value_metrics
 
     return jax.value_and_grad(both, has_aux=True)(params)
@@ -105,8 +105,8 @@ def recorder(mesh, rows, lengths):
         functools.partial(loss, MODEL, mesh, config_of()), arrays, optax.identity()
     )
     networks = {
-        "policy": network(learners.policy_loss, learners.POLICY_ARRAYS),
-        "value": network(learners.value_loss, learners.VALUE_ARRAYS),
+        "policy": network(ppo_update.policy_loss, ppo_update.POLICY_ARRAYS),
+        "value": network(ppo_update.value_loss, ppo_update.VALUE_ARRAYS),
     }
     return Recorder(mesh, networks, {"policy": policy, "value": value}, rows, lengths)
 
@@ -196,7 +196,7 @@ def test_a_positive_advantage_raises_and_a_negative_one_lowers_the_log_prob(para
     before_BT = np.asarray(score(params))
     sign_BT = np.where(np.random.default_rng(2).random((B, T)) < 0.5, 1, -1).astype(np.float32)
     arrays |= {"old_logprobs": before_BT, "behaviour_logprobs": before_BT, "advantages": sign_BT}
-    ppo = learners.Ppo(MODEL, mesh, config_of(), params)
+    ppo = ppo_update.Ppo(MODEL, mesh, config_of(), params)
     state = ppo.learner.init(params)
     for _ in range(5):
         state, metrics = ppo.learner.step(state, arrays, lengths_B)
@@ -208,8 +208,8 @@ def test_a_positive_advantage_raises_and_a_negative_one_lowers_the_log_prob(para
 def test_the_values_move_to_their_targets(params, mesh):
     arrays, lengths_B = random_arrays()
     where_BT = arrays["value_weights"] > 0
-    values = jax.jit(lambda p: learners.values_of(MODEL, p["value"], arrays["tokens"], None))
-    ppo = learners.Ppo(MODEL, mesh, config_of(), params)
+    values = jax.jit(lambda p: ppo_update.values_of(MODEL, p["value"], arrays["tokens"], None))
+    ppo = ppo_update.Ppo(MODEL, mesh, config_of(), params)
     state = ppo.learner.init(params)
     error = lambda p: np.abs(values(p) - arrays["targets"])[where_BT].mean()
     first = error(params)
@@ -221,7 +221,7 @@ def test_the_values_move_to_their_targets(params, mesh):
 
 def test_the_value_network_starts_as_a_copy_of_the_policy_with_a_small_random_head(params):
     policy = jax.tree.map(jax.numpy.asarray, params["policy"])
-    value = learners.init_value(policy, jax.random.key(0), MODEL.d_model, std=0.01)
+    value = ppo_update.init_value(policy, jax.random.key(0), MODEL.d_model, std=0.01)
     jax.tree.map(np.testing.assert_array_equal, value["llama"], policy)
     kernel = np.asarray(value["value_head"]["kernel"])
     assert kernel.shape == (MODEL.d_model, 1) and 0 < np.abs(kernel).max() < 0.05
@@ -235,12 +235,12 @@ def test_a_real_first_update(world, sizes, half, mesh_of):
     # and neither that nor the donated state touches the reference.
     mesh, config, model = mesh_of(*sizes), copy.deepcopy(world.config), world.model
     reference = jax.device_put(world.policy, sharding.shardings(world.policy, mesh))
-    value = learners.init_value(reference, jax.random.key(1), world.model.d_model, 0.01)
+    value = ppo_update.init_value(reference, jax.random.key(1), world.model.d_model, 0.01)
     params = {"policy": reference, "value": value}
     if half:
         model = dataclasses.replace(model, dtype="bfloat16", remat=True, remat_save="query,attended")
         config.mesh.offload, config.ppo.moments_dtype, config.ppo.old_logprobs = True, "bfloat16", "learner"
-    ppo = learners.Ppo(model, mesh, config, params)
+    ppo = ppo_update.Ppo(model, mesh, config, params)
     reference = ppo.reference(reference)
     again = ppo.learner.read("policy", reference)
     if not config.mesh.offload:  # what was read is not copied again
@@ -257,15 +257,57 @@ def test_a_real_first_update(world, sizes, half, mesh_of):
         starts = [(16 * update + i, world.problems[i % len(world.problems)]) for i in range(16)]
         episodes, _ = collector.collect(state.params["policy"], world.environment, starts, jax.random.key(0), 1.0)
         batch = trajectories.from_episodes(episodes, world.capacity, 3, world.tokenizer.pad_id, 0.2)
-        state, metrics = ppo.update(state, reference, batch, rng)
+        state, metrics, learnt = ppo.update(state, reference, batch, rng, explain=True)
         assert abs(metrics["first_ratio"] - 1) < (0.02 if half else 1e-4)
         assert 0 < metrics["first_logprob_gap"] < (0.5 if half else 1e-4)
         assert (abs(metrics["kl_to_reference"]) < (1e-9 if half else 1e-6)) == (update == 0)
+        assert np.isfinite(learnt.ratios_BT).all() and learnt.ratios_BT.max() > 1
     every_length = np.repeat([config.batch.lengths], 8, axis=0).T.ravel()
     arrays = {name: np.zeros((len(every_length), world.capacity), dtype) for name, dtype in ARRAYS.items()}
     ppo.learner.step(state, arrays, every_length)
     assert compiles.count == warm
     jax.tree.map(np.testing.assert_array_equal, reference, kept)
+
+
+def test_an_explained_update_hands_out_the_numbers_behind_it(params, mesh):
+    config = config_of(kl_coefficient=0.0, normalize_advantages=False, minibatches=1, old_logprobs="learner")
+    batch = two_conversations()
+    scored = lambda policy: np.asarray(llama.token_logprobs(MODEL, policy, batch.tokens_BT)[0])
+    reference, values_BT = scored(params["policy"]), ppo_update.values_of(MODEL, params["value"], batch.tokens_BT, None)
+    ppo = ppo_update.Ppo(MODEL, mesh, config, params)
+    state, kept = ppo.learner.init(params), ppo.reference(params["policy"])
+    state, metrics, learnt = ppo.update(state, kept, batch, np.random.default_rng(0), explain=True)
+    np.testing.assert_array_equal(learnt.task_rewards_BK, batch.task_rewards_BK)
+    np.testing.assert_allclose(learnt.returns_BK, [[0.75, 1], [-1, 0]])  # G = r + what follows; the second turn of row 1 is none
+    np.testing.assert_allclose(learnt.values_BK, [[values_BT[0, 2], values_BT[0, 6]], [values_BT[1, 4], 0]], atol=1e-5)
+    spans = [(0, 3, 5, 0.75 - values_BT[0, 2]), (0, 7, 10, 1 - values_BT[0, 6]), (1, 5, 8, -1 - values_BT[1, 4])]
+    advantages_BT = np.zeros((2, 12))
+    for row, start, stop, advantage in spans:
+        advantages_BT[row, start:stop] = advantage
+    np.testing.assert_allclose(learnt.advantages_BT, advantages_BT, atol=1e-5)
+    action_BT = batch.turn_BT >= 0
+    np.testing.assert_allclose(learnt.reference_logprobs_BT, np.where(action_BT, reference, 0), atol=1e-4)
+    # The policy that the update started from is the reference: what the sampler said of the tokens (made up here) is another's.
+    ratios_BT = np.where(action_BT, np.exp(scored(state.params["policy"]) - reference), 1)
+    np.testing.assert_allclose(learnt.ratios_BT, ratios_BT, rtol=1e-3)
+    assert np.abs(ratios_BT - 1)[action_BT].min() > 1e-3  # the policy has moved
+    plain = ppo.learner.init(params)
+    plain, same, nothing = ppo.update(plain, kept, batch, np.random.default_rng(0))
+    assert nothing is None and same == metrics
+    jax.tree.map(np.testing.assert_array_equal, plain.params, state.params)
+
+
+def two_conversations():
+    """Two turns, sampled at 3-5 and 7-10, and one, at 5-8, in rows of 12; the first turn of row 0 was invalid."""
+    rng = np.random.default_rng(3)
+    turn_BT = np.full((2, 12), -1, np.int32)
+    turn_BT[0, 3:5], turn_BT[0, 7:10], turn_BT[1, 5:8] = 0, 1, 0
+    logprobs_BT = np.where(turn_BT >= 0, -rng.uniform(1, 3, (2, 12)), 0).astype(np.float32)
+    return trajectories.TrajectoryBatch(
+        rng.integers(0, 40, (2, 12)).astype(np.int32), np.array([10, 8], np.int32), logprobs_BT, turn_BT,
+        np.array([[2, 6], [4, 0]], np.int32), np.array([[True, True], [True, False]]),
+        np.array([[-0.25, 1], [-1, 0]], np.float32),
+    )  # fmt: skip
 
 
 def test_networks_that_rest_in_host_memory_take_the_same_steps(params, mesh_of):
@@ -274,7 +316,7 @@ def test_networks_that_rest_in_host_memory_take_the_same_steps(params, mesh_of):
     for offload in (False, True):
         config = config_of()
         config.mesh.offload = offload
-        learner = learners.Ppo(MODEL, mesh, config, params).learner
+        learner = ppo_update.Ppo(MODEL, mesh, config, params).learner
         state = learner.init(params)
         for _ in range(2):
             state, _ = learner.step(state, arrays, lengths_B)
@@ -290,7 +332,7 @@ def test_gradients_of_the_bfloat16_copy_are_those_of_the_float32_originals(param
     arrays, _ = random_arrays()
     read = llama.compute_params(model, params["policy"])
     assert {leaf.dtype.name for leaf in jax.tree.leaves(read)} == {"bfloat16", "float32"}
-    loss = lambda params: learners.policy_loss(model, mesh, config_of(), params, arrays)[0]
+    loss = lambda params: ppo_update.policy_loss(model, mesh, config_of(), params, arrays)[0]
     of_copy, of_original = (jax.jit(jax.grad(loss))(tree) for tree in (read, params["policy"]))
     embeddings = [tree.pop("embed_tokens").astype(np.float32) for tree in (of_copy, of_original)]
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a.astype(np.float32), b), of_copy, of_original)
@@ -316,9 +358,9 @@ def test_moments_in_bfloat16_take_nearly_the_same_steps(params):
 def test_the_score_of_a_collection_lies_where_its_tokens_lie(world):
     # Rows come back from sorted microbatches of other lengths, and must end up where they were.
     policy = jax.tree.map(jax.numpy.asarray, world.policy)
-    value = learners.init_value(policy, jax.random.key(1), world.model.d_model, 0.5)
+    value = ppo_update.init_value(policy, jax.random.key(1), world.model.d_model, 0.5)
     params = {"policy": policy, "value": value}
-    ppo = learners.Ppo(world.model, world.mesh, world.config, params)
+    ppo = ppo_update.Ppo(world.model, world.mesh, world.config, params)
     played = [world.demonstrations[k % 2][k // 2] for k in range(9)]
     arrays, _ = sft.to_arrays(played, world.capacity, world.tokenizer.pad_id)
     batch = trajectories.TrajectoryBatch(arrays["tokens"], np.array([len(e.stream) for e in played]), *[None] * 5)
@@ -326,7 +368,7 @@ def test_the_score_of_a_collection_lies_where_its_tokens_lie(world):
     logprobs_BT = np.asarray(
         llama.token_logprobs(world.model, world.policy, arrays["tokens"], world.config.sampler.temperature)[0]
     )
-    expected_BT = np.asarray(learners.values_of(world.model, value, arrays["tokens"], None))
+    expected_BT = np.asarray(ppo_update.values_of(world.model, value, arrays["tokens"], None))
     inside_BT = np.arange(world.capacity) < batch.lengths_B[:, None]
     np.testing.assert_allclose(scored["reference"][inside_BT], logprobs_BT[inside_BT], atol=2e-5)
     np.testing.assert_allclose(scored["value"][inside_BT], expected_BT[inside_BT], atol=2e-5)

@@ -74,6 +74,14 @@ def test_every_id_comes_back_once_in_order_and_done(collected):
     assert stats.tokens == sum(int(episode.stream.is_action_T.sum()) for episode in episodes)
 
 
+def test_the_cost_is_accounted_for(collected):
+    episodes, stats = collected
+    ran = sum(turn.result is not None for episode in episodes for turn in episode.turns)
+    assert stats.programs == ran + sum(episode.passed_public for episode in episodes)
+    assert 0 < stats.device and stats.device + stats.executor_wait <= stats.seconds
+    assert 0 < stats.judging <= 2 * stats.seconds  # of two workers
+
+
 def test_recorded_log_probs_are_those_of_a_full_forward_pass(world, collected):
     episodes, _ = collected
     expected_BT = np.asarray(llama.token_logprobs(world.model, world.policy, padded(episodes, world.capacity), TEMPERATURE)[0])

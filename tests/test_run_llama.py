@@ -44,7 +44,7 @@ OURS = dict(
     qkv_bias=False, context_length=1024,
 )  # fmt: skip
 SETTINGS = {
-    "data.train": 8, "data.valid": 2, "data.test": 2, "executor.workers": 2,
+    "data.name": "mini_contest", "data.train": 8, "data.valid": 2, "data.test": 2, "executor.workers": 2,
     "episode.max_prompt_tokens": 256, "episode.max_response_tokens": 24, "episode.max_feedback_tokens": 160,
     "sampler.slots": 8, "sampler.chunk": 24, "batch.lengths": "(648,)", "batch.rows": 4,
     "ppo.updates": 3, "ppo.rollouts": 8, "ppo.minibatches": 2, "ppo.warmup_steps": 0, "ppo.learning_rate": 0.01,

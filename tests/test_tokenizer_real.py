@@ -123,10 +123,13 @@ def test_sizes_special_ids_and_padding(opened):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_a_model_may_sample_never_raises(opened, name):
+def test_what_a_model_may_sample_never_raises_and_has_the_texts_of_its_tokens(opened, name):
     tok, rng = opened[name], random.Random(1)
     for _ in range(300):
-        assert isinstance(tok.decode([rng.randrange(tok.vocab_size + 64) for _ in range(20)], keep_special=True), str)
+        ids = [rng.randrange(tok.vocab_size + 64) for _ in range(20)]
+        texts = tok.texts(ids)
+        assert len(texts) == 20 and "".join(texts) == tok.decode(ids, keep_special=True)
+    assert tok.texts(tok.encode("return x"))[-1] == " x"
 
 
 def test_truncated_ranks_are_refused(tmp_path):

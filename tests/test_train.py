@@ -86,6 +86,7 @@ def test_the_workdir_holds_everything_it_should(whole):
     assert [line["step"] for line in lines(whole, "rlef")] == list(range(6))
     assert any((whole / "tensorboard").iterdir()) and (whole / "checkpoints" / "rlef" / "6").is_dir()
     assert (whole / "figure.png").stat().st_size > 1000
+    assert "finished" in (whole / "report.html").read_text()
     names = {path.name for path in (whole / "episodes").iterdir()}
     assert {"before_T0.5.jsonl.gz", "before_T1.0.jsonl.gz", "after_T0.5.jsonl.gz", "after_T1.0.jsonl.gz"} <= names
     assert {"rlef_000000.jsonl.gz", "rlef_000003.jsonl.gz"} <= names
@@ -96,6 +97,11 @@ def test_the_workdir_holds_everything_it_should(whole):
         assert len(episode["tokens"]) == len(episode["is_action"]) == len(episode["logprobs"])
         spans = [t for turn in episode["turns"] for t in range(turn["start"], turn["stop"])]
         assert spans == [t for t, is_action in enumerate(episode["is_action"]) if is_action]
+        # Of the first collection: what sampled is the reference (I6), and the policy has moved since, where it was sampled.
+        assert episode["reference_logprobs"] == pytest.approx(episode["logprobs"], abs=1e-4)
+        assert {t for t, ratio in enumerate(episode["ratios"]) if ratio != 1} <= set(spans)
+        assert all(turn["return"] == pytest.approx(2 * episode["passed"] - 1, abs=0.5) for turn in episode["turns"])
+    assert any(ratio != 1 for episode in episodes for ratio in episode["ratios"])
     leftovers = [path for path in whole.rglob("*") if ".part" in path.name or "tmp" in path.name]
     assert not leftovers
 
@@ -115,6 +121,9 @@ def test_the_metrics_hold_what_the_invariants_promise(whole):
     sft, rlef = lines(whole, "sft"), lines(whole, "rlef")
     assert sft[-1]["loss"] < sft[0]["loss"] / 2
     for line in rlef:
+        assert line["reward_outcome"] + line["reward_invalid"] + line["reward_kl"] == pytest.approx(line["return"], abs=1e-6)
+        assert line["seconds_device"] + line["seconds_executor_wait"] <= line["seconds_collect"] + 0.002  # each is rounded
+        assert 0 < line["seconds_judging"] <= line["workers"] * line["seconds_collect"] + 0.002
         assert abs(line["first_ratio"] - 1) < 1e-4 and line["first_logprob_gap"] < 1e-4 and line["dropped"] == 0
         assert ("valid_1@3" in line) == (line["step"] in (2, 5))
     assert abs(rlef[0]["kl_to_reference"]) < 1e-6 < abs(rlef[-1]["kl_to_reference"])

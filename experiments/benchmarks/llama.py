@@ -29,7 +29,7 @@ from rich.table import Table
 
 from rlef_jax import build, command, llama, plan, plan_devices, sampler, sharding
 from rlef_jax import config as configs
-from rlef_jax.learner import POLICY_ARRAYS, VALUE_ARRAYS, Ppo, init_value
+from rlef_jax.ppo_update import POLICY_ARRAYS, VALUE_ARRAYS, Ppo, init_value
 from rlef_jax.rollout import Collector
 
 

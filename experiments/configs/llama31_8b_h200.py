@@ -7,7 +7,7 @@ parameters, moments and gradients of one network, for the optimiser's step.
 Give the weights: --config.model.hf_dir=DIR, which the tokenizer is taken from as well. Without them the shape below serves to
 plan: python -m rlef_jax.plan --config experiments/configs/llama31_8b_h200.py --topology h200:1
 
-The problems are those of the mini contest, worded as the paper words CodeContests, until that data set is here.
+The problems are those of CodeContests, prepared under data/: python -m rlef_jax.datasets prepare code_contests --from DIR.
 """
 
 from experiments.configs import llama31_8b_v5p

@@ -3,32 +3,25 @@
 Give the weights: --config.model.hf_dir=DIR, which the tokenizer is taken from as well. Without them the shape below serves to
 plan: python -m rlef_jax.plan --config experiments/configs/llama31_8b_v5p.py --topology v5p:2x2x4
 
-The problems are those of the mini contest, worded as the paper words CodeContests, until that data set is here.
+The problems are those of CodeContests, prepared under data/: python -m rlef_jax.datasets prepare code_contests --from DIR.
 """
 
-from rlef_jax.config import default
+from experiments.configs import common
 
 
 def get_config(arg=None):
-    config = default()
+    config = common.code_contests()
     config.name = "llama31_8b_v5p"
 
-    config.data.prompt = "code_contests"
     config.tokenizer.layout = "llama3"
     config.model.update(
         vocab_size=128_256, d_model=4096, n_layers=32, n_heads=32, n_kv_heads=8, head_dim=128, d_ff=14_336,
         rope_theta=500_000.0, rope_factor=8.0, tied_embeddings=False, context_length=131_072,
     )  # fmt: skip
-    config.model.dtype = "bfloat16"
-    config.model.remat = True
     config.model.logit_chunk = 1024
 
     config.mesh.update(data=1, fsdp=16, tensor=1)
     config.sampler.slots = 512
     config.batch.rows = 16
     config.batch.lengths = (1024, 2048, 4096, 8192)
-
-    # Sampler and learner round differently in bfloat16.
-    config.ppo.old_logprobs = "learner"
-    config.ppo.max_logprob_gap = 0.5
     return config

@@ -7,24 +7,21 @@ moments and gradients of one network, for the optimiser's step.
 Give the weights: --config.model.hf_dir=DIR, which the tokenizer is taken from as well. Without them the shape below serves to
 plan: python -m rlef_jax.plan --config experiments/configs/llama32_1b_colab.py --topology v5e:1x1
 
-The problems are those of the mini contest, worded as the paper words CodeContests, until that data set is here.
+The problems are those of CodeContests, prepared under data/: python -m rlef_jax.datasets prepare code_contests --from DIR.
 """
 
-from rlef_jax.config import default
+from experiments.configs import common
 
 
 def get_config(arg=None):
-    config = default()
+    config = common.code_contests()
     config.name = "llama32_1b_colab"
 
-    config.data.prompt = "code_contests"
     config.tokenizer.layout = "llama3"
     config.model.update(
         vocab_size=128_256, d_model=2048, n_layers=16, n_heads=32, n_kv_heads=8, head_dim=64, d_ff=8192,
         rope_theta=500_000.0, rope_factor=32.0, tied_embeddings=True, context_length=131_072,
     )  # fmt: skip
-    config.model.dtype = "bfloat16"
-    config.model.remat = True
     config.model.logit_chunk = 256
 
     config.mesh.offload = True
@@ -39,9 +36,6 @@ def get_config(arg=None):
     config.ppo.value_learning_rate = 1e-6
     config.ppo.moments_dtype = "bfloat16"
     config.ppo.warmup_steps = 10
-    # Sampler and learner round differently in bfloat16.
-    config.ppo.old_logprobs = "learner"
-    config.ppo.max_logprob_gap = 0.5
     config.eval.every = 10
     config.checkpoint.every = 10
     return config

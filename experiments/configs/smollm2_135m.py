@@ -3,25 +3,22 @@
 Give the weights: --config.model.hf_dir=DIR, which the tokenizer is taken from as well. Without them the shape below serves to
 plan: python -m rlef_jax.plan --config experiments/configs/smollm2_135m.py
 
-The problems are those of the mini contest, worded as the paper words CodeContests, until that data set is here. The model was
-made for 2,048 tokens, so conversations are short.
+The problems are those of CodeContests, prepared under data/: python -m rlef_jax.datasets prepare code_contests --from DIR.
+The model was made for 2,048 tokens, so conversations are short.
 """
 
-from rlef_jax.config import default
+from experiments.configs import common
 
 
 def get_config(arg=None):
-    config = default()
+    config = common.code_contests()
     config.name = "smollm2_135m"
 
-    config.data.prompt = "code_contests"
     config.tokenizer.layout = "chatml"
     config.model.update(
         vocab_size=49_152, d_model=576, n_layers=30, n_heads=9, n_kv_heads=3, head_dim=64, d_ff=1536,
         rope_theta=100_000.0, tied_embeddings=True, context_length=2048,
     )  # fmt: skip
-    config.model.dtype = "bfloat16"
-    config.model.remat = True
     config.model.logit_chunk = 512
 
     config.episode.update(max_prompt_tokens=704, max_response_tokens=320, max_feedback_tokens=192)
@@ -34,9 +31,6 @@ def get_config(arg=None):
     config.ppo.learning_rate = 2e-6
     config.ppo.value_learning_rate = 2e-6
     config.ppo.warmup_steps = 10
-    # Sampler and learner round differently in bfloat16.
-    config.ppo.old_logprobs = "learner"
-    config.ppo.max_logprob_gap = 0.5
     config.eval.every = 10
     config.checkpoint.every = 10
     return config

@@ -59,7 +59,11 @@ class _Tensor:
 
 
 def load_hf(
-    directory: str | os.PathLike, mesh: Mesh | None = None, dtype=jnp.float32, config: LlamaConfig | None = None
+    directory: str | os.PathLike,
+    mesh: Mesh | None = None,
+    dtype=jnp.float32,
+    config: LlamaConfig | None = None,
+    on_read: Callable[[int], None] = lambda size: None,
 ) -> tuple[LlamaConfig, dict]:
     """The model in a directory as Hugging Face lays it out: config.json and safetensors, in one file or in shards.
 
@@ -69,6 +73,7 @@ def load_hf(
       mesh: what the parameters are laid out on; without one, this process's first device.
       dtype: float32 or bfloat16, of all parameters but the scales of the norms, which stay float32 (as in `compute_params`).
       config: takes the place of what config.json says, whose shape it must have; without one, activations are of `dtype`.
+      on_read: hears of every tensor, once it is on the devices, how many parameters it holds.
 
     Raises:
       FileNotFoundError: when the directory, config.json, or a file of weights is missing.
@@ -83,7 +88,7 @@ def load_hf(
     files = _checked_files(os.fspath(directory), tensors)
     leaves, at = flatten_dict(shapes, sep="/"), flatten_dict(sharding.shardings(shapes, mesh), sep="/")
     of_leaf = {path: [tensor for tensor in tensors if tensor.path == path] for path in leaves}
-    loaded = {path: _load_leaf(leaf, at[path], of_leaf[path], files) for path, leaf in leaves.items()}
+    loaded = {path: _load_leaf(leaf, at[path], of_leaf[path], files, on_read) for path, leaf in leaves.items()}
     return config, unflatten_dict(loaded, sep="/")
 
 
@@ -164,7 +169,7 @@ def _tensors(shapes: dict) -> list[_Tensor]:
     return tensors
 
 
-def _load_leaf(leaf, at: NamedSharding, tensors: list[_Tensor], files: dict[str, str]) -> jax.Array:
+def _load_leaf(leaf, at: NamedSharding, tensors: list[_Tensor], files: dict[str, str], on_read) -> jax.Array:
     """Reads the tensors of one leaf straight into its shards."""
     first = tensors[0]
     axes = at.spec[len(leaf.shape) - len(first.shape) :]
@@ -172,11 +177,14 @@ def _load_leaf(leaf, at: NamedSharding, tensors: list[_Tensor], files: dict[str,
     in_file = place(axes[::-1] if first.transposed else axes)
     zeros, ours, write = _programs(at, place(axes), leaf.dtype, first.transposed)
     if first.layer is None:
-        return ours(_read(files[first.name], first, in_file))
+        loaded = ours(_read(files[first.name], first, in_file))
+        on_read(_size(first))
+        return loaded
     loaded = zeros(leaf.shape)
     for tensor in tensors:
         # Waited for, so that what was read does not pile up in front of the device.
         loaded = write(loaded, np.int32(tensor.layer), ours(_read(files[tensor.name], tensor, in_file))).block_until_ready()
+        on_read(_size(tensor))
     return loaded
 
 

@@ -42,6 +42,9 @@ class Tokenizer(Protocol):
     def decode(self, ids: Iterable[int], keep_special: bool = False) -> str:
         """The text of the ids; special tokens are spelled out or skipped."""
 
+    def texts(self, ids: Iterable[int]) -> list[str]:
+        """What each id adds to the text, special tokens spelled out."""
+
     def id(self, special: str) -> int:
         """The id of a special token."""
 

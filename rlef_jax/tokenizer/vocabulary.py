@@ -1,8 +1,9 @@
 """What all tokenizers here share: the way back from ids to text, the special tokens, and the id that pads."""
 
+import codecs
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 # SentencePiece writes a blank as this character, so a literal one in a text must take the byte pieces instead.
 SPACE_MARK = "\u2581"
@@ -55,15 +56,29 @@ class Vocabulary:
 
     def decode(self, ids: Iterable[int], keep_special: bool = False) -> str:
         """The text of the ids; bytes that are no valid UTF-8, as a model may sample, become replacement characters."""
-        found, at_start = [], self.blank_first
+        return b"".join(self._bytes_of(ids, keep_special)).decode("utf-8", "replace")
+
+    def texts(self, ids: Iterable[int]) -> list[str]:
+        """What each id adds to the text, special tokens spelled out: joined, `decode(ids, keep_special=True)`.
+
+        A character made of several tokens stands at the last of them, and those before it add nothing.
+        """
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        found = [decoder.decode(piece) for piece in self._bytes_of(ids, keep_special=True)]
+        if found:
+            found[-1] += decoder.decode(b"", final=True)
+        return found
+
+    def _bytes_of(self, ids: Iterable[int], keep_special: bool) -> Iterator[bytes]:
+        """The bytes of each id, none where it is a special token to be skipped."""
+        at_start = self.blank_first
         for i in map(int, ids):
             if i in self._special_ids:
-                found += [self._pieces[i]] if keep_special else []
+                yield self._pieces[i] if keep_special else b""
                 continue
             piece = self._pieces.get(i, _UNKNOWN)
-            found.append(piece.removeprefix(b" ") if at_start else piece)
+            yield piece.removeprefix(b" ") if at_start else piece
             at_start = False
-        return b"".join(found).decode("utf-8", "replace")
 
     def id(self, special: str) -> int:
         """The id of a special token.

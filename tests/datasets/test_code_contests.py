@@ -142,8 +142,9 @@ class Recorder:
 
 def test_only_what_is_asked_for_is_read(data_dir, monkeypatch):
     problems = datasets.load("code_contests", "train", data_dir)
-    recorder = Recorder(problems._rows)
-    monkeypatch.setattr(problems, "_rows", recorder)
+    whole = problems._problems
+    recorder = Recorder(whole._rows)
+    monkeypatch.setattr(whole, "_rows", recorder)
     part = problems[2:9][::3]
     assert len(part) == 3 and recorder.read == []
     assert part[1].name == "6_A. Zwölf Boxkämpfer"

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 
 from rlef_jax.datasets.code_contests import records, sources, stored
 from rlef_jax.datasets.code_contests.stored import Entry, Index
+from rlef_jax.terminal import progress
 
 # Problems of each split, as published.
 PUBLISHED = {"train": 13328, "valid": 117, "test": 165}
@@ -93,8 +94,6 @@ def _complain(problem: str, allow_partial: bool) -> None:
 
 def _write_shards(shards: list[_Shard], folder: pathlib.Path) -> dict[_Shard, Index]:
     """Writes the shards that are not finished. The folder is no data set while one is missing."""
-    from tqdm import tqdm
-
     indexes = {shard: shard.index() for shard in shards}
     missing = [shard for shard in shards if indexes[shard] is None]
     stale = set(folder.glob(f"{stored.NAME}-*")) - {path for s in shards for path in (s.path, stored.index_path(s.path))}
@@ -104,7 +103,7 @@ def _write_shards(shards: list[_Shard], folder: pathlib.Path) -> dict[_Shard, In
         path.unlink()
     total = sum(shard.size for shard in shards)
     finished = total - sum(shard.size for shard in missing)
-    with tqdm(total=total, initial=finished, unit="B", unit_scale=True, desc="code_contests", mininterval=1) as bar:
+    with progress(total, "code_contests", "B", finished) as bar:
         for shard in missing:
             bar.set_postfix_str(shard.source.name, refresh=False)
             indexes[shard] = _write_shard(shard, bar)

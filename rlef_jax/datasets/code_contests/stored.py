@@ -7,16 +7,14 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-import numpy as np
-
-from rlef_jax.datasets import rows
+from rlef_jax.datasets import rows, splits
+from rlef_jax.datasets.selection import Selection
 from rlef_jax.types import Problem
 
 NAME = "code_contests"
 VERSION = "1.0.0"
-OPTIONS = ("generated", "exclude")
 COUNTS = ("public_tests", "private_tests", "generated_tests", "solutions", "incorrect_solutions")
 
 
@@ -81,38 +79,35 @@ def info_path(folder: pathlib.Path) -> pathlib.Path:
 
 
 class Problems(Sequence[Problem]):
-    """Problems of a split that are read when they are asked for. A slice is another such sequence, and reads nothing."""
+    """Problems of a split, each read when it is asked for."""
 
-    def __init__(self, rows_source, positions: np.ndarray, generated: bool):
+    def __init__(self, rows_source, generated: bool):
         self._rows = rows_source
-        self._positions = positions
         self._generated = generated
 
     def __len__(self) -> int:
-        return len(self._positions)
+        return len(self._rows)
 
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return Problems(self._rows, self._positions[index], self._generated)
-        return rows.problem(self._rows[int(self._positions[index])], self._generated)
+    def __getitem__(self, place: int) -> Problem:
+        return rows.problem(self._rows[place], self._generated)
 
 
-def load(data_dir: str | os.PathLike, split: str, **options) -> Problems:
+def load(data_dir: str | os.PathLike, split: str, excluded: Collection[str] = (), **options) -> Selection:
     """The problems of a split or of a slice of one. Slices count the problems that are left.
 
     Train is without the problems that have no public or no private tests, as in the paper; valid and test are whole.
 
     Args:
+      excluded: names; all problems that are called so are left out.
       generated: whether generated tests are private tests too, as in the paper (the default): after the others.
-      exclude: a file of names, one a line; all problems that are called so are left out.
 
     Raises:
-      FileNotFoundError: where the data set is not prepared, or the file of names is missing.
+      FileNotFoundError: where the data set is not prepared.
       ValueError: for an unknown split or option, or a slice that is none.
     """
-    unknown = sorted(set(options) - set(OPTIONS))
+    unknown = sorted(set(options) - {"generated"})
     if unknown:
-        raise ValueError(f"{NAME} has no option {unknown[0]!r}: its options are {', '.join(OPTIONS)}")
+        raise ValueError(f"{NAME} has no option {unknown[0]!r}: its options are generated, exclude")
     import tensorflow_datasets as tfds
 
     place = folder(data_dir)
@@ -122,21 +117,10 @@ def load(data_dir: str | os.PathLike, split: str, **options) -> Problems:
             f"run `python -m rlef_jax.datasets prepare {NAME} --from DIR --data_dir {data_dir}`"
         )
     builder = tfds.builder_from_directory(place)
-    base = split.partition("[")[0]
-    if base not in builder.info.splits:
-        raise ValueError(f"{NAME} has no split {base!r}: choose one of {', '.join(builder.info.splits)}")
+    base = splits.base(NAME, split, list(builder.info.splits))
     count = len(builder.info.splits[base].shard_lengths)
     indexes = [Index.read(index_path(place / shard_name(base, number, count))) for number in range(count)]
     entries = [entry for index in indexes for entry in index.entries]
     generated = options.get("generated", True)
-    excluded = _names(options["exclude"]) if options.get("exclude") else set()
-    usable = [base != "train" or entry.usable(generated) for entry in entries]
-    left = [n for n, entry in enumerate(entries) if usable[n] and entry.name not in excluded]
-    sizes = {base: tfds.core.SplitInfo(name=base, shard_lengths=[len(left)], num_bytes=0)}
-    parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(sizes)
-    positions = np.concatenate([np.array(left, np.int64)[part.from_ : part.to] for part in parts])
-    return Problems(builder.as_data_source(split=base), positions, generated)
-
-
-def _names(path: str | os.PathLike) -> set[str]:
-    return set(pathlib.Path(path).expanduser().read_text(encoding="utf-8").split("\n"))
+    is_left = [entry.name not in excluded and (base != "train" or entry.usable(generated)) for entry in entries]
+    return Selection(Problems(builder.as_data_source(split=base), generated), splits.places(split, is_left))

@@ -11,6 +11,7 @@ from absl import logging
 
 from rlef_jax.datasets.mini_contest import problems
 from rlef_jax.datasets.mini_contest.families import LEVELS
+from rlef_jax.terminal import progress
 
 SECONDS = 2
 MEMORY_BYTES = 256 * 2**20
@@ -82,9 +83,11 @@ class MiniContest(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
         config = self.builder_config
-        for index in range(getattr(config, split)):
-            problem = problems.draw_problem(config.seed, split, index, config.level, config.example)
-            yield index, record(problem, f"mini_contest/{split}/{index}")
+        with progress(getattr(config, split), f"mini contest, {split}", "problem", part=True) as bar:
+            for index in range(bar.total):
+                problem = problems.draw_problem(config.seed, split, index, config.level, config.example)
+                yield index, record(problem, f"mini_contest/{split}/{index}")
+                bar.update()
 
 
 def record(problem: problems.MiniProblem, name: str) -> dict:

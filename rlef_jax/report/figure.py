@@ -1,9 +1,4 @@
-"""What remains of a run: episodes as JSON lines, the figure, and the table at the end."""
-
-import gzip
-import json
-import os
-from collections.abc import Iterable
+"""The figure and the table at the end of a run."""
 
 import matplotlib
 
@@ -11,41 +6,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from rich.console import Console
 from rich.table import Table
-
-from rlef_jax.types import Episode
-
-
-def write_episodes(path: str, episodes: Iterable[Episode]) -> None:
-    """One JSON object a line, gzipped: the conversation, its verdicts, and every token with its mask and log-prob."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with gzip.open(path + ".part", "wt", compresslevel=3) as file:
-        file.writelines(json.dumps(_record(episode)) + "\n" for episode in episodes)
-    os.replace(path + ".part", path)
-
-
-def _record(episode: Episode) -> dict:
-    stream = episode.stream
-    return {
-        "id": episode.id,
-        "problem": episode.problem.name,
-        "statement": episode.problem.statement,
-        "passed": episode.passed,
-        "passed_public": episode.passed_public,
-        "turns": [
-            {
-                "start": turn.start,
-                "stop": turn.stop,
-                "response": turn.response,
-                "program": turn.program,
-                "verdict": turn.result.verdict.value if turn.result else None,
-                "feedback": turn.feedback,
-            }
-            for turn in episode.turns
-        ],
-        "tokens": stream.tokens_T.tolist(),
-        "is_action": stream.is_action_T.astype(int).tolist(),
-        "logprobs": [round(float(x), 6) for x in stream.logprobs_T],
-    }
 
 
 def figure(path: str, lines: list[dict], before: dict, after: dict) -> None:

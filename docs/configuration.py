@@ -1,0 +1,74 @@
+"""Writes docs/configuration.md, the reference of all settings, from rlef_jax/config.py itself: python docs/configuration.py
+
+What a field is for is its comment there: in the lines above it, and at the end of its own.
+"""
+
+import ast
+import inspect
+import io
+import os
+import pathlib
+import re
+import sys
+import textwrap
+import tokenize
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+
+from rlef_jax import config as configs
+
+HEAD = """\
+# Settings
+
+Every field of a configuration, with its default. `docs/configuration.py` writes this page from the comments in
+[`rlef_jax/config.py`](../rlef_jax/config.py): change those, and run `make docs`.
+
+A configuration file is Python with a function `get_config(arg=None)` that starts from `rlef_jax.config.default()` and returns
+what it has changed; those of the project are in [`experiments/configs/`](../experiments/configs). On the command line a field is
+`--config.ppo.clip=0.1`, and a tuple `--config.batch.lengths="(512, 1024)"`. A field that does not exist, a value of another type,
+out of range, or at odds with another field is refused in one sentence before anything is compiled.
+
+**[paper]** marks what arXiv 2410.02089 states, **[open]** what it leaves open and this project has chosen.
+"""
+TABLE = ["| field | default | type | what it is |", "|---|---|---|---|"]
+
+
+def described(function) -> dict[str, str]:
+    """{field: its comment} of a function that sets fields one by one, in its order."""
+    source = textwrap.dedent(inspect.getsource(function))
+    lines, found = source.splitlines(), {}
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute):
+            first = node.lineno  # counted from 1
+            while lines[first - 2].lstrip().startswith("#"):
+                first -= 1
+            found[node.targets[0].attr] = " ".join(comments[n] for n in range(first, node.end_lineno + 1) if n in comments)
+    return found
+
+
+def row(path: str, value, comment: str) -> str:
+    """A line of the table: `path`, its default, its type, and what it is for."""
+    kind = f"tuple of {type(value[0]).__name__}" if isinstance(value, tuple) else type(value).__name__
+    default = '""' if value == "" else value
+    choices = ", ".join(f"`{choice}`" for choice in configs.CHOICES.get(path, ()))
+    marked = re.sub(r"\[(paper|open)[^\]]*\]", r"**\g<0>**", comment.removesuffix(".").replace("<", "&lt;"))
+    said = ". ".join(part for part in (marked, choices and f"One of {choices}") if part)
+    return f"| `{path}` | `{default}` | {kind} | {said} |"
+
+
+def page() -> str:
+    """The whole reference, in Markdown: the fields of the run itself, then a section for each group of fields."""
+    defaults, top = dict(configs.leaves(configs.default())), described(configs.default)
+    lines = [HEAD, "## The run", "", *TABLE, *(row(name, defaults[name], top[name]) for name in top if name in defaults)]
+    for group in top:
+        if group not in defaults:
+            function = getattr(configs, f"_{group}")
+            rows = (row(f"{group}.{name}", defaults[f"{group}.{name}"], said) for name, said in described(function).items())
+            lines += ["", f"## {group}", "", inspect.getdoc(function), "", *TABLE, *rows]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    pathlib.Path(__file__).with_suffix(".md").write_text(page())

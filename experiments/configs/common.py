@@ -1,0 +1,18 @@
+"""What configurations of pretrained models share: no configuration by itself."""
+
+from rlef_jax.config import default
+
+
+def code_contests():
+    """The paper's settings on CodeContests, for a model in bfloat16 whose blocks are recomputed in the backward pass."""
+    config = default()
+    config.data.name = config.data.prompt = "code_contests"
+    config.data.comparison = "codecontests"
+    config.data.dir = "data"  # where `python -m rlef_jax.datasets prepare code_contests --from DIR` writes
+
+    config.model.dtype = "bfloat16"
+    config.model.remat = True
+    # Sampler and learner round differently in bfloat16.
+    config.ppo.old_logprobs = "learner"
+    config.ppo.max_logprob_gap = 0.5
+    return config

@@ -1,0 +1,93 @@
+"""A data set of one's own: a folder with `train.jsonl`, `valid.jsonl` and `test.jsonl`, a problem on each line.
+
+    {"name": "sum", "statement": "Read two numbers and print their sum.",
+     "public_tests": [{"input": "1 2\\n", "expected": "3\\n"}], "private_tests": [{"input": "5 6\\n", "expected": "11\\n"}],
+     "solutions": ["print(sum(map(int, input().split())))"], "incorrect_solutions": [], "tags": [], "example": ""}
+
+All but the first four may be left out. Tests are those of `executor.testfile`, and what stands beside them there may stand here:
+`limits`, a `checker` instead of `data.comparison`, or `entry_point`, `tolerance` and `setup` for tests of functions.
+"""
+
+import json
+import os
+import re
+
+from executor import Checker
+from executor.testfile import read_tests
+from rlef_jax.types import Problem
+
+SPLITS = ("train", "valid", "test")
+
+_TEXTS = ("name", "statement", "example")
+_LISTS = ("solutions", "incorrect_solutions", "tags")
+_BESIDE_TESTS = ("limits", "checker", "entry_point", "tolerance", "setup")
+_NEEDED = ("name", "statement", "public_tests", "private_tests")
+_FIELDS = (*_NEEDED, "example", *_LISTS, *_BESIDE_TESTS)
+
+
+def load(directory: str | os.PathLike, split: str) -> list[Problem]:
+    """The problems of `directory`/`split`.jsonl, in their order; empty lines are skipped.
+
+    Raises FileNotFoundError where there is no such file, and ValueError, naming file, line and field, for what is no problem.
+    """
+    path = os.path.join(directory, f"{split}.jsonl")
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"there is no {path}: json_lines needs train.jsonl, valid.jsonl and test.jsonl in data.dir")
+    lines, problems = {}, []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                problem = parse(line)
+                if problem.name in lines:
+                    raise ValueError(f"name: {problem.name!r} is that of line {lines[problem.name]} already")
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from error
+            lines[problem.name] = number
+            problems.append(problem)
+    return problems
+
+
+def parse(line: str) -> Problem:
+    """The problem that a line describes. Raises ValueError, naming the field that is wrong."""
+    try:
+        given = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}") from None
+    if not isinstance(given, dict):
+        raise ValueError("not an object with the fields of a problem")
+    for name in given:
+        if name not in _FIELDS:
+            raise ValueError(f"{name}: unknown field; the fields are {', '.join(_FIELDS)}")
+    for name in _NEEDED:
+        if not given.get(name):
+            raise ValueError(f"{name}: {'empty' if name in given else 'missing'}")
+    for name in _TEXTS:
+        if not isinstance(given.get(name, ""), str):
+            raise ValueError(f"{name}: must be a string")
+    for name in _LISTS:
+        texts = given.get(name, [])
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"{name}: must be a list of strings")
+    public_tests, limits, comparison = _tests(given, "public_tests")
+    private_tests, _, _ = _tests(given, "private_tests")
+    return Problem(
+        name=given["name"],
+        statement=given["statement"],
+        public_tests=public_tests,
+        private_tests=private_tests,
+        limits=limits,
+        checker=comparison if isinstance(comparison, Checker) else None,
+        example=given.get("example", ""),
+        **{name: tuple(given.get(name, ())) for name in _LISTS},
+    )
+
+
+def _tests(given: dict, name: str):
+    """(tests, limits, comparison) of the public or the private tests."""
+    beside = {each: given[each] for each in _BESIDE_TESTS if each in given}
+    try:
+        return read_tests(json.dumps({"tests": given[name], **beside}))
+    except ValueError as error:
+        raise ValueError(re.sub(r"\btests(?=[\[:])", name, str(error))) from None

@@ -1,0 +1,87 @@
+"""Ctrl-C, and the SIGTERM that clusters send: the first one asks a program to stop, a second one ends it at once.
+
+For training, the handler only sets a flag, which the run looks at wherever it can stop: an exception raised in the middle of
+anything could be lost in a destructor, or tear a step apart that is to be finished. Where every piece of work is on disk as soon
+as it is done, there is nothing to finish, and the handler raises.
+"""
+
+import contextlib
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_received: int | None = None  # the first signal
+_awaited = "what is under way"
+
+
+class Interrupted(BaseException):
+    """The program was asked to stop, and does so where nothing is lost. Like KeyboardInterrupt it is no `Exception`."""
+
+    def __init__(self, signum: int):
+        super().__init__(f"interrupted by {signal.Signals(signum).name}")
+        self.signum = signum
+
+
+@contextlib.contextmanager
+def listening(raises: bool = False) -> Iterator[None]:
+    """Around a whole command: the first signal is a request, for `check` to find, or raised wherever the program is.
+
+    A command that stops says how to go on, and exits with the status that tells of the signal: 130 for Ctrl-C, 143 for SIGTERM.
+    To be used in the main thread, by commands only: a library leaves signals alone.
+    """
+
+    def hear(signum: int, _frame) -> None:
+        global _received
+        # To the file descriptor: the signal may have come in the middle of a print.
+        if _received is not None:
+            os.write(2, b"\nended at once; the same command goes on from what is on disk\n")
+            os._exit(128 + signum)
+        _received = signum
+        name = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
+        after = "" if raises else f" after {_awaited}"
+        os.write(2, f"\n{name}: stopping{after}; a second one ends at once\n".encode())
+        if raises:
+            check()
+
+    for signum in _SIGNALS:
+        signal.signal(signum, hear)
+    try:
+        yield
+    except Interrupted as stop:
+        print(f"stopped; to go on: {shlex.join(sys.orig_argv)}", file=sys.stderr)
+        sys.exit(128 + stop.signum)
+
+
+def requested() -> bool:
+    """Whether somebody has asked the program to stop."""
+    return _received is not None
+
+
+def check() -> None:
+    """Raises Interrupted if somebody has asked the program to stop; to be called where nothing would be lost."""
+    if _received is not None:
+        raise Interrupted(_received)
+
+
+def then_check(report: Callable[[int], None]) -> Callable[[int], None]:
+    """A callback of progress, such as a bar's `update`, that stops what calls it once somebody has asked for that."""
+
+    def both(n: int) -> None:
+        report(n)
+        check()
+
+    return both
+
+
+@contextlib.contextmanager
+def awaiting(what: str) -> Iterator[None]:
+    """Names what a request will wait for, within the block."""
+    global _awaited
+    before, _awaited = _awaited, what
+    try:
+        yield
+    finally:
+        _awaited = before
