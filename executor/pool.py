@@ -48,8 +48,8 @@ class Pool:
         max_pending: int = 1 << 14,
         without: Collection[str] = (),
     ) -> None:
-        count = len(os.sched_getaffinity(0)) if workers is None else workers
-        self._layers = _check_arguments(count, isolation, packages, max_pending, without)
+        self.workers = len(os.sched_getaffinity(0)) if workers is None else workers
+        self._layers = _check_arguments(self.workers, isolation, packages, max_pending, without)
         self._packages = [os.path.realpath(path) for path in packages]
         self._cache: Cache[Outcome | str] = Cache(cache_size)
         self._jobs: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
@@ -59,7 +59,7 @@ class Pool:
         self._root = tempfile.mkdtemp(prefix="executor-")
         os.chmod(self._root, 0o711)
         compile_worker()
-        self._slots = [_Slot(self) for _ in range(count)]
+        self._slots = [_Slot(self) for _ in range(self.workers)]
         try:
             self.isolation: Isolation = [slot.started.result() for slot in self._slots][0]
             require(self.isolation, isolation)

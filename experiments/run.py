@@ -29,7 +29,7 @@ def main(_) -> None:
         from rlef_jax.train import train
 
         train(_CONFIG.value, _WORKDIR.value or os.path.join("runs", _CONFIG.value.name))
-    except (ValueError, FileNotFoundError, executor.IsolationError) as error:
+    except (ValueError, FileNotFoundError, executor.IsolationError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -22,7 +22,7 @@ import jax
 from absl import app, flags, logging
 from rich.table import Table
 
-from rlef_jax import build, command, llama, plan_costs, plan_devices, sampler
+from rlef_jax import build, command, interrupt, llama, plan_costs, plan_devices, sampler
 from rlef_jax import config as configs
 from rlef_jax.llama import LlamaConfig
 from rlef_jax.plan_costs import Work, bytes_on_chip
@@ -247,7 +247,8 @@ if __name__ == "__main__":
     _TOPOLOGY = flags.DEFINE_string("topology", "", "a TPU slice, such as v5p:4x4x4; empty: this machine's devices")
     _ALL = flags.DEFINE_bool("all_lengths", False, "every one of batch.lengths, not only the longest")
     _JSON = flags.DEFINE_string("json", "", "a file to write the plan to, as JSON")
-    app.run(
-        lambda _: main(_CONFIG.value, _TOPOLOGY.value, _ALL.value, _JSON.value),
-        flags_parser=functools.partial(command.parse, _CONFIG),
-    )
+    with interrupt.listening(raises=True):
+        app.run(
+            lambda _: main(_CONFIG.value, _TOPOLOGY.value, _ALL.value, _JSON.value),
+            flags_parser=functools.partial(command.parse, _CONFIG),
+        )

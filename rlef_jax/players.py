@@ -19,7 +19,7 @@ from rlef_jax.environment import Environment
 from rlef_jax.llama import LlamaConfig
 from rlef_jax.replay import Replay
 from rlef_jax.rollout import Collector
-from rlef_jax.terminal import compiling
+from rlef_jax.terminal import compiling, progress
 from rlef_jax.tokenizer import Tokenizer
 from rlef_jax.types import Episode, Problem
 
@@ -115,4 +115,6 @@ def _of_hugging_face(config, path: str) -> Llama:
     tokenizer = tokenizers.open(config.tokenizer.path or path)
     model = build.model(config, tokenizer.vocab_size)
     mesh = build.mesh(config, model)
-    return Llama(model, mesh, llama.load_hf(path, mesh, model.compute_dtype)[1], tokenizer)
+    with progress(model.n_params, "weights", "parameter") as bar:
+        params = llama.load_hf(path, mesh, model.compute_dtype, on_read=bar.update)[1]
+    return Llama(model, mesh, params, tokenizer)

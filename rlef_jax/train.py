@@ -131,6 +131,7 @@ def warm_start(run: Run, problems: list[Problem]) -> dict:
         with said, progress(s.steps, "warm start (SFT)", "step", done) as bar:
             for step in range(done, s.steps):
                 state, metrics = learner.step(state, *sft.step_batch(pools, config, step))
+                check_finite(metrics, f"step {step} of the warm start")
                 run.metrics.write("sft", step, **metrics)
                 bar.set_postfix(loss=f"{metrics['loss']:.3f}", refresh=False)
                 bar.update()
@@ -278,16 +279,27 @@ def rlef_update(run: Run, ppo: Ppo, state, reference, problems, key, update: int
     if kept:
         path = run.path("episodes", f"rlef_{update:06d}.jsonl.gz")
         report.write_episodes(path, episodes, run.environment.tokenizer, learnt)
+    check_finite(metrics, f"update {update}")
     check_first_step(config, metrics, update)
     metrics |= diagnostics.of_collection(episodes, stats, config.episode.turn_limit)
     metrics |= diagnostics.reward_parts(metrics)
-    metrics["workers"] = config.executor.workers or len(os.sched_getaffinity(0))  # as executor.Pool has it
+    metrics["workers"] = run.environment.pool.workers
     metrics["seconds_learn"] = round(time.perf_counter() - began, 3)
     return state, metrics
 
 
 def keeps_episodes(config, update: int) -> bool:
     return config.episodes_every > 0 and update % config.episodes_every == 0
+
+
+def check_finite(metrics: dict, where: str) -> None:
+    """Stops a run whose weights hold no numbers any more, before they are kept."""
+    for name, value in metrics.items():
+        if not np.isfinite(value):
+            raise FloatingPointError(
+                f"{where}: {name} is {value}, and the weights are broken; they are not kept. "
+                "Lower the learning rate, in another --workdir"
+            )
 
 
 def check_first_step(config, metrics: dict, update: int) -> None:

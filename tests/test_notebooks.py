@@ -99,9 +99,12 @@ def test_what_is_committed_is_whole(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_what_is_committed_names_no_machine_and_no_warning(path):
-    content = json.dumps(json.loads(path.read_text()))
-    assert not re.search(r"(?<![\w.:/])/(work|tmp|root|home|usr|opt|var|mnt|content)\b", content)
-    assert not re.search("warning", text_of(read(path)), re.IGNORECASE)
+    notebook = read(path)
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            output.get("data", {}).pop("image/png", None)
+    assert not re.search(r"(?<![\w.:/])/(work|tmp|root|home|usr|opt|var|mnt|content)\b", json.dumps(notebook))
+    assert not re.search("warning", text_of(notebook), re.IGNORECASE)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -165,7 +168,8 @@ def test_colab_clones_and_keeps_its_own_jax(colab, tmp_path):
 
 def test_colab_clones_once(colab, tmp_path):
     (tmp_path / "rlef").mkdir()
-    assert colab("") == []
+    (install,) = colab("")
+    assert install[1:4] == ["-m", "pip", "install"]
 
 
 def test_colab_without_an_address(colab):

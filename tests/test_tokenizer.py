@@ -155,7 +155,7 @@ def test_errors_name_what_is_wrong(tmp_path):
     (tmp_path / "junk.model").write_bytes(b"junk")
     with pytest.raises(ValueError, match="junk.model is not a SentencePiece model"):
         tokenizer.SentencePieceTokenizer(tmp_path / "junk.model")
-    with pytest.raises(ValueError, match="vocab_size 100"):
+    with pytest.raises(ValueError, match="tokenizer.vocab_size is 100, which does not suit the texts: Vocabulary size is smaller"):
         tokenizer.train_sentencepiece(["some text"], tmp_path / "m.model", vocab_size=100)
     with pytest.raises(ValueError, match="must hold <pad>"):
         tokenizer.train_sentencepiece(["some text"], tmp_path / "m.model", special_tokens=("<s>",))

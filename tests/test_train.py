@@ -186,3 +186,10 @@ def test_ablations_run_from_the_command_line(tmp_path, cache, changes):
     assert len(updates) == 2 and abs(updates[0]["first_ratio"] - 1) < 1e-4 and abs(updates[0]["kl_to_reference"]) < 1e-6
     assert updates[-1]["turns"] <= changes.get("episode.turn_limit", 3)
     assert sum(summary_of(tmp_path / "run")["recompilations"].values()) == 0
+
+
+def test_a_run_whose_numbers_break_stops_before_it_keeps_them(tmp_path, cache):
+    workdir = tmp_path / "broken"
+    status, said = run(workdir, cache, **{"ppo.learning_rate": 1e30, "sft.steps": 5, "checkpoint.every": 1})
+    assert status == 1 and "\nerror: update 0: " in said and " is nan, and the weights are broken" in said, said
+    assert not lines(workdir, "rlef") and not list((workdir / "checkpoints" / "rlef").glob("[0-9]*"))

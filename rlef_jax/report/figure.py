@@ -11,7 +11,7 @@ from rich.table import Table
 def figure(path: str, lines: list[dict], before: dict, after: dict) -> None:
     """Training curves and the held-out solve rates before and after, one PNG.
 
-    `lines` are the metrics of the updates; `before` and `after` map a temperature to the figures of `evaluate.summarize`.
+    `lines` are the metrics of the updates; `before` and `after` map a temperature to the figures of `solve_rates.summarize`.
     """
     plots, (curve, bars) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     steps = [line["step"] for line in lines]

@@ -21,7 +21,7 @@ _SIGNS = {"-": "red", "+": "green", "…": "dim", " ": ""}
 
 
 def show(run: str, filter: str = "", episode: str = "", limit: int = 5, console: Console | None = None) -> None:
-    """Prints the counts of a run's episodes, and conversations: the one called `episode` ('rlef_000010/1923'), or the first few.
+    """Prints the counts of a run's episodes, and conversations: the one called `episode` ('rlef_000010/1923'), or a few of the latest.
 
     Args:
       filter: only episodes of a kind that begins so: 'repaired', 'timed out', ...; see `episodes.kinds`.
@@ -35,14 +35,15 @@ def show(run: str, filter: str = "", episode: str = "", limit: int = 5, console:
     if episode:
         console.print(_conversation(*_named(run, episode)))
         return
-    counts = {}
+    files, counts = episodes.files(run), {}
     for name, record in episodes.of_run(run):
         counts.setdefault(name, Counter()).update(["episodes", *episodes.kinds(record)])
     kinds = sorted({kind for counter in counts.values() for kind in counter} - {"episodes"})
     if not any(kind.startswith(filter) for kind in kinds):
         raise ValueError(f"{run} has no episodes of kind {filter!r}: there are {', '.join(kinds)}")
     console.print(_summary(counts, kinds))
-    chosen = (pair for pair in episodes.of_run(run) if any(kind.startswith(filter) for kind in episodes.kinds(pair[1])))
+    latest = ((episodes.name_of(path), record) for path in files[::-1] for record in episodes.read_episodes(path))
+    chosen = (pair for pair in latest if any(kind.startswith(filter) for kind in episodes.kinds(pair[1])))
     for name, record in itertools.islice(chosen, limit):
         console.print(_conversation(name, record))
 

@@ -128,7 +128,8 @@ def train_sentencepiece(
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise ValueError(f"cannot train a tokenizer with vocab_size {vocab_size}: {error}") from error
+        reason = str(error).rpartition("] ")[2]  # after the place in SentencePiece's source
+        raise ValueError(f"tokenizer.vocab_size is {vocab_size}, which does not suit the texts: {reason}") from error
     path = os.fspath(model_path)
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     # Renamed when complete, so that a killed run leaves no half-written model behind.
