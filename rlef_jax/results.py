@@ -1,13 +1,9 @@
-"""The table of an evaluation on disk: JSON lines, one for each rollout, in the order in which they ended.
-
-A line is there whole or not at all: what a kill cut short is dropped by whoever reads the file next.
-"""
+"""The table of an evaluation on disk (`table`), a line for each rollout, in the order in which they ended."""
 
 import dataclasses
-import json
 import os
-from collections.abc import Callable
 
+from rlef_jax import table
 from rlef_jax.estimators import Outcome, Response
 
 
@@ -17,9 +13,7 @@ def path(directory: str, temperature: float, what: str = "results") -> str:
 
 
 def append(file, id: int, **fields) -> None:
-    """One JSON line, on disk when this returns."""
-    file.write(json.dumps({"id": id, **fields}) + "\n")
-    file.flush()
+    table.append(file, {"id": id, **fields})
 
 
 def append_outcome(file, id: int, outcome: Outcome) -> None:
@@ -33,7 +27,7 @@ def read_outcomes(path: str) -> dict[int, Outcome]:
     def outcome(entry: dict) -> Outcome:
         return Outcome(entry["problem"], tuple(Response(**response) for response in entry["responses"]), entry["passed"])
 
-    return _read(path, outcome)
+    return table.read(path, "id", outcome)
 
 
 def read_outputs(path: str) -> dict[int, str]:
@@ -41,22 +35,4 @@ def read_outputs(path: str) -> dict[int, str]:
 
     Raises ValueError, naming file and line, for a line that is whole and no record.
     """
-    return _read(path, lambda entry: entry["outputs"])
-
-
-def _read(path: str, value: Callable) -> dict:
-    found, whole = {}, 0
-    if not os.path.exists(path):
-        return found
-    with open(path, "rb+") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                file.truncate(whole)
-                break
-            whole += len(line)
-            try:
-                entry = json.loads(line)
-                found[entry["id"]] = value(entry)
-            except (ValueError, TypeError, KeyError) as error:
-                raise ValueError(f"{path}, line {number}, is damaged ({error!r}): delete that line") from error
-    return found
+    return table.read(path, "id", lambda entry: entry["outputs"])

@@ -21,10 +21,10 @@ LAYERS = [
     {"sampler", "ppo", "trajectories", "episode", "estimators", "clustering", "plan_costs"},
     {"llama", "prompts", "tokenizer", "datasets"},
     {"weights"},
-    {"sharding", "config", "config_checks", "types", "command", "plan_devices", "terminal", "interrupt"},
+    {"sharding", "config", "config_checks", "types", "command", "plan_devices", "terminal", "interrupt", "table"},
 ]  # fmt: skip
 NO_JAX = {"episode", "prompts", "environment", "datasets", "tokenizer", "types", "trajectories", "config", "config_checks"}
-NO_JAX |= {"solve_rates", "results", "clustering", "estimators", "report", "replay", "diagnostics"}
+NO_JAX |= {"solve_rates", "results", "clustering", "estimators", "report", "replay", "diagnostics", "table"}
 FORBIDDEN = {"jax", "jaxlib", "flax", "optax", "orbax"}
 
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import executor
-from rlef_jax import datasets
+from rlef_jax import datasets, table
 from rlef_jax.datasets import faults
 from rlef_jax.datasets.faults import FAULTS, Judge, SandboxFailure
 from rlef_jax.terminal import progress
@@ -86,24 +86,8 @@ def claim(settings: dict, out: str | os.PathLike) -> None:
 
 
 def judged(out: str | os.PathLike) -> dict[int, dict]:
-    """{place: line} of problems.jsonl, by place; a last line that a kill cut short is dropped from the file.
-
-    Raises ValueError, naming file and line, for a line that is whole and none of ours.
-    """
-    path, found, whole = pathlib.Path(out, "problems.jsonl"), {}, 0
-    if path.exists():
-        with open(path, "rb+") as file:
-            for number, text in enumerate(file, start=1):
-                if not text.endswith(b"\n"):
-                    file.truncate(whole)
-                    break
-                whole += len(text)
-                try:
-                    line = json.loads(text)
-                    found[line["place"]] = line
-                except (ValueError, TypeError, KeyError) as error:
-                    raise ValueError(f"{path}, line {number}, is damaged ({error}): delete that line") from error
-    return dict(sorted(found.items()))
+    """{place: line} of problems.jsonl, by place. Raises ValueError for a line that is none of ours."""
+    return dict(sorted(table.read(pathlib.Path(out, "problems.jsonl"), "place").items()))
 
 
 def run(
@@ -123,9 +107,7 @@ def run(
             for future in wait(under_way, return_when=FIRST_COMPLETED).done:
                 place, name = under_way.pop(future)
                 try:
-                    line = {"place": place, "name": name, **future.result()}
-                    file.write(json.dumps(line) + "\n")
-                    file.flush()
+                    table.append(file, {"place": place, "name": name, **future.result()})
                 except SandboxFailure as error:
                     failed[name] = str(error)
                 bar.update()

@@ -16,7 +16,8 @@ def main() -> None:
     kind.add_argument("--terminal", action="store_true", help="episodes of one run, in the terminal")
     parser.add_argument("--filter", default="", help="with --terminal: only episodes of a kind that begins so, such as repaired")
     parser.add_argument("--episode", default="", metavar="NAME/ID", help="with --terminal: this one, such as rlef_000010/1923")
-    parser.add_argument("--limit", type=int, default=5, help="with --terminal: how many conversations, the latest first; 0: only their counts")
+    limited = "with --terminal: how many conversations, the latest first; 0: only their counts"
+    parser.add_argument("--limit", type=int, default=5, help=limited)
     options = parser.parse_args()
     if (options.episodes or options.terminal) and len(options.runs) > 1:
         parser.error("--episodes and --terminal show one run")

@@ -395,7 +395,7 @@ def test_what_cannot_be_done_is_told_in_a_line(data_dir, tmp_path):
     assert "out was made with split train[:1], not train[:2]: choose another --out, or delete it to start anew" in same
     assert "made with programs 5, not 6" in told("code_contests:train[:1]", "--solutions", "6", *here)
     (tmp_path / "out" / "problems.jsonl").write_text('{"place": 0}\n{"name": "p"}\n')
-    assert "problems.jsonl, line 2, is damaged ('place'): delete that line" in told("code_contests:train[:1]", *here)
+    assert "problems.jsonl, line 2, is damaged (KeyError('place')): delete that line" in told("code_contests:train[:1]", *here)
 
 
 # ---- exclude, and the linter, on the other data sets -----------------------------------------------------------------
