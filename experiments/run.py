@@ -1,6 +1,8 @@
 """Trains and evaluates: python experiments/run.py --config FILE [--workdir DIR] [--dry_run] [--config.path.to.field=VALUE ...]
 
 Run again with the same workdir to go on where it stopped. With --dry_run it tells what it would do, and what it would need.
+On several hosts start it on each, with --distributed where they find each other (TPU slices, SLURM), else with --coordinator
+HOST:PORT, --num_processes and --process_id; the workdir lies where all of them see it.
 """
 
 import functools
@@ -16,12 +18,21 @@ from rlef_jax import command, interrupt
 
 _CONFIG = command.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", "", "where the run keeps everything; default: runs/<config name>")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "one of several hosts, which a TPU slice or SLURM tells of")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "one of several hosts: where the first listens, HOST:PORT")
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "one of several hosts: how many processes there are", lower_bound=1)
+_PROCESS = flags.DEFINE_integer("process_id", None, "one of several hosts: which process this is, from 0", lower_bound=0)
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "only tell sizes, memory, batches and a sample prompt")
 
 
 def main(_) -> None:
     logging.set_verbosity(logging.WARNING)
     try:
+        found_by = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        if _DISTRIBUTED.value or found_by != (None, None, None):
+            from rlef_jax import hosts
+
+            hosts.connect(*found_by)
         if _DRY_RUN.value:
             from rlef_jax.dry_run import dry_run
 

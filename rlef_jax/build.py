@@ -9,7 +9,7 @@ import jax
 
 import executor
 from rlef_jax import config as configs
-from rlef_jax import datasets, interrupt, llama, sharding
+from rlef_jax import datasets, hosts, interrupt, llama, sharding
 from rlef_jax import tokenizer as tokenizers
 from rlef_jax.datasets import demonstrations
 from rlef_jax.llama import LlamaConfig, attention, hf_config
@@ -50,11 +50,12 @@ def problems(config, split: str, workdir: str) -> Sequence[Problem]:
     return datasets.load(d.name, split, folder, exclude=d.exclude, **options.get(d.name, {}))
 
 
-def pool(config) -> executor.Pool:
-    """The processes that run programs."""
+def pool(config) -> executor.Pool | hosts.SharedPool:
+    """The processes that run programs; on several hosts, each runs a share of them."""
     e = config.executor
     packages = [folder.strip() for folder in e.packages.split(",") if folder.strip()]
-    return executor.Pool(e.workers or None, isolation=e.isolation, packages=packages)
+    here = executor.Pool(e.workers or None, isolation=e.isolation, packages=packages)
+    return here if jax.process_count() == 1 else hosts.SharedPool(here)
 
 
 def tokenizer(config, workdir: str, problems: Sequence[Problem]) -> Tokenizer:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _received: int | None = None  # the first signal
 _awaited = "what is under way"
+_agreed: Callable[[int | None], int | None] = lambda received: received  # the signal that all processes go by
 
 
 class Interrupted(BaseException):
@@ -55,15 +56,24 @@ def listening(raises: bool = False) -> Iterator[None]:
         sys.exit(128 + stop.signum)
 
 
+def agree(how: Callable[[int | None], int | None]) -> None:
+    """For a program of several processes: `how` makes of the signal that each has received, or None, what they all go by.
+
+    From then on all of them call `requested` and `check` at the same places.
+    """
+    global _agreed
+    _agreed = how
+
+
 def requested() -> bool:
     """Whether somebody has asked the program to stop."""
-    return _received is not None
+    return _agreed(_received) is not None
 
 
 def check() -> None:
     """Raises Interrupted if somebody has asked the program to stop; to be called where nothing would be lost."""
-    if _received is not None:
-        raise Interrupted(_received)
+    if (signum := _agreed(_received)) is not None:
+        raise Interrupted(signum)
 
 
 def then_check(report: Callable[[int], None]) -> Callable[[int], None]:

@@ -140,9 +140,9 @@ class Learner:
         """A state that starts from these parameters, which it copies, with a fresh optimiser."""
         networks = {}
         for name, programs in self._programs.items():
-            network = programs.init(jax.device_put(params[name], jax.tree.map(lambda leaf: leaf.sharding, programs.state[0])))
+            network = programs.init(sharding.put(params[name], jax.tree.map(lambda leaf: leaf.sharding, programs.state[0])))
             networks[name] = self._to_rest(network, name) if self._offload else network
-        return _train_state(networks, jax.device_put(np.zeros((), np.int32), self.abstract.step.sharding))
+        return _train_state(networks, sharding.put(np.zeros((), np.int32), self.abstract.step.sharding))
 
     def _to_rest(self, network: tuple, name: str) -> tuple:
         """(params, opt_state) of a network where they rest; the originals are given up."""
@@ -159,7 +159,7 @@ class Learner:
             read, total = programs.read(state.params[name]), programs.zeros()
             own = {array: arrays[array] for array in self._networks[name].arrays}
             for _, piece in trajectories.microbatches(own, lengths_B, self._rows, self._lengths):
-                total = programs.accumulate(read, total, jax.device_put(piece, self._by_row))
+                total = programs.accumulate(read, total, sharding.put(piece, self._by_row))
             grads, sums = total
             del read  # before the moments come, or the copy of the next network
             network = state.params[name], state.opt_state[name]
@@ -182,7 +182,7 @@ class Learner:
             read = programs.read(state.params[name])
             for length in self._lengths:
                 empty = {array: np.zeros(leaf.shape, leaf.dtype) for array, leaf in programs.piece(length).items()}
-                jax.block_until_ready(programs.accumulate(read, programs.zeros(), jax.device_put(empty, self._by_row)))
+                jax.block_until_ready(programs.accumulate(read, programs.zeros(), sharding.put(empty, self._by_row)))
             programs.apply = programs.jitted_apply.lower(*programs.state, programs.state[0]).compile()
 
     def programs(self, length: int) -> dict[str, tuple]:

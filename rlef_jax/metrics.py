@@ -7,19 +7,24 @@ import os
 import jax
 from tensorboardX import SummaryWriter
 
+from rlef_jax import hosts
+
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
 
 class Metrics:
-    """Appends one JSON object a line to `<workdir>/metrics.jsonl`, and the numbers in it to TensorBoard."""
+    """Appends one JSON object a line to `<workdir>/metrics.jsonl`, and the numbers in it to TensorBoard.
+
+    Of several processes, only the leading one writes.
+    """
 
     def __init__(self, workdir: str):
         self._path = os.path.join(workdir, "metrics.jsonl")
-        self._board = SummaryWriter(os.path.join(workdir, "tensorboard"))
+        self._board = SummaryWriter(os.path.join(workdir, "tensorboard")) if hosts.leads() else None
 
     def rewind(self, phase: str, step: int) -> None:
         """Forgets lines of `phase` at or after `step`: a resumed run writes them again."""
-        if not os.path.exists(self._path):
+        if self._board is None or not os.path.exists(self._path):
             return
         kept = [line for line in _lines(self._path) if not (line["phase"] == phase and line["step"] >= step)]
         with open(self._path + ".part", "w") as file:
@@ -27,6 +32,8 @@ class Metrics:
         os.replace(self._path + ".part", self._path)
 
     def write(self, phase: str, step: int, **values) -> None:
+        if self._board is None:
+            return
         with open(self._path, "a") as file:
             file.write(json.dumps({"phase": phase, "step": step, **values}) + "\n")
         for name, value in values.items():
@@ -38,7 +45,8 @@ class Metrics:
         return [line for line in _lines(self._path) if line["phase"] == phase] if os.path.exists(self._path) else []
 
     def close(self) -> None:
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
 
 
 def _lines(path: str) -> list[dict]:

@@ -69,8 +69,10 @@ class Ppo:
         }
         self.learner = Learner(mesh, networks, params, config.batch.rows, config.batch.lengths, config.mesh.offload)
         temperature = config.sampler.temperature
-        self._logprobs = jax.jit(lambda params, tokens_BT: llama.token_logprobs(model, params, tokens_BT, temperature, mesh)[0])
-        self._values = jax.jit(lambda params, tokens_BT: values_of(model, params, tokens_BT, mesh))
+        logprobs = lambda params, tokens_BT: llama.token_logprobs(model, params, tokens_BT, temperature, mesh)[0]
+        values = lambda params, tokens_BT: values_of(model, params, tokens_BT, mesh)
+        # Scores lie whole on every device, for every host to read.
+        self._logprobs, self._values = (jax.jit(f, out_shardings=sharding.replicated(mesh)) for f in (logprobs, values))
 
     def reference(self, policy) -> dict:
         """A policy as the KL term needs it: as it is read, and at rest where the networks rest."""
@@ -103,7 +105,7 @@ class Ppo:
             {"tokens": batch.tokens_BT}, batch.lengths_B, self._config.batch.rows, self._config.batch.lengths
         )
         for index, piece in pieces:
-            piece_BT = np.asarray(program(params, jax.device_put(piece["tokens"], sharding.batch_sharding(self._mesh))))
+            piece_BT = np.asarray(program(params, sharding.put(piece["tokens"], sharding.batch_sharding(self._mesh))))
             width = min(found_BT.shape[1], piece_BT.shape[1])
             found_BT[index, :width] = piece_BT[: len(index), :width]
         return found_BT

@@ -11,14 +11,14 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 
 import jax
 import numpy as np
 
 import executor
 from rlef_jax import episode as episodes
-from rlef_jax import llama, sampler, sharding
+from rlef_jax import hosts, llama, sampler, sharding
 from rlef_jax.environment import Environment
 from rlef_jax.llama import LlamaConfig
 from rlef_jax.types import Episode, Problem, Status
@@ -154,7 +154,7 @@ class Collector:
             tokens_BC[row, : len(tokens)] = tokens
             counts_B[row], pending_B[row], episode_B[row], fresh_B[row] = len(tokens), pending, episode_id, fresh
             left_B[row] = self._max_response if last else 0
-        return jax.device_put((tokens_BC, counts_B, pending_B, episode_B, left_B, fresh_B), self._by_row)
+        return sharding.put((tokens_BC, counts_B, pending_B, episode_B, left_B, fresh_B), self._by_row)
 
 
 class _Play:
@@ -219,8 +219,9 @@ class _Play:
 
     def take_results(self) -> bool:
         """Moves on every episode whose tests have been run. Returns whether there was one."""
-        rows = [row for row, future in self._public.items() if future.done()]
-        judged = [future for future in self._private if future.done()]
+        done = hosts.settled([*self._public.values(), *self._private])
+        rows = [row for row, future in self._public.items() if future in done]
+        judged = [future for future in self._private if future in done]
         for row in rows:
             self._advance(row, self._count(self._public.pop(row).result()))
         for future in judged:
@@ -251,6 +252,6 @@ class _Play:
     def wait_for_executor(self, seconds: float) -> bool:
         """Sleeps until a program has been judged, or for so long. Returns whether one has."""
         began = time.perf_counter()
-        judged, _ = wait([*self._public.values(), *self._private], timeout=seconds, return_when=FIRST_COMPLETED)
+        judged = hosts.settled([*self._public.values(), *self._private], seconds)
         self.stats.executor_wait += time.perf_counter() - began
         return bool(judged)

@@ -11,7 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from rlef_jax import llama
+from rlef_jax import llama, sharding
 from rlef_jax.llama import KVCache, LlamaConfig
 
 _BLOCK = 1024  # tokens whose cumulative probability float32 resolves
@@ -154,9 +154,12 @@ def decode_chunk(config: LlamaConfig, mesh, n: int, top_p: float, params, slots:
 def compiled(config: LlamaConfig, mesh=None):
     """(extend, decode_chunk) under jit, bound to a model and mesh, with their slots donated.
 
-    decode_chunk then takes (n, top_p, params, slots, key, temperature, stop_ids), the first two static.
+    decode_chunk then takes (n, top_p, params, slots, key, temperature, stop_ids), the first two static. What it samples lies
+    whole on every device, for every host to read.
     """
+    whole = None if mesh is None else sharding.replicated(mesh)
+    decode, at = functools.partial(decode_chunk, config, mesh), (None, whole, whole, whole)
     return (
         jax.jit(functools.partial(extend, config, mesh), donate_argnums=1),
-        jax.jit(functools.partial(decode_chunk, config, mesh), static_argnums=(0, 1), donate_argnums=3),
+        jax.jit(decode, static_argnums=(0, 1), donate_argnums=3, out_shardings=at),
     )

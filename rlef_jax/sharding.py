@@ -121,6 +121,23 @@ def placed(tree, at):
     return jax.tree.map(lambda leaf: place(leaf, at), tree) if isinstance(at, NamedSharding) else jax.tree.map(place, tree, at)
 
 
+def put(tree, at):
+    """Arrays laid out as `at`, a tree of shardings or one for all leaves, says. Every process holds the whole of the originals.
+
+    Where there are several, `jax.device_put` would have them compare what they hold, at every call.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, at)
+
+    def lay_out(x, to):
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            return jax.device_put(x, to)  # on the mesh already
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, to, lambda index: x[index])
+
+    return jax.tree.map(lambda x: lay_out(x, at), tree) if isinstance(at, NamedSharding) else jax.tree.map(lay_out, tree, at)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows over (data, fsdp); for arrays whose first axis is B."""
     return NamedSharding(mesh, P(BATCH))

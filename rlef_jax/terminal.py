@@ -13,6 +13,14 @@ from tqdm import tqdm
 
 from rlef_jax import interrupt
 
+_silent = False
+
+
+def silence() -> None:
+    """Ends progress bars and words about waits, in a process that is not the one of several that a person reads."""
+    global _silent
+    _silent = True
+
 
 class _Lines:
     """stderr for a bar that is not redrawn: each state it passes through is a line of its own."""
@@ -35,6 +43,7 @@ def progress(total: int | None, label: str, unit: str, done: int = 0, part: bool
     sized = terminal and min(os.get_terminal_size(sys.stderr.fileno())) > 0  # some that record or forward a terminal give it none
     seconds = 0.2 if terminal else 60.0 if part else 15.0
     return tqdm(
+        disable=_silent,
         total=total,
         initial=done,
         file=sys.stderr if terminal else _Lines(),
@@ -57,11 +66,12 @@ def progress(total: int | None, label: str, unit: str, done: int = 0, part: bool
 def taking(what: str):
     """Says what is being done, and how long it took: for a wait that no bar can measure. A run asked to stop does so after it."""
     began = time.perf_counter()
-    print(f"{what} ...", end="", file=sys.stderr, flush=True)
+    say = lambda text, end: None if _silent else print(text, end=end, file=sys.stderr, flush=True)
+    say(f"{what} ...", end="")
     try:
         yield
     finally:
-        print(f" {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+        say(f" {time.perf_counter() - began:.0f} s", end="\n")
     interrupt.check()
 
 

@@ -3,6 +3,9 @@
 Every phase leaves its result in the workdir before the next begins, and long ones leave checkpoints: calling `train` again
 goes on where the last call stopped, and ends where an undisturbed run would have. A run that is asked to stop (interrupt.py) does
 so after the step under way and its checkpoint, or where nothing is lost that a checkpoint would have kept.
+
+On several hosts (hosts.py) every process runs this page, and the workdir lies where all of them see it. They write checkpoints
+together, and the leading one everything else.
 """
 
 import contextlib
@@ -16,7 +19,7 @@ from importlib import metadata
 import jax
 import numpy as np
 
-from rlef_jax import build, config_checks, diagnostics, interrupt, report, sft, solve_rates, trajectories
+from rlef_jax import build, config_checks, diagnostics, hosts, interrupt, report, sft, solve_rates, trajectories
 from rlef_jax import config as configs
 from rlef_jax import environment as environments
 from rlef_jax import workdir as workdirs
@@ -55,7 +58,12 @@ class Run:
 
     def report(self) -> None:
         """Writes report.html anew, of all that is in the workdir by now."""
-        report.write([self.workdir], self.path("report.html"))
+        if hosts.leads():
+            report.write([self.workdir], self.path("report.html"))
+
+    def keep_episodes(self, name: str, episodes, learnt=None) -> None:
+        if hosts.leads():
+            report.write_episodes(self.path("episodes", f"{name}.jsonl.gz"), episodes, self.environment.tokenizer, learnt)
 
 
 def train(config, workdir: str) -> dict:
@@ -65,11 +73,12 @@ def train(config, workdir: str) -> dict:
     """
     config_checks.validate(config)
     mesh = build.mesh(config, build.model(config))
-    workdirs.claim(config, workdir)
     compiles = CompileCounter()
-    phase = workdirs.Phase(workdir, "prepare", compiles)
-    data = build.data(config, workdir)
-    tokenizer = build.tokenizer(config, workdir, data["train"])
+    with hosts.leader_first():
+        workdirs.claim(config, workdir)
+        phase = workdirs.Phase(workdir, "prepare", compiles)
+        data = build.data(config, workdir)
+        tokenizer = build.tokenizer(config, workdir, data["train"])
     interrupt.check()
     with contextlib.closing(Metrics(workdir)) as metrics, build.pool(config) as pool:
         environment = environments.from_config(config, tokenizer, pool, data["train"])
@@ -131,7 +140,7 @@ def warm_start(run: Run, problems: list[Problem]) -> dict:
         with said, progress(s.steps, "warm start (SFT)", "step", done) as bar:
             for step in range(done, s.steps):
                 state, metrics = learner.step(state, *sft.step_batch(pools, config, step))
-                check_finite(metrics, f"step {step} of the warm start")
+                diagnostics.check_finite(metrics, f"step {step} of the warm start")
                 run.metrics.write("sft", step, **metrics)
                 bar.set_postfix(loss=f"{metrics['loss']:.3f}", refresh=False)
                 bar.update()
@@ -154,7 +163,9 @@ def demonstrate(run: Run, problems: list[Problem]) -> list[tuple[dict, np.ndarra
         with progress(sum(run.config.sft.demonstrations), "demonstrations", "episode") as bar:
             pools = sft.make_demonstrations(problems, run.environment, run.config, interrupt.then_check(bar.update))
         phase.save()
-        sft.save_pools(path, pools, configs.stream_capacity(run.config), run.environment.tokenizer.pad_id)
+        if hosts.leads():
+            sft.save_pools(path, pools, configs.stream_capacity(run.config), run.environment.tokenizer.pad_id)
+        hosts.barrier()
     return sft.load_pools(path)
 
 
@@ -175,7 +186,7 @@ def evaluate_policy(run: Run, policy, data: dict, when: str) -> dict:
             count = interrupt.then_check(bar.update)
             found, episodes = play(run, policy, data[e.split], e.rollouts, key, temperature, count)
         figures[str(temperature)] = found
-        report.write_episodes(run.path("episodes", f"{when}_T{temperature}.jsonl.gz"), episodes, run.environment.tokenizer)
+        run.keep_episodes(f"{when}_T{temperature}", episodes)
     phase.save()
     workdirs.write_json(path, figures)
     run.report()
@@ -277,10 +288,9 @@ def rlef_update(run: Run, ppo: Ppo, state, reference, problems, key, update: int
     rng = np.random.default_rng((config.seed, 5, update))
     state, metrics, learnt = ppo.update(state, reference, batch, rng, explain=kept)
     if kept:
-        path = run.path("episodes", f"rlef_{update:06d}.jsonl.gz")
-        report.write_episodes(path, episodes, run.environment.tokenizer, learnt)
-    check_finite(metrics, f"update {update}")
-    check_first_step(config, metrics, update)
+        run.keep_episodes(f"rlef_{update:06d}", episodes, learnt)
+    diagnostics.check_finite(metrics, f"update {update}")
+    diagnostics.check_first_step(config, metrics, update)
     metrics |= diagnostics.of_collection(episodes, stats, config.episode.turn_limit)
     metrics |= diagnostics.reward_parts(metrics)
     metrics["workers"] = run.environment.pool.workers
@@ -290,29 +300,6 @@ def rlef_update(run: Run, ppo: Ppo, state, reference, problems, key, update: int
 
 def keeps_episodes(config, update: int) -> bool:
     return config.episodes_every > 0 and update % config.episodes_every == 0
-
-
-def check_finite(metrics: dict, where: str) -> None:
-    """Stops a run whose weights hold no numbers any more, before they are kept."""
-    for name, value in metrics.items():
-        if not np.isfinite(value):
-            raise FloatingPointError(
-                f"{where}: {name} is {value}, and the weights are broken; they are not kept. "
-                "Lower the learning rate, in another --workdir"
-            )
-
-
-def check_first_step(config, metrics: dict, update: int) -> None:
-    """Stops a run whose sampler and learner do not agree on the same weights (I6): every later step would be wrong."""
-    gap = max(metrics["first_logprob_gap"], abs(metrics["first_ratio"] - 1.0))
-    if gap > config.ppo.max_logprob_gap:
-        raise RuntimeError(
-            f"update {update}: log-probs of sampler and learner differ by {gap:.2e} nats, more than ppo.max_logprob_gap"
-        )
-    if update == 0 and abs(metrics["kl_to_reference"]) > config.ppo.max_first_kl:
-        raise RuntimeError(
-            f"the first policy is {metrics['kl_to_reference']:.2e} nats from its reference: it should be the reference"
-        )
 
 
 def validate(run: Run, policy, problems: list[Problem], best: Checkpoints, update: int) -> dict[str, float]:
@@ -345,7 +332,8 @@ def summarize(run: Run, before: dict, after: dict, chosen: int) -> dict:
     }
     workdirs.write_json(run.path("summary.json"), summary)
     run.report()
-    report.figure(run.path("figure.png"), run.metrics.read("rlef"), before, after)
+    if hosts.leads():
+        report.figure(run.path("figure.png"), run.metrics.read("rlef"), before, after)
     report.table(before, after, run.config.eval.split)
     total = sum(summary["seconds"].values())
     print(f"{total:.0f} s in all; recompilations after warm-up: {sum(summary['recompilations'].values())}")

@@ -4,6 +4,7 @@ import json
 import os
 import time
 
+from rlef_jax import hosts
 from rlef_jax.metrics import CompileCounter
 
 # Settings that change speed or upkeep but not what a run computes: it may go on with others.
@@ -40,6 +41,9 @@ def first_difference(old, new, path="") -> str:
 
 
 def write_json(path: str, content) -> None:
+    """Writes a file that is there whole or not at all. Of several processes, which hold the same, one writes."""
+    if not hosts.leads():
+        return
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path + ".part", "w") as file:
         json.dump(content, file, indent=2)

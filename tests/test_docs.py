@@ -24,7 +24,7 @@ from rlef_jax import llama
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 name_of = lambda page: str(page.relative_to(ROOT))
-PROGRAMS = ("python", "make", "pip", "git", "cd", "export", "source", "hf", "gcloud", "for")
+PROGRAMS = ("python", "make", "pip", "git", "cd", "export", "source", "hf", "gcloud", "srun", "for")
 
 # Settings that make a run of the mini configuration one of seconds.
 TINY = " ".join(
@@ -70,6 +70,7 @@ def quoted(page: pathlib.Path) -> list[str]:
 
 PYTHON = "python experiments/run.py --config experiments/configs"
 NEEDS_WEIGHTS = "needs weights that only a download gives; tests/test_run_llama.py runs it on a small model"
+NEEDS_HOSTS = "needs several machines; tests/test_hosts.py runs two processes on one"
 NEEDS_DOWNLOAD = "downloads gigabytes"
 PREPARES = "needs a download; tests/datasets/test_code_contests.py and tests/datasets/test_evalplus.py prepare made-up files"
 LINTS = "needs a download; tests/datasets/test_lint.py lints made-up problems"
@@ -143,6 +144,14 @@ NOT_RUN = {
     "python experiments/evaluate.py --config experiments/configs/llama31_8b_h200.py --checkpoint runs/llama31_8b_h200 "
     "--dataset code_contests:test --nk 1@3,10@100 --config.model.hf_dir=downloads/llama31_8b": NEEDS_WEIGHTS,
     "python experiments/export_hf.py --checkpoint runs/llama31_8b_h200 --out llama31_8b_rlef": NEEDS_WEIGHTS,
+    'gcloud compute tpus tpu-vm ssh rlef --zone=ZONE --worker=all --command="cd /shared/rlef_jax && source .venv/bin/activate && '
+    f"{PYTHON}/llama31_8b_v5p.py --distributed --config.model.hf_dir=downloads/llama31_8b "
+    '--workdir=runs/llama31_8b_v5p"': NEEDS_HOSTS,
+    "srun --nodes=2 --ntasks-per-node=8 --cpus-per-task=12 --gpus-per-node=8 "
+    f"{PYTHON}/llama31_8b_v5p.py --distributed --config.model.hf_dir=downloads/llama31_8b "
+    "--workdir=runs/llama31_8b_16gpus": NEEDS_HOSTS,
+    f"{PYTHON}/llama31_8b_v5p.py --coordinator=HOST:1234 --num_processes=2 --process_id=0 "
+    "--config.model.hf_dir=downloads/llama31_8b --workdir=runs/llama31_8b_two_hosts": NEEDS_HOSTS,
     "python -m rlef_jax.report --terminal runs/llama31_8b_h200 --filter repaired": NEEDS_WEIGHTS,
 }  # fmt: skip
 # Python that is not run, by a line of it, and why.

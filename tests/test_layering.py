@@ -20,7 +20,7 @@ LAYERS = [
     },
     {"sampler", "ppo", "trajectories", "episode", "estimators", "clustering", "plan_costs"},
     {"llama", "prompts", "tokenizer", "datasets"},
-    {"weights"},
+    {"weights", "hosts"},
     {"sharding", "config", "config_checks", "types", "command", "plan_devices", "terminal", "interrupt", "table"},
 ]  # fmt: skip
 NO_JAX = {"episode", "prompts", "environment", "datasets", "tokenizer", "types", "trajectories", "config", "config_checks"}

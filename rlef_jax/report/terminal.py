@@ -21,7 +21,7 @@ _SIGNS = {"-": "red", "+": "green", "…": "dim", " ": ""}
 
 
 def show(run: str, filter: str = "", episode: str = "", limit: int = 5, console: Console | None = None) -> None:
-    """Prints the counts of a run's episodes, and conversations: the one called `episode` ('rlef_000010/1923'), or a few of the latest.
+    """Prints the counts of a run's episodes, and conversations: the one called `episode` ('rlef_000010/1923'), or the latest few.
 
     Args:
       filter: only episodes of a kind that begins so: 'repaired', 'timed out', ...; see `episodes.kinds`.
