@@ -105,19 +105,27 @@ def test_a_small_mbpp_is_prepared_and_read_in_its_order(made_up, tmp_path):
     assert [test.args for test in large.private_tests] == [(2,), (3,)]
 
 
-def test_a_prepared_release_is_left_as_it_is_and_a_cut_off_build_is_none(made_up, tmp_path, monkeypatch):
-    source, stop = made_up("mbpp_plus", MADE_UP["mbpp_plus"]), RuntimeError("stopped")
+def test_a_build_that_was_cut_off_is_none_and_is_taken_up_again(made_up, tmp_path, monkeypatch):
+    source, stop, solve, solved = made_up("mbpp_plus", MADE_UP["mbpp_plus"]), RuntimeError("stopped"), tasks.problem, []
 
     def interrupt(done, total):
-        raise stop
+        if done == 2:
+            raise stop
 
     with pytest.raises(RuntimeError, match="stopped"):
         evalplus.prepare("mbpp_plus", source, tmp_path, interrupt)
     with pytest.raises(FileNotFoundError, match="mbpp_plus is not prepared under .*: run `python -m rlef_jax.datasets prepare"):
         evalplus.load("mbpp_plus", tmp_path)
-    summary = evalplus.prepare("mbpp_plus", source, tmp_path)
-    monkeypatch.setattr(stored, "_solved", None)  # nothing is run again
-    assert evalplus.prepare("mbpp_plus", source, tmp_path) == summary
+    (table,) = tmp_path.rglob("solved.jsonl")
+    second_line = table.read_bytes().splitlines(True)[1]
+    table.write_bytes(table.read_bytes()[: -len(second_line) // 2])  # as a kill leaves it
+    monkeypatch.setattr(tasks, "problem", lambda task, pool: solved.append(task["task_id"]) or solve(task, pool))
+    heard = []
+    summary = evalplus.prepare("mbpp_plus", source, tmp_path, lambda *progress: heard.append(progress))
+    assert sorted(solved) == ["Mbpp/255", "Mbpp/793"] and heard == [(2, 3), (3, 3)]
+    assert [problem.name for problem in evalplus.load("mbpp_plus", tmp_path)] == ["Mbpp/2", "Mbpp/793", "Mbpp/255"]
+    assert evalplus.prepare("mbpp_plus", source, tmp_path) == summary and len(solved) == 2  # nothing is run again
+    assert not list(tmp_path.rglob("solved.jsonl"))
 
 
 def test_the_newest_prepared_release_is_loaded(made_up, tmp_path, monkeypatch):

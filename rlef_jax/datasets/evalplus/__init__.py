@@ -22,8 +22,8 @@ def prepare(
 ) -> dict:
     """Prepares humaneval_plus or mbpp_plus under `data_dir` from the release file that is `source` or lies in that folder.
 
-    The canonical solutions are run, which takes some minutes on two cores; `on_progress` hears of (tasks done, tasks in all). A
-    release that is prepared already is left as it is.
+    The canonical solutions are run, which takes some minutes on two cores; `on_progress` hears of (tasks done, tasks in all).
+    What a call that was stopped has done is kept, and a release that is prepared already is left as it is.
 
     Returns the summary: `release`, `directory`, numbers of `problems`, `public_tests` and `private_tests`, and `left_out`, the
     number of tests, by task, whose expected values are too large to be had.

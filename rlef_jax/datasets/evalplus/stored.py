@@ -4,10 +4,11 @@ A test's values are stored as the executor encodes them for its programs, which 
 integers of any length. Floats are stored as texts and integers, since the records of tensorflow-datasets keep 32 bits of them.
 """
 
+import base64
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,6 +18,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 import executor
 from executor.types import AnyTest
 from executor.worker.worker_values import decode, encode
+from rlef_jax import table
 from rlef_jax.datasets.evalplus import releases, tasks
 from rlef_jax.types import Problem
 
@@ -93,13 +95,16 @@ def _test(kind: bytes, code: bytes, setup: bytes, args: bytes, expected: bytes, 
 
 
 def prepare(name: str, source: str | os.PathLike, data_dir: str | os.PathLike, on_progress: Callable[[int, int], None]) -> dict:
-    """See `evalplus.prepare`. The folder becomes a data set only when everything is there."""
+    """See `evalplus.prepare`. The folder becomes a data set only when everything is there; what was solved before is kept."""
     release, found = releases.read(name, source)
     folder = _folder(name, release, data_dir)
     if not _is_prepared(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        tests = _write(_solved(found, on_progress), _shard(name, folder))
+        solved = folder / "solved.jsonl"
+        _solve(found, solved, on_progress)
+        tests = _write(solved, found, _shard(name, folder))
         _write_metadata(name, folder, _summary(release, found, tests))
+        solved.unlink()
     return {"directory": str(folder), **json.loads((folder / "summary.json").read_text())}
 
 
@@ -137,29 +142,34 @@ def _read(name: str, folder: pathlib.Path) -> tuple[Problem, ...]:
         raise ValueError(f"{shard} is damaged ({error}): delete {folder} and prepare {name} again") from error
 
 
-def _solved(found: list[dict], on_progress: Callable[[int, int], None]) -> Iterator[Problem]:
-    with executor.Pool() as pool, ThreadPoolExecutor(_AT_ONCE) as threads:
-        for done, each in enumerate(threads.map(lambda task: tasks.problem(task, pool), found), start=1):
-            yield each
-            on_progress(done, len(found))
+def _solve(found: list[dict], solved: pathlib.Path, on_progress: Callable[[int, int], None]) -> None:
+    """Adds what is missing to the table of solved tasks: the record of each, and its numbers of public and private tests."""
+    features, done = tfds.features.FeaturesDict(_FEATURES), table.read(solved, "task_id", lambda entry: None)
+    missing = [task for task in found if task["task_id"] not in done]
+    with executor.Pool() as pool, ThreadPoolExecutor(_AT_ONCE) as threads, open(solved, "a") as file:
+        problems = threads.map(lambda task: tasks.problem(task, pool), missing)
+        for count, (task, each) in enumerate(zip(missing, problems), start=len(done) + 1):
+            content = base64.b85encode(features.serialize_example(features.encode_example(record(each)))).decode()
+            tests = [len(each.public_tests), len(each.private_tests)]
+            table.append(file, {"task_id": task["task_id"], "tests": tests, "record": content})
+            on_progress(count, len(found))
 
 
-def _write(problems: Iterator[Problem], path: pathlib.Path) -> list[tuple[int, int]]:
-    """Writes the records. Returns the numbers of public and private tests of each problem."""
-    features, tests = tfds.features.FeaturesDict(_FEATURES), []
+def _write(solved: pathlib.Path, found: list[dict], path: pathlib.Path) -> list[list[int]]:
+    """Writes the records in the order of the release. Returns the numbers of public and private tests of each problem."""
+    entries = table.read(solved, "task_id")
     temporary = path.with_name(f"{path.name}.part")
     writer = ArrayRecordWriter(str(temporary), "group_size:1,zstd:3")
     try:
-        for each in problems:
-            writer.write(features.serialize_example(features.encode_example(record(each))))
-            tests.append((len(each.public_tests), len(each.private_tests)))
+        for task in found:
+            writer.write(base64.b85decode(entries[task["task_id"]]["record"]))
     finally:
         writer.close()
     os.replace(temporary, path)
-    return tests
+    return [entries[task["task_id"]]["tests"] for task in found]
 
 
-def _summary(release: str, found: list[dict], tests: list[tuple[int, int]]) -> dict:
+def _summary(release: str, found: list[dict], tests: list[list[int]]) -> dict:
     inputs = [len(task["base_input"]) + len(task["plus_input"]) for task in found]
     return {
         "release": release,
