@@ -1,4 +1,4 @@
-"""What a collection of episodes looks like in numbers: a flat dictionary for a line of metrics.jsonl. And numbers that stop a run."""
+"""What a collection of episodes looks like in numbers, flat, for a line of metrics.jsonl; and the numbers that stop a run."""
 
 from collections.abc import Sequence
 
