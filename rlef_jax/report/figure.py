@@ -1,9 +1,6 @@
 """The figure and the table at the end of a run."""
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
@@ -13,7 +10,9 @@ def figure(path: str, lines: list[dict], before: dict, after: dict) -> None:
 
     `lines` are the metrics of the updates; `before` and `after` map a temperature to the figures of `solve_rates.summarize`.
     """
-    plots, (curve, bars) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    # Not by pyplot, which would choose how a notebook shows its own figures.
+    plots = Figure(figsize=(11, 4), layout="constrained")
+    curve, bars = plots.subplots(1, 2)
     steps = [line["step"] for line in lines]
     turns = sorted(name for name in (lines[0] if lines else {}) if name.startswith("solved_by_turn_"))
     for name in turns:
@@ -35,7 +34,6 @@ def figure(path: str, lines: list[dict], before: dict, after: dict) -> None:
     bars.set_xticklabels([label for label, _ in groups])
     bars.legend(frameon=False, loc="upper left")
     plots.savefig(path, dpi=110)
-    plt.close(plots)
 
 
 def table(before: dict, after: dict, split: str) -> None:
