@@ -32,7 +32,8 @@ def nothing_received(monkeypatch):
 def test_nobody_asks_where_nobody_listens():
     assert not interrupt.requested()
     interrupt.check()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    # Python's own handler, or what a shell gives to commands in its background.
+    assert signal.getsignal(signal.SIGINT) in (signal.default_int_handler, signal.SIG_IGN)
 
 
 def test_a_callback_of_progress_counts_and_then_stops(monkeypatch):
