@@ -14,19 +14,18 @@ from collections.abc import Callable, Sequence
 from rich.table import Table
 
 import executor
-from rlef_jax import build, clustering, estimators, players, results, solve_rates, workdir
+from rlef_jax import build, clustering, datasets, estimators, players, results, solve_rates, workdir
 from rlef_jax import config as configs
 from rlef_jax.estimators import Outcome
 from rlef_jax.terminal import console, progress
 from rlef_jax.types import Problem
 
-# What a data set is worded and compared with: (data.prompt, data.comparison), as in the paper. The tests of the last two are
-# calls and asserts, which compare values by themselves.
-_OWN_WORDS = {
-    "mini_contest": ("mini", "exact-lines"),
-    "code_contests": ("code_contests", "codecontests"),
-    "humaneval_plus": ("humaneval_plus", "strict"),
-    "mbpp_plus": ("mbpp_plus", "strict"),
+# What a data set is worded with, as data.prompt has it; problems of one's own have no wording of their own.
+_PROMPTS = {
+    "mini_contest": "mini",
+    "code_contests": "code_contests",
+    "humaneval_plus": "humaneval_plus",
+    "mbpp_plus": "mbpp_plus",
 }
 _AT_ONCE = 64  # programs that run on extra inputs at the same time
 
@@ -44,9 +43,10 @@ def with_dataset(config, name: str, given: Sequence[str] = ()):
         return config
     with config.unlocked():
         config.data.name = name
-        for field, value in zip(("prompt", "comparison"), _OWN_WORDS.get(name, ())):
-            if f"config.data.{field}" not in given:
-                config.data[field] = value
+        if name in _PROMPTS:
+            for field, value in (("prompt", _PROMPTS[name]), ("comparison", datasets.COMPARISONS[name])):
+                if f"config.data.{field}" not in given:
+                    config.data[field] = value
     print(f"{name}: data.prompt={config.data.prompt}, data.comparison={config.data.comparison}")
     return config
 

@@ -6,7 +6,16 @@ from collections.abc import Collection, Sequence
 from rlef_jax.datasets import rows, splits
 from rlef_jax.types import Problem
 
-NAMES = ("mini_contest", "code_contests", "humaneval_plus", "mbpp_plus", "json_lines")
+# How outputs are meant to be compared, as data.comparison has it. Tests of EvalPlus are calls and asserts, which compare values
+# by themselves; for problems of one's own this is a default.
+COMPARISONS = {
+    "mini_contest": "exact-lines",
+    "code_contests": "codecontests",
+    "humaneval_plus": "strict",
+    "mbpp_plus": "strict",
+    "json_lines": "exact-lines",
+}
+NAMES = tuple(COMPARISONS)
 
 
 def load(

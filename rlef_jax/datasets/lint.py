@@ -18,9 +18,6 @@ from rlef_jax.datasets.faults import FAULTS, Judge, SandboxFailure
 from rlef_jax.terminal import progress
 from rlef_jax.types import Problem
 
-# How a data set's outputs are compared; those of EvalPlus are values, which need none.
-_COMPARISONS = {"mini_contest": "exact-lines", "code_contests": "codecontests", "json_lines": "exact-lines"}
-
 
 def lint(
     name: str,
@@ -53,7 +50,7 @@ def lint(
     if programs < 1:
         raise ValueError(f"programs is {programs}: at least 1 of a problem must be tried")
     problems = datasets.load(name, split, data_dir, **options)
-    comparison = comparison or _COMPARISONS.get(name, "strict")
+    comparison = comparison or datasets.COMPARISONS[name]
     at_once = 2 + (workers or len(os.sched_getaffinity(0)))
     # The pool is closed first, and with it whatever runs: a run that is stopped waits for no program.
     with ThreadPoolExecutor(at_once) as threads, executor.Pool(workers, cache_size=0, packages=packages) as pool:
