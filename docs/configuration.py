@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md, the reference of all settings, from rlef_jax/config.py itself: python docs/configuration.py
+"""Writes docs/configuration.md, the reference of all settings, from rlef_jax/config/defaults.py itself: python docs/configuration.py
 
 What a field is for is its comment there: in the lines above it, and at the end of its own.
 """
@@ -15,13 +15,13 @@ import tokenize
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 
-from rlef_jax import config as configs
+from rlef_jax import config
 
 HEAD = """\
 # Settings
 
 Every field of a configuration, with its default. `docs/configuration.py` writes this page from the comments in
-[`rlef_jax/config.py`](../rlef_jax/config.py): change those, and run `make docs`.
+[`rlef_jax/config/defaults.py`](../rlef_jax/config/defaults.py): change those, and run `make docs`.
 
 A configuration file is Python with a function `get_config(arg=None)` that starts from `rlef_jax.config.default()` and returns
 what it has changed; those of the project are in [`experiments/configs/`](../experiments/configs). On the command line a field is
@@ -52,7 +52,7 @@ def row(path: str, value, comment: str) -> str:
     """A line of the table: `path`, its default, its type, and what it is for."""
     kind = f"tuple of {type(value[0]).__name__}" if isinstance(value, tuple) else type(value).__name__
     default = '""' if value == "" else value
-    choices = ", ".join(f"`{choice}`" for choice in configs.CHOICES.get(path, ()))
+    choices = ", ".join(f"`{choice}`" for choice in config.CHOICES.get(path, ()))
     marked = re.sub(r"\[(paper|open)[^\]]*\]", r"**\g<0>**", comment.removesuffix(".").replace("<", "&lt;"))
     said = ". ".join(part for part in (marked, choices and f"One of {choices}") if part)
     return f"| `{path}` | `{default}` | {kind} | {said} |"
@@ -60,11 +60,11 @@ def row(path: str, value, comment: str) -> str:
 
 def page() -> str:
     """The whole reference, in Markdown: the fields of the run itself, then a section for each group of fields."""
-    defaults, top = dict(configs.leaves(configs.default())), described(configs.default)
+    defaults, top = dict(config.leaves(config.default())), described(config.default)
     lines = [HEAD, "## The run", "", *TABLE, *(row(name, defaults[name], top[name]) for name in top if name in defaults)]
     for group in top:
         if group not in defaults:
-            function = getattr(configs, f"_{group}")
+            function = getattr(config.defaults, f"_{group}")
             rows = (row(f"{group}.{name}", defaults[f"{group}.{name}"], said) for name, said in described(function).items())
             lines += ["", f"## {group}", "", inspect.getdoc(function), "", *TABLE, *rows]
     return "\n".join(lines) + "\n"

@@ -8,14 +8,17 @@
 In a coroutine: `result = await pool.judge(job)`. Linux only. Imports nothing outside the standard library.
 """
 
-from executor.comparison import COMPARISONS, compare
 from executor.feedback import CODE_CONTESTS, HUMANEVAL, MBPP, FeedbackTemplate, feedback
-from executor.isolation import ISOLATIONS, Isolation, IsolationError, Layer
+from executor.isolation import ISOLATIONS, LEVELS, Isolation, IsolationError, Layer
+from executor.judging.comparison import COMPARISONS, compare
+from executor.judging.functions import shown
 from executor.pool import Pool
-from executor.types import AssertTest, CallTest, Checker, Job, Limits, Result, Test, TestResult, Timings, Verdict
-from executor.worker.worker_values import Opaque
+from executor.testfile import read_tests
+from executor.types import AnyTest, AssertTest, CallTest, Checker, Job, Limits, Result, Test, TestResult, Timings, Verdict
+from executor.worker.worker_values import Opaque, decode, encode
 
 __all__ = [
+    "AnyTest",
     "AssertTest",
     "CODE_CONTESTS",
     "COMPARISONS",
@@ -27,6 +30,7 @@ __all__ = [
     "Isolation",
     "IsolationError",
     "Job",
+    "LEVELS",
     "Layer",
     "Limits",
     "MBPP",
@@ -38,5 +42,9 @@ __all__ = [
     "Timings",
     "Verdict",
     "compare",
+    "decode",
+    "encode",
     "feedback",
+    "read_tests",
+    "shown",
 ]

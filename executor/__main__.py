@@ -2,7 +2,7 @@
 
 import sys
 
-from executor.cli import main
+from executor.commands.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from executor.functions import shown
+from executor.judging.functions import shown
 from executor.types import AnyTest, Result, Test, TestResult, Verdict
 
 CUT_MARK = "... (cut)"

@@ -95,11 +95,3 @@ def require(isolation: Isolation, choice: str) -> None:
     if choice == "best" and missing and isolation.on not in _warned:
         _warned.add(isolation.on)  # the reasons may name processes
         warnings.warn(f"programs run at isolation level {isolation.level} of 4; missing: {missing}", RuntimeWarning, stacklevel=3)
-
-
-def probe() -> Isolation:
-    """What can be had on this machine, found by starting a worker. Raises RuntimeError if none starts."""
-    from executor.pool import Pool
-
-    with Pool(1, isolation="minimal") as pool:
-        return pool.isolation

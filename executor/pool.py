@@ -15,10 +15,10 @@ from dataclasses import replace
 
 from executor.cache import Cache
 from executor.isolation import ISOLATIONS, LAYERS, Isolation, require
-from executor.judging import Outcome, Prepared, broken_job, prepare
-from executor.process import WorkerError, WorkerProcess, compile_worker
-from executor.running import run_job
+from executor.judging.verdicts import Outcome, Prepared, broken_job, prepare
+from executor.run_job import run_job
 from executor.types import Job, Result, Timings, Verdict
+from executor.worker_process import WorkerError, WorkerProcess, compile_worker
 
 _Entry = tuple[Job, Prepared, "Future[Result]", float]
 

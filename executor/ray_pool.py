@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from executor.isolation import Isolation
-from executor.judging import prepare
+from executor.judging.verdicts import prepare
 from executor.ray_scheduler import Entry, Scheduler
 from executor.types import Job, Result
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from executor.isolation import Isolation
-from executor.judging import broken_job
+from executor.judging.verdicts import broken_job
 from executor.pool import Pool
 from executor.types import Job, Result, Timings
 

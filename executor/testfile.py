@@ -15,7 +15,7 @@ import math
 from dataclasses import fields
 from typing import Any
 
-from executor.comparison import check_comparison
+from executor.judging.comparison import check_comparison
 from executor.types import AnyTest, AssertTest, CallTest, Checker, Limits, Test
 
 # The fields of each kind of test, and the fields of the file that go with that kind alone.

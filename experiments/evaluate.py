@@ -15,7 +15,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from absl import app, flags, logging
 
 import executor
-from rlef_jax import command, interrupt
+from rlef_jax.config import command
+from rlef_jax.runtime import interrupt
 
 _CONFIG = command.define_config()
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "", "a run's workdir, a Hugging Face directory, or replay:FILE")
@@ -43,7 +44,7 @@ def parse(argv: list[str]) -> list[str]:
 
 def main(argv) -> None:
     logging.set_verbosity(logging.WARNING)
-    from rlef_jax import evaluate
+    from rlef_jax.evaluation import evaluate
 
     try:
         if argv:

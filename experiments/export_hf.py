@@ -17,11 +17,13 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
-from rlef_jax import build, checkpoint, llama, prompts, sharding
+from rlef_jax import build, llama, prompts, sharding
 from rlef_jax import tokenizer as tokenizers
 from rlef_jax.llama import LlamaConfig, hf
+from rlef_jax.runtime import checkpoint
+from rlef_jax.runtime.workdir import read_json
 from rlef_jax.tokenizer.export import write_hf
-from rlef_jax.workdir import read_json
+
 
 def define_flags() -> None:
     flags.DEFINE_string("checkpoint", "", "the workdir of the run")

@@ -14,7 +14,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from absl import app, flags, logging
 
 import executor
-from rlef_jax import command, interrupt
+from rlef_jax.config import command
+from rlef_jax.runtime import interrupt
 
 _CONFIG = command.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", "", "where the run keeps everything; default: runs/<config name>")
@@ -30,11 +31,11 @@ def main(_) -> None:
     try:
         found_by = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         if _DISTRIBUTED.value or found_by != (None, None, None):
-            from rlef_jax import hosts
+            from rlef_jax.runtime import hosts
 
             hosts.connect(*found_by)
         if _DRY_RUN.value:
-            from rlef_jax.dry_run import dry_run
+            from rlef_jax.plan.dry_run import dry_run
 
             sys.exit("\n".join(f"error: {obstacle}" for obstacle in dry_run(_CONFIG.value)) or 0)
         from rlef_jax.train import train

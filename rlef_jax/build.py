@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import jax
 
 import executor
-from rlef_jax import config as configs
-from rlef_jax import datasets, hosts, interrupt, llama, sharding
+from rlef_jax import datasets, llama, sharding
 from rlef_jax import tokenizer as tokenizers
+from rlef_jax.config import most_turns, stream_capacity
 from rlef_jax.datasets import demonstrations
 from rlef_jax.llama import LlamaConfig, attention, hf_config
-from rlef_jax.terminal import progress
+from rlef_jax.runtime import hosts, interrupt
+from rlef_jax.runtime.progress import progress
 from rlef_jax.tokenizer import Tokenizer
 from rlef_jax.types import Problem
 
@@ -104,13 +105,13 @@ def model(config, vocab_size: int | None = None) -> LlamaConfig:
 
 def check_context(model: LlamaConfig, config) -> None:
     """Raises ValueError where a conversation may grow longer than the model's context, if that is known."""
-    capacity, e = configs.stream_capacity(config), config.episode
+    capacity, e = stream_capacity(config), config.episode
     if 0 < model.context_length < capacity:
         raise ValueError(
             f"a conversation can take {capacity} tokens (episode.max_prompt_tokens + the responses of all turns + the feedback "
             f"between them), but the model's context_length is {model.context_length}: choose smaller ones; now they are "
             f"{e.max_prompt_tokens}, {e.max_response_tokens} (episode.max_response_tokens) a turn, and {e.max_feedback_tokens} "
-            f"(episode.max_feedback_tokens) between two, with up to {configs.most_turns(config)} turns"
+            f"(episode.max_feedback_tokens) between two, with up to {most_turns(config)} turns"
         )
 
 

@@ -10,7 +10,7 @@ import executor
 from rlef_jax import episode as episodes
 from rlef_jax.datasets.selection import Selection
 from rlef_jax.prompts import MESSAGES, ChatLayout, Messages, fenced
-from rlef_jax.terminal import progress
+from rlef_jax.runtime.progress import progress
 from rlef_jax.tokenizer import Tokenizer
 from rlef_jax.types import Episode, Problem
 

@@ -18,9 +18,10 @@ import numpy as np
 
 import executor
 from rlef_jax import episode as episodes
-from rlef_jax import hosts, llama, sampler, sharding
+from rlef_jax import llama, sampler, sharding
 from rlef_jax.environment import Environment
 from rlef_jax.llama import LlamaConfig
+from rlef_jax.runtime import hosts
 from rlef_jax.types import Episode, Problem, Status
 from rlef_jax.weights import Reader
 

@@ -19,18 +19,20 @@ from importlib import metadata
 import jax
 import numpy as np
 
-from rlef_jax import build, config_checks, diagnostics, hosts, interrupt, report, sft, solve_rates, trajectories
-from rlef_jax import config as configs
+from rlef_jax import build, report, sft, trajectories
 from rlef_jax import environment as environments
-from rlef_jax import workdir as workdirs
-from rlef_jax.checkpoint import Checkpoints
+from rlef_jax.config import checks, stream_capacity
 from rlef_jax.environment import Environment
+from rlef_jax.evaluation import collection, solve_rates
 from rlef_jax.learner import TrainState
 from rlef_jax.llama import LlamaConfig
-from rlef_jax.metrics import CompileCounter, Metrics
 from rlef_jax.ppo_update import Ppo, init_value
 from rlef_jax.rollout import Collector
-from rlef_jax.terminal import compiling, progress
+from rlef_jax.runtime import hosts, interrupt
+from rlef_jax.runtime import workdir as workdirs
+from rlef_jax.runtime.checkpoint import Checkpoints
+from rlef_jax.runtime.metrics import CompileCounter, Metrics
+from rlef_jax.runtime.progress import compiling, progress
 from rlef_jax.types import Problem
 
 # Streams of sampling noise that must not meet: fold_in(key(seed), which).
@@ -71,7 +73,7 @@ def train(config, workdir: str) -> dict:
 
     Raises ValueError for a configuration that cannot be run here, or a workdir that belongs to another one, and Interrupted.
     """
-    config_checks.validate(config)
+    checks.validate(config)
     mesh = build.mesh(config, build.model(config))
     compiles = CompileCounter()
     with hosts.leader_first():
@@ -84,7 +86,7 @@ def train(config, workdir: str) -> dict:
         environment = environments.from_config(config, tokenizer, pool, data["train"])
         data = {split: environments.fitting(problems, environment, split) for split, problems in data.items()}
         model = build.model(config, tokenizer.vocab_size)
-        collector = Collector(model, mesh, config, configs.stream_capacity(config), environment.layout.stops)
+        collector = Collector(model, mesh, config, stream_capacity(config), environment.layout.stops)
         run = Run(config, workdir, mesh, model, environment, collector, metrics, compiles)
         workdirs.write_json(run.path("model.json"), model.to_dict())
         phase.save()
@@ -140,7 +142,7 @@ def warm_start(run: Run, problems: list[Problem]) -> dict:
         with said, progress(s.steps, "warm start (SFT)", "step", done) as bar:
             for step in range(done, s.steps):
                 state, metrics = learner.step(state, *sft.step_batch(pools, config, step))
-                diagnostics.check_finite(metrics, f"step {step} of the warm start")
+                collection.check_finite(metrics, f"step {step} of the warm start")
                 run.metrics.write("sft", step, **metrics)
                 bar.set_postfix(loss=f"{metrics['loss']:.3f}", refresh=False)
                 bar.update()
@@ -164,7 +166,7 @@ def demonstrate(run: Run, problems: list[Problem]) -> list[tuple[dict, np.ndarra
             pools = sft.make_demonstrations(problems, run.environment, run.config, interrupt.then_check(bar.update))
         phase.save()
         if hosts.leads():
-            sft.save_pools(path, pools, configs.stream_capacity(run.config), run.environment.tokenizer.pad_id)
+            sft.save_pools(path, pools, stream_capacity(run.config), run.environment.tokenizer.pad_id)
         hosts.barrier()
     return sft.load_pools(path)
 
@@ -282,17 +284,17 @@ def rlef_update(run: Run, ppo: Ppo, state, reference, problems, key, update: int
         raise RuntimeError(f"update {update}: the sandbox failed for {stats.dropped} of {p.rollouts} episodes, too few are left")
     began = time.perf_counter()
     batch = trajectories.from_episodes(
-        episodes, configs.stream_capacity(config), config.episode.turn_limit, run.environment.tokenizer.pad_id, p.invalid_penalty
+        episodes, stream_capacity(config), config.episode.turn_limit, run.environment.tokenizer.pad_id, p.invalid_penalty
     )
     kept = keeps_episodes(config, update)
     rng = np.random.default_rng((config.seed, 5, update))
     state, metrics, learnt = ppo.update(state, reference, batch, rng, explain=kept)
     if kept:
         run.keep_episodes(f"rlef_{update:06d}", episodes, learnt)
-    diagnostics.check_finite(metrics, f"update {update}")
-    diagnostics.check_first_step(config, metrics, update)
-    metrics |= diagnostics.of_collection(episodes, stats, config.episode.turn_limit)
-    metrics |= diagnostics.reward_parts(metrics)
+    collection.check_finite(metrics, f"update {update}")
+    collection.check_first_step(config, metrics, update)
+    metrics |= collection.of_collection(episodes, stats, config.episode.turn_limit)
+    metrics |= collection.reward_parts(metrics)
     metrics["workers"] = run.environment.pool.workers
     metrics["seconds_learn"] = round(time.perf_counter() - began, 3)
     return state, metrics

@@ -10,7 +10,7 @@ import enum
 import numpy as np
 
 import executor
-from executor.types import AnyTest
+from executor import AnyTest
 
 
 @dataclasses.dataclass(frozen=True)

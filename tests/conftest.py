@@ -226,9 +226,9 @@ def world(tmp_path_factory):
     import jax
 
     from experiments.configs import mini
-    from rlef_jax import config as configs
+    from rlef_jax import build, llama, sft, sharding
     from rlef_jax import environment as environments
-    from rlef_jax import build, config_checks, llama, sft, sharding
+    from rlef_jax.config import checks, stream_capacity
     from rlef_jax.llama import LlamaConfig
 
     folder = tmp_path_factory.mktemp("world")
@@ -241,7 +241,7 @@ def world(tmp_path_factory):
     config.batch.update(rows=8, lengths=(96, 192, 304))
     config.sft.update(steps=60, learning_rate=1e-2, warmup_steps=5, demonstrations=(5, 10, 0), batch=(2, 6, 0))
     config.ppo.update(rollouts=16, minibatches=2, warmup_steps=0, learning_rate=1e-3, value_learning_rate=1e-3)
-    config_checks.validate(config)
+    checks.validate(config)
     problems = build.data(config, str(folder))["train"]
     tokenizer = build.tokenizer(config, str(folder), problems)
     with executor.Pool(2) as pool:
@@ -258,7 +258,7 @@ def world(tmp_path_factory):
             [(i, problem, [wrong[i], problem.solutions[0]]) for i, problem in enumerate(problems * 2)],
         ]
         played = [sft.play(turns, environment, lambda n: None) for turns in scripts]
-        capacity = configs.stream_capacity(config)
+        capacity = stream_capacity(config)
         pools = [sft.to_arrays(episodes, capacity, tokenizer.pad_id) for episodes in played]
         params = {"policy": llama.init(model, jax.random.key(0))}
         learner = sft.make_learner(model, mesh, config, params)

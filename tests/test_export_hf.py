@@ -13,11 +13,12 @@ from safetensors.numpy import load_file
 
 from experiments import export_hf
 from experiments.configs import mini
-from rlef_jax import checkpoint, llama, prompts, sft, sharding
-from rlef_jax.checkpoint import Checkpoints
+from rlef_jax import llama, prompts, sft, sharding
 from rlef_jax.learner import TrainState
 from rlef_jax.llama import LlamaConfig
 from rlef_jax.ppo_update import init_value
+from rlef_jax.runtime import checkpoint
+from rlef_jax.runtime.checkpoint import Checkpoints
 from rlef_jax.tokenizer.export import write_hf
 
 ROOT = os.path.join(os.path.dirname(__file__), "..")

@@ -9,11 +9,11 @@ import numpy as np
 import optax
 import pytest
 
-from rlef_jax import config as configs
 from rlef_jax import learner as learners
 from rlef_jax import llama, ppo_update, rollout, sft, sharding, trajectories
+from rlef_jax.config import default
 from rlef_jax.llama import LlamaConfig
-from rlef_jax.metrics import CompileCounter
+from rlef_jax.runtime.metrics import CompileCounter
 
 MODEL = LlamaConfig(vocab_size=40, d_model=16, n_layers=2, n_heads=2, n_kv_heads=2, head_dim=8, d_ff=24, tied_embeddings=True)
 B, T = 12, 24
@@ -21,7 +21,7 @@ ARRAYS = ppo_update.POLICY_ARRAYS | ppo_update.VALUE_ARRAYS
 
 
 def config_of(**ppo):
-    config = configs.default()
+    config = default()
     config.batch.update(rows=8, lengths=(12, 24))
     config.ppo.update(warmup_steps=0, learning_rate=1e-2, value_learning_rate=1e-2, weight_decay=0.0, **ppo)
     return config

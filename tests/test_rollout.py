@@ -10,7 +10,7 @@ import pytest
 
 import executor
 from rlef_jax import llama, rollout, sampler, sharding, trajectories
-from rlef_jax.metrics import CompileCounter
+from rlef_jax.runtime.metrics import CompileCounter
 from rlef_jax.types import Status
 
 EPISODES = 40

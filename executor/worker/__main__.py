@@ -6,10 +6,10 @@ The judge puts the zygote into its jail (worker_setup.py), hands it jobs, keeps 
 ends what passes a limit, and passes the answers on (worker_judge.py). The zygote forks the programs (worker_zygote.py).
 """
 
+import _signal as signal
 import _sitebuiltins
 import builtins
 import os
-import _signal as signal
 import sys
 
 from worker_program import open_streams

@@ -5,12 +5,30 @@ Each page of memory that either side writes to after the fork costs a copy, whic
 loop, and the names bound once.
 """
 
+import _signal as signal
 import ctypes
 import os
 import resource
-import _signal as signal
-from os import P_PID, SEEK_END, SEEK_SET, WEXITED, WNOHANG, WNOWAIT
-from os import chmod, close, fork, ftruncate, listdir, lseek, memfd_create, pread, pwrite, wait4, waitid, waitpid
+from os import (
+    P_PID,
+    SEEK_END,
+    SEEK_SET,
+    WEXITED,
+    WNOHANG,
+    WNOWAIT,
+    chmod,
+    close,
+    fork,
+    ftruncate,
+    listdir,
+    lseek,
+    memfd_create,
+    pread,
+    pwrite,
+    wait4,
+    waitid,
+    waitpid,
+)
 from time import monotonic
 
 from worker_processes import end_all_below, libc

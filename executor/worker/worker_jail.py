@@ -3,12 +3,12 @@
 Setting a layer up is how it is probed: a layer that fails says why, and the judge starts again without it.
 """
 
+import _signal as signal
 import collections
 import ctypes
 import errno
 import os
 import resource
-import _signal as signal
 import struct
 import sys
 

@@ -1,10 +1,10 @@
 """The judge at work: hands jobs to the zygote, watches over the test that runs, passes the answers on. Part of the worker:
 standard library only, imported by path."""
 
+import _signal as signal
 import itertools
 import os
 import select
-import _signal as signal
 import time
 
 from worker_jail import SCRATCH_BYTES

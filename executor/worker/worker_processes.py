@@ -1,9 +1,9 @@
 """Processes as the kernel shows them, and how to end them. Part of the worker: standard library only, imported by path."""
 
+import _signal as signal  # without the enum module, which signal imports and each zygote would carry
 import ctypes
 import os
 import resource
-import _signal as signal  # without the enum module, which signal imports and each zygote would carry
 import time
 
 libc = ctypes.CDLL(None, use_errno=True)

@@ -1,11 +1,11 @@
 """What happens in the process of a program. Part of the worker: standard library only, imported by path."""
 
+import _signal as signal
 import builtins
 import gc
 import io
 import os
 import resource
-import _signal as signal
 import sys
 import time
 from _thread import _count as thread_count

@@ -3,9 +3,9 @@
 Nothing that the judge alone needs is imported here: a zygote keeps the memory of what was loaded when it was forked.
 """
 
+import _signal as signal
 import gc
 import os
-import _signal as signal
 
 from worker_cgroup import ControlGroup, group_name, remove_group
 from worker_jail import (

@@ -11,11 +11,11 @@ Input comes from a memory file and output goes to memory files, so that nothing 
 output limit. The judge keeps the time and ends what runs too long; expected outputs never come here.
 """
 
+import _signal as signal
 import collections
 import gc
 import os
 import resource
-import _signal as signal
 import struct
 import sys
 from os import write

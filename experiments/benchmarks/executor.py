@@ -28,8 +28,9 @@ from typing import Any
 sys.path.pop(0)  # this directory: here, the name of the package is that of this file
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from executor import Job, Pool, bench
-from executor.console import show_progress, show_table
+from executor import Job, Pool
+from executor.commands import bench
+from executor.commands.console import show_progress, show_table
 
 SUBPROCESS, MULTIPROCESSING = "subprocess.run", "multiprocessing"
 TESTS_A_JOB = 20  # of the soak

@@ -27,8 +27,9 @@ from absl import app, flags, logging
 from rich.console import Console
 from rich.table import Table
 
-from rlef_jax import build, command, llama, plan, plan_devices, sampler, sharding
-from rlef_jax import config as configs
+from rlef_jax import build, llama, sampler, sharding
+from rlef_jax.config import command, stream_capacity
+from rlef_jax.plan import chips, programs
 from rlef_jax.ppo_update import POLICY_ARRAYS, VALUE_ARRAYS, Ppo, init_value
 from rlef_jax.rollout import Collector
 
@@ -50,11 +51,11 @@ def agreement(model, mesh, params, tokens_BT) -> dict[str, float]:
 
 def sample(config, model, mesh, params, steps: int) -> dict[str, float]:
     """Every slot is given a prompt and samples about `steps` tokens, in chunks as in a run."""
-    s, capacity, stop_ids = config.sampler, configs.stream_capacity(config), np.array([-1], np.int32)  # no token stops
+    s, capacity, stop_ids = config.sampler, stream_capacity(config), np.array([-1], np.int32)  # no token stops
     collector = Collector(model, mesh, config, capacity, stop_ids)
     collector.warm_up(params, [1.0])
-    programs, read = collector.programs([1.0]), collector.read(params)
-    (extend, (_, abstract, *_)), (decode, _) = programs["splice"], programs["decode"]
+    compiled, read = collector.programs([1.0]), collector.read(params)
+    (extend, (_, abstract, *_)), (decode, _) = compiled["splice"], compiled["decode"]
     at = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     slots = jax.jit(lambda: sampler.init_slots(model, s.slots, capacity), out_shardings=at)()
     tokens_BC = np.random.default_rng(0).integers(0, model.vocab_size, (s.slots, s.splice_length)).astype(np.int32)
@@ -132,7 +133,7 @@ def peak(mesh) -> float | None:
     """GiB, on the fullest device, since the process began; None where the backend does not tell (CPU)."""
     stats = [device.memory_stats() or {} for device in mesh.local_devices]
     peaks = [stat.get("peak_bytes_in_use") for stat in stats]
-    return None if None in peaks else max(peaks) / plan_devices.GIB
+    return None if None in peaks else max(peaks) / chips.GIB
 
 
 def run(config, steps: int) -> dict:
@@ -151,8 +152,8 @@ def run(config, steps: int) -> dict:
     tokens_BT = np.random.default_rng(0).integers(0, model.vocab_size, (sharding.batch_ways(mesh), 256)).astype(np.int32)
     params = jax.device_put(params, sharding.shardings(params, mesh))
     found["agreement"] = agreement(model, mesh, params, tokens_BT)
-    devices, chip = plan_devices.here()
-    planned = max(need.total for need in plan.plan(config, devices, chip)[2]) / plan_devices.GIB
+    devices, chip = chips.here()
+    planned = max(need.total for need in programs.plan(config, devices, chip)[2]) / chips.GIB
     found["memory_gib"] = {"peak_gib": memory, "planned_gib": planned}
     if all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
         found["transformers"] = peers(config, model, params, steps)

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Mapping
 
 import executor
-from rlef_jax import interrupt
 from rlef_jax.datasets import evalplus, lint
 from rlef_jax.datasets.code_contests import prepare, stored
 from rlef_jax.datasets.faults import FAULTS
-from rlef_jax.terminal import console, progress
+from rlef_jax.runtime import interrupt
+from rlef_jax.runtime.progress import console, progress
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import executor
-from executor import Limits, Verdict
-from executor.types import AnyTest
+from executor import AnyTest, Limits, Verdict
 from rlef_jax.types import Problem
 
 _RELAXED = 3  # times the limits: a right program that keeps to these has met limits that are too tight, not a wrong test

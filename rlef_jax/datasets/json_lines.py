@@ -12,8 +12,7 @@ import json
 import os
 import re
 
-from executor import Checker
-from executor.testfile import read_tests
+from executor import Checker, read_tests
 from rlef_jax.types import Problem
 
 SPLITS = ("train", "valid", "test")

@@ -12,10 +12,11 @@ from collections.abc import Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 import executor
-from rlef_jax import datasets, table
+from rlef_jax import datasets
 from rlef_jax.datasets import faults
 from rlef_jax.datasets.faults import FAULTS, Judge, SandboxFailure
-from rlef_jax.terminal import progress
+from rlef_jax.runtime import files
+from rlef_jax.runtime.progress import progress
 from rlef_jax.types import Problem
 
 
@@ -84,7 +85,7 @@ def claim(settings: dict, out: str | os.PathLike) -> None:
 
 def judged(out: str | os.PathLike) -> dict[int, dict]:
     """{place: line} of problems.jsonl, by place. Raises ValueError for a line that is none of ours."""
-    return dict(sorted(table.read(pathlib.Path(out, "problems.jsonl"), "place").items()))
+    return dict(sorted(files.read(pathlib.Path(out, "problems.jsonl"), "place").items()))
 
 
 def run(
@@ -104,7 +105,7 @@ def run(
             for future in wait(under_way, return_when=FIRST_COMPLETED).done:
                 place, name = under_way.pop(future)
                 try:
-                    table.append(file, {"place": place, "name": name, **future.result()})
+                    files.append(file, {"place": place, "name": name, **future.result()})
                 except SandboxFailure as error:
                     failed[name] = str(error)
                 bar.update()

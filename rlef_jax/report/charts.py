@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from rlef_jax.diagnostics import VERDICTS
-from rlef_jax.report import diagnosis, plots
-from rlef_jax.report.plots import COLORS, SHARE, Chart, column, curves, named
+from rlef_jax.evaluation.collection import VERDICTS
+from rlef_jax.report import curves, traces
+from rlef_jax.report.traces import COLORS, SHARE, Chart, column, named
 from rlef_jax.report.runs import Run
 
 WINDOW = 5  # collections over which solve rates are averaged
@@ -25,15 +25,15 @@ def sections(runs: Sequence[Run]) -> dict[str, list[Chart]]:
     turns = sorted({t for run in runs for t in turns_of(run)})
     return {
         "Solved": [*(held_out(runs, t) for t in temperatures), training(runs), validation(runs), repaired(runs, turns)],
-        "Reward and value": diagnosis.rewards(runs),
-        "Policy": [*diagnosis.policy(runs), *diagnosis.numerics(runs)],
+        "Reward and value": curves.rewards(runs),
+        "Policy": [*curves.policy(runs), *curves.numerics(runs)],
         "Verdicts": [
             *(verdicts(runs, run, t) for run in runs for t in turns_of(run)),
             *(held_out_verdicts(runs, run, t) for run in runs for t in temperatures if run.evaluations),
         ],
-        "Conversations": diagnosis.conversations(runs, turns),
-        "Time": [*(seconds(runs, run) for run in runs), *diagnosis.machine(runs), phases(runs)],
-        "Warm start": diagnosis.warm_start(runs),
+        "Conversations": curves.conversations(runs, turns),
+        "Time": [*(seconds(runs, run) for run in runs), *curves.machine(runs), phases(runs)],
+        "Warm start": curves.warm_start(runs),
     }
 
 
@@ -42,7 +42,7 @@ def sections(runs: Sequence[Run]) -> dict[str, list[Chart]]:
 
 def held_out(runs: Sequence[Run], temperature: str) -> Chart:
     """Bars before and after RLEF for each rate of the evaluation at one temperature."""
-    traces = []
+    drawn = []
     for r, run in enumerate(runs):
         for when, label in _MOMENTS.items():
             rates = rates_of(run.evaluations.get(when, {}).get(temperature, {}))
@@ -51,20 +51,20 @@ def held_out(runs: Sequence[Run], temperature: str) -> Chart:
             if len(runs) > 1 and when == "before":
                 fill, opacity = COLORS[r % len(COLORS)], 0.45
             places = ["<br>".join(textwrap.wrap(label_of(name), 12)) for name in rates]
-            bars = plots.bars(named(runs, run, label), places, values, fill, opacity=opacity)
+            bars = traces.bars(named(runs, run, label), places, values, fill, opacity=opacity)
             if rates:
-                traces.append(bars | {"error_y": plots.error_bars(values, low, high) | {"color": "--text"}})
+                drawn.append(bars | {"error_y": traces.error_bars(values, low, high) | {"color": "--text"}})
     note = (
         "Share of held-out problems solved, with 95 % intervals over problems. 1@k is a conversation of up to k turns; "
         "independent 1@k is the same budget of responses without feedback. Healthy: 1@k gains more than turn 1 does."
     )
     layout = {"xaxis": {"tickangle": 0}} | SHARE
-    return Chart(f"held-out-{temperature}", f"Held-out problems, T = {temperature}", note, traces, layout)
+    return Chart(f"held-out-{temperature}", f"Held-out problems, T = {temperature}", note, drawn, layout)
 
 
 def training(runs: Sequence[Run]) -> Chart:
     """Solve rates of the collections by turn, with intervals: of each turn, or with several runs of the last."""
-    traces = []
+    drawn = []
     for r, run in enumerate(runs):
         lines = run.lines.get("rlef", [])
         episodes = np.array([line.get("episodes", run.setting("ppo.rollouts", 1) - line.get("dropped", 0)) for line in lines])
@@ -73,19 +73,19 @@ def training(runs: Sequence[Run]) -> Chart:
             total = last(episodes)
             rate = last(np.array(column(lines, f"solved_by_turn_{t}"), float) * episodes) / total
             if s == 0 or len(runs) == 1:
-                traces.append(plots.band(plots.steps(lines), *plots.wilson(rate, total), runs, r, s))
-            y = list(map(plots.rounded, rate))
-            traces.append(plots.line(named(runs, run, f"by turn {t}"), plots.steps(lines), y, runs, r, s))
+                drawn.append(traces.band(traces.steps(lines), *traces.wilson(rate, total), runs, r, s))
+            y = list(map(traces.rounded, rate))
+            drawn.append(traces.line(named(runs, run, f"by turn {t}"), traces.steps(lines), y, runs, r, s))
     note = (
         f"Share of training problems solved within so many turns, over the last {WINDOW} collections, with 95 % intervals. "
         "Healthy: later turns rise away from the first. A gap that does not open means that feedback is not made use of."
     )
-    return Chart("training", "Solved in training, by turn", note, traces, plots.axes("updates", **SHARE))
+    return Chart("training", "Solved in training, by turn", note, drawn, traces.axes("updates", **SHARE))
 
 
 def validation(runs: Sequence[Run]) -> Chart:
     """Rates on the valid split, each at the number of updates behind the policy, the chosen one marked."""
-    traces = []
+    drawn = []
     for r, run in enumerate(runs):
         lines = run.lines.get("rlef", [])
         name = next((key for line in lines for key in line if key.startswith("valid_1@")), None)
@@ -95,14 +95,14 @@ def validation(runs: Sequence[Run]) -> Chart:
             chosen = [update == run.summary.get("chosen_update") for update in updates]
             marker = {"symbol": ["star" if c else "circle" for c in chosen], "size": [14 if c else 7 for c in chosen]}
             low, high = column(lines, "valid_low"), column(lines, "valid_high")
-            trace = plots.line(named(runs, run, ""), updates, rates, runs, r, 0)
+            trace = traces.line(named(runs, run, ""), updates, rates, runs, r, 0)
             trace |= {"mode": "lines+markers", "marker": marker}
-            traces.append(trace if None in low + high else trace | {"error_y": plots.error_bars(rates, low, high)})
+            drawn.append(trace if None in low + high else trace | {"error_y": traces.error_bars(rates, low, high)})
     note = (
         "Solve rate on the valid split, with 95 % intervals over problems where they are known. The policy at the highest point "
         "(a star, once the run is over) is evaluated at the end. Healthy: it rises with the training curve."
     )
-    return Chart("validation", "Solved on the valid split", note, traces, plots.axes("updates", **SHARE))
+    return Chart("validation", "Solved on the valid split", note, drawn, traces.axes("updates", **SHARE))
 
 
 def repaired(runs: Sequence[Run], turns: Sequence[int]) -> Chart:
@@ -111,7 +111,7 @@ def repaired(runs: Sequence[Run], turns: Sequence[int]) -> Chart:
         "model repeats itself, or that the feedback does not say what is wrong."
     )
     sources = {f"at turn {t}": f"repaired_at_turn_{t}" for t in turns[1:]}
-    return curves(runs, "repaired", "Repairs", note, sources, **SHARE)
+    return traces.curves(runs, "repaired", "Repairs", note, sources, **SHARE)
 
 
 # ---- verdicts --------------------------------------------------------------------------------------------------------
@@ -120,18 +120,18 @@ def repaired(runs: Sequence[Run], turns: Sequence[int]) -> Chart:
 def verdicts(runs: Sequence[Run], run: Run, turn: int) -> Chart:
     """What the public tests said at one turn of the collections of one run, as shares, stacked."""
     lines = [line for line in run.lines.get("rlef", []) if f"turn_{turn}_OK" in line]
-    traces = []
+    drawn = []
     for verdict in VERDICTS:
         counts = column(lines, f"turn_{turn}_{verdict}")
         if any(counts):
-            layer = plots.area(verdict, plots.steps(lines), counts, _VERDICT_COLORS[verdict])
-            traces.append(layer | {"groupnorm": "fraction"})
+            layer = traces.area(verdict, traces.steps(lines), counts, _VERDICT_COLORS[verdict])
+            drawn.append(layer | {"groupnorm": "fraction"})
     note = (
         "Responses of this turn by what the public tests said. Healthy: OK grows, and what remains is WRONG_ANSWER rather than "
         "errors of form."
     )
     id = f"verdicts-{runs.index(run)}-{turn}"
-    return Chart(id, named(runs, run, f"Verdicts at turn {turn}"), note, traces, plots.axes("updates", **SHARE))
+    return Chart(id, named(runs, run, f"Verdicts at turn {turn}"), note, drawn, traces.axes("updates", **SHARE))
 
 
 def held_out_verdicts(runs: Sequence[Run], run: Run, temperature: str) -> Chart:
@@ -142,8 +142,8 @@ def held_out_verdicts(runs: Sequence[Run], run: Run, temperature: str) -> Chart:
         for t, counts in enumerate(run.evaluations.get(when, {}).get(temperature, {}).get("verdicts_by_turn", []), start=1)
     }
     places = list(map(list, zip(*stacks)))  # plotly's axis of two levels
-    traces = [
-        plots.bars(verdict, places, [counts.get(verdict, 0) for counts in stacks.values()], _VERDICT_COLORS[verdict])
+    drawn = [
+        traces.bars(verdict, places, [counts.get(verdict, 0) for counts in stacks.values()], _VERDICT_COLORS[verdict])
         for verdict in VERDICTS
         if any(counts.get(verdict) for counts in stacks.values())
     ]
@@ -153,7 +153,7 @@ def held_out_verdicts(runs: Sequence[Run], run: Run, temperature: str) -> Chart:
     )
     title = named(runs, run, f"Held-out verdicts, T = {temperature}")
     id = f"held-out-verdicts-{runs.index(run)}-{temperature}"
-    return Chart(id, title, note, traces, {"barmode": "stack", "legend": {"yref": "paper", "y": 1.02}})
+    return Chart(id, title, note, drawn, {"barmode": "stack", "legend": {"yref": "paper", "y": 1.02}})
 
 
 # ---- time ------------------------------------------------------------------------------------------------------------
@@ -170,31 +170,31 @@ def seconds(runs: Sequence[Run], run: Run) -> Chart:
             line["seconds_collect"] - line.get("seconds_device", 0) - line["seconds_executor_wait"]
         ),
     }
-    traces = []
+    drawn = []
     for s, (label, source) in enumerate(parts.items()):
         values = column(lines, source)
         if any(values):
-            traces.append(plots.area(label, plots.steps(lines), values, COLORS[s]))
+            drawn.append(traces.area(label, traces.steps(lines), values, COLORS[s]))
     note = (
         "Of each update. Sampling is time in calls to the device; waiting is time in which too few conversations could go on for "
         "want of verdicts; other is the host's own work. Healthy: little waiting; else raise executor.workers or sampler.slots."
     )
-    layout = plots.axes("updates", **plots.y_axis("seconds"))
-    return Chart(f"seconds-{runs.index(run)}", named(runs, run, "Seconds of an update"), note, traces, layout)
+    layout = traces.axes("updates", **traces.y_axis("seconds"))
+    return Chart(f"seconds-{runs.index(run)}", named(runs, run, "Seconds of an update"), note, drawn, layout)
 
 
 def phases(runs: Sequence[Run]) -> Chart:
     """Seconds of every phase so far, a bar for each run."""
     names = {name for run in runs for name in run.phases}
     ordered = [name for name in _PHASES if name in names] + sorted(names - set(_PHASES))
-    traces = []
+    drawn = []
     for i, name in enumerate(ordered):
         spent = [run.phases.get(name, {}).get("seconds", 0) for run in runs]
-        bars = plots.bars(name.replace("_", " "), spent, [run.name for run in runs], COLORS[i % len(COLORS)])
-        traces.append(bars | {"orientation": "h"})
+        bars = traces.bars(name.replace("_", " "), spent, [run.name for run in runs], COLORS[i % len(COLORS)])
+        drawn.append(bars | {"orientation": "h"})
     note = "Wall clock of each phase over all calls of a run, compilation included."
-    layout = plots.axes("seconds", barmode="stack", bargap=0.4, hovermode="closest", yaxis={"type": "category"})
-    return Chart("phases", "Time by phase", note, traces, layout)
+    layout = traces.axes("seconds", barmode="stack", bargap=0.4, hovermode="closest", yaxis={"type": "category"})
+    return Chart("phases", "Time by phase", note, drawn, layout)
 
 
 # ---- names of metrics --------------------------------------------------------------------------------------------------

@@ -10,8 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from executor.functions import shown
-from executor.types import AnyTest, Test, TestResult
+from executor import AnyTest, Test, TestResult, shown
 from rlef_jax.tokenizer import Tokenizer
 from rlef_jax.types import Episode, Learnt, Turn
 

@@ -10,8 +10,8 @@ from plotly.offline import get_plotlyjs
 
 from rlef_jax.report import charts, episodes, runs, viewer
 from rlef_jax.report.markup import render
-from rlef_jax.report.plots import COLORS
 from rlef_jax.report.runs import Run
+from rlef_jax.report.traces import COLORS
 
 EPISODES = 256  # of the latest collections, at the foot of the page of a run
 

@@ -12,9 +12,9 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from rlef_jax import terminal
 from rlef_jax.report import episodes
 from rlef_jax.report.changes import changes
+from rlef_jax.runtime import progress
 
 _CONTROL = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]")  # what would command the terminal, where a model has written it
 _SIGNS = {"-": "red", "+": "green", "…": "dim", " ": ""}
@@ -31,7 +31,7 @@ def show(run: str, filter: str = "", episode: str = "", limit: int = 5, console:
       FileNotFoundError: where the run holds no episodes.
       ValueError: for a damaged file, and when no episode is so called, or of such a kind.
     """
-    console = console or terminal.console()
+    console = console or progress.console()
     if episode:
         console.print(_conversation(*_named(run, episode)))
         return

@@ -447,9 +447,9 @@ def test_a_file_of_names_that_is_missing(tmp_path):
 
 def test_the_configuration_names_the_file(tmp_path):
     from rlef_jax import build
-    from rlef_jax import config as configs
+    from rlef_jax.config import default
 
-    config = configs.default()
+    config = default()
     config.data.update(dir=str(tmp_path), train=8, valid=8, test=8)
     whole = build.problems(config, "valid", "")
     config.data.exclude = str(tmp_path / "names.txt")

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 from rlef_jax.datasets.code_contests import records, sources, stored
 from rlef_jax.datasets.code_contests.stored import Entry, Index
-from rlef_jax.terminal import progress
+from rlef_jax.runtime.progress import progress
 
 # Problems of each split, as published.
 PUBLISHED = {"train": 13328, "valid": 117, "test": 165}

@@ -5,8 +5,7 @@ The rules are those of EvalPlus 0.2.1. A recorded run of its own is judged alike
 
 from collections.abc import Sequence
 
-from executor import AssertTest, CallTest, TestResult, Verdict
-from executor.types import AnyTest
+from executor import AnyTest, AssertTest, CallTest, TestResult, Verdict
 
 RETURNED = (Verdict.OK, Verdict.WRONG_ANSWER)  # the call returned, whatever it was compared with
 

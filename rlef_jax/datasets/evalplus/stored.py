@@ -16,10 +16,9 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
 import executor
-from executor.types import AnyTest
-from executor.worker.worker_values import decode, encode
-from rlef_jax import table
+from executor import AnyTest, decode, encode
 from rlef_jax.datasets.evalplus import releases, tasks
+from rlef_jax.runtime import files
 from rlef_jax.types import Problem
 
 _AT_ONCE = 4  # tasks that are run at a time: some expected values are large
@@ -144,20 +143,20 @@ def _read(name: str, folder: pathlib.Path) -> tuple[Problem, ...]:
 
 def _solve(found: list[dict], solved: pathlib.Path, on_progress: Callable[[int, int], None]) -> None:
     """Adds what is missing to the table of solved tasks: the record of each, and its numbers of public and private tests."""
-    features, done = tfds.features.FeaturesDict(_FEATURES), table.read(solved, "task_id", lambda entry: None)
+    features, done = tfds.features.FeaturesDict(_FEATURES), files.read(solved, "task_id", lambda entry: None)
     missing = [task for task in found if task["task_id"] not in done]
     with executor.Pool() as pool, ThreadPoolExecutor(_AT_ONCE) as threads, open(solved, "a") as file:
         problems = threads.map(lambda task: tasks.problem(task, pool), missing)
         for count, (task, each) in enumerate(zip(missing, problems), start=len(done) + 1):
             content = base64.b85encode(features.serialize_example(features.encode_example(record(each)))).decode()
             tests = [len(each.public_tests), len(each.private_tests)]
-            table.append(file, {"task_id": task["task_id"], "tests": tests, "record": content})
+            files.append(file, {"task_id": task["task_id"], "tests": tests, "record": content})
             on_progress(count, len(found))
 
 
 def _write(solved: pathlib.Path, found: list[dict], path: pathlib.Path) -> list[list[int]]:
     """Writes the records in the order of the release. Returns the numbers of public and private tests of each problem."""
-    entries = table.read(solved, "task_id")
+    entries = files.read(solved, "task_id")
     temporary = path.with_name(f"{path.name}.part")
     writer = ArrayRecordWriter(str(temporary), "group_size:1,zstd:3")
     try:

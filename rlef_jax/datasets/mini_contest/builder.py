@@ -11,7 +11,7 @@ from absl import logging
 
 from rlef_jax.datasets.mini_contest import problems
 from rlef_jax.datasets.mini_contest.families import LEVELS
-from rlef_jax.terminal import progress
+from rlef_jax.runtime.progress import progress
 
 SECONDS = 2
 MEMORY_BYTES = 256 * 2**20

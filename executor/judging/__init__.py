@@ -1,0 +1,1 @@
+"""What counts as right: verdicts from outputs, from returned values, and from asserts."""

@@ -1,0 +1,208 @@
+"""From what a worker saw to verdicts. Expected outputs are compared here, in the parent, and go nowhere else."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Union
+
+from executor.judging.comparison import check_comparison, compare
+from executor.judging.functions import Check, Judged, checker_call, plan
+from executor.types import Checker, Job, Result, Test, TestResult, Verdict, summarise
+from executor.worker.worker_protocol import BROKEN, EXITED, FUNCTIONS, NO_MEMORY, TIMED_OUT, TOO_MUCH_OUTPUT
+from executor.worker.worker_values import decode
+
+_VERDICTS = {
+    TIMED_OUT: Verdict.TIMEOUT,
+    NO_MEMORY: Verdict.OUT_OF_MEMORY,
+    TOO_MUCH_OUTPUT: Verdict.OUTPUT_LIMIT,
+    BROKEN: Verdict.INFRASTRUCTURE,
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What happened to a program on one input, before its output is compared.
+
+    kind: one of EXITED, TIMED_OUT, NO_MEMORY, TOO_MUCH_OUTPUT, BROKEN.
+    exit_status: its exit status, or minus the signal that ended it.
+    value: what a function test returned, encoded; empty if nothing.
+    """
+
+    kind: int
+    exit_status: int
+    seconds: float
+    output: str
+    error: str
+    value: bytes
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the same program would fare alike again, whatever the load of the machine."""
+        return self.kind in (EXITED, TOO_MUCH_OUTPUT)
+
+
+class Deferred(NamedTuple):
+    """A verdict that waits for a check in the sandbox: what to run, and what its outcome makes of the test."""
+
+    check: Check
+    finish: Callable[[Outcome], TestResult]
+
+
+Judge = Callable[[Outcome], Union[TestResult, Deferred]]
+
+
+class Prepared(NamedTuple):
+    """A job made ready for a worker: flags of worker_protocol, the input of each test, and what judges its outcome."""
+
+    flags: int
+    inputs: list[bytes]
+    judges: list[Judge]
+
+
+def prepare(job: Job) -> Prepared:
+    """Raises ValueError for tests of mixed kinds, an unknown comparison, and asserts that cannot be split."""
+    if isinstance(job.comparison, str):
+        check_comparison(job.comparison)
+    kinds = {isinstance(test, Test) for test in job.tests}
+    if len(kinds) > 1:
+        raise ValueError("a job's tests are either all Test, or all CallTest and AssertTest")
+    if kinds == {False}:
+        if job.shared_process:
+            raise ValueError("shared_process is for tests of standard input and output, not for calls and asserts")
+        plans = [plan(test) for test in job.tests]
+        return Prepared(FUNCTIONS, [each.payload for each in plans], [_function_judge(each.judge) for each in plans])
+    inputs = [test.input.encode("utf-8", "surrogatepass") for test in job.tests]
+    return Prepared(0, inputs, [_output_judge(test, job.comparison) for test in job.tests])
+
+
+# ---- standard output -------------------------------------------------------------------------------------------------
+
+
+def _output_judge(test: Test, comparison: Any) -> Judge:
+    if isinstance(comparison, str):
+        return lambda outcome: judge_outcome(outcome, test, comparison)
+    if isinstance(comparison, Checker):
+        return lambda outcome: _check_output(outcome, test, comparison)
+    return lambda outcome: _stopped(outcome) or _compared(outcome, bool(comparison(test.input, outcome.output, test.expected)))
+
+
+def judge_outcome(outcome: Outcome, test: Test, comparison: str) -> TestResult:
+    """The verdict on one test. `codecontests` accepts a right output whatever the exit status."""
+    if outcome.kind == EXITED and (outcome.exit_status == 0 or comparison == "codecontests"):
+        if compare(test.expected, outcome.output, comparison):
+            return TestResult(Verdict.OK, outcome.seconds, outcome.output, outcome.error)
+    return _stopped(outcome) or _compared(outcome, False)
+
+
+def _stopped(outcome: Outcome) -> TestResult | None:
+    """The verdict on a program that did not end well; None if it did."""
+    if outcome.kind != EXITED:
+        return TestResult(_VERDICTS[outcome.kind], outcome.seconds, outcome.output, outcome.error)
+    if outcome.exit_status == 0:
+        return None
+    error = outcome.error if outcome.error.strip() else _how_it_died(outcome.exit_status)
+    return TestResult(Verdict.RUNTIME_ERROR, outcome.seconds, outcome.output, error)
+
+
+def _compared(outcome: Outcome, right: bool) -> TestResult:
+    verdict = Verdict.OK if right else Verdict.WRONG_ANSWER
+    return TestResult(verdict, outcome.seconds, outcome.output, outcome.error)
+
+
+def _check_output(outcome: Outcome, test: Test, checker: Checker) -> TestResult | Deferred:
+    stopped = _stopped(outcome)
+    if stopped is not None:
+        return stopped
+    check = checker_call(checker, test.input, outcome.output, test.expected)
+    return Deferred(check, _finisher(check, lambda judged: _compared(outcome, judged.passed)))
+
+
+def _how_it_died(exit_status: int) -> str:
+    if exit_status > 0:
+        return f"Exited with status {exit_status}"
+    try:
+        return f"Killed by signal {-exit_status} ({signal.Signals(-exit_status).name})"
+    except ValueError:
+        return f"Killed by signal {-exit_status}"
+
+
+# ---- function calls and asserts --------------------------------------------------------------------------------------
+
+
+def _function_judge(judge: Callable[[list], Judged | Check]) -> Judge:
+    def judge_values(outcome: Outcome) -> TestResult | Deferred:
+        stopped = _stopped(outcome)
+        if stopped is not None:
+            return stopped
+        values = _values(outcome)
+        if values is None:
+            return TestResult(Verdict.RUNTIME_ERROR, outcome.seconds, "", "The program ended before the function returned")
+        judged = judge(values)
+        if isinstance(judged, Check):
+            return Deferred(judged, _finisher(judged, lambda judged: _from_judged(outcome, judged), outcome))
+        return _from_judged(outcome, judged)
+
+    return judge_values
+
+
+def _from_judged(outcome: Outcome, judged: Judged) -> TestResult:
+    verdict = Verdict.OK if judged.passed else Verdict.WRONG_ANSWER
+    return TestResult(verdict, outcome.seconds, "" if judged.passed else judged.message, outcome.error, judged.value)
+
+
+def _values(outcome: Outcome) -> list | None:
+    """What a function test gave back; None for what is no list of values, which only tampering leaves."""
+    try:
+        values = decode(outcome.value)
+    except ValueError:
+        return None
+    return values if isinstance(values, list) else None
+
+
+def _finisher(check: Check, finish: Callable[[Judged], TestResult], of: Outcome | None = None) -> Callable[[Outcome], TestResult]:
+    """Reads the outcome of a check. A checker that fails says nothing about the program; an assert that takes too long on
+    the values of the program, whose outcome is `of`, fails."""
+
+    def finish_check(outcome: Outcome) -> TestResult:
+        stopped = _stopped(outcome)
+        values = _values(outcome) if stopped is None else None
+        if values is not None:
+            return finish(check.finish(values))
+        why = "it gave no answer" if stopped is None else f"{stopped.verdict.value} {stopped.error}".strip()
+        if of is None or (stopped is not None and stopped.verdict is Verdict.INFRASTRUCTURE):
+            return TestResult(Verdict.INFRASTRUCTURE, error=f"the check of the output failed: {why}")
+        return TestResult(Verdict.WRONG_ANSWER, of.seconds, f"the assert could not be evaluated: {why}", of.error)
+
+    return finish_check
+
+
+# ---- jobs ------------------------------------------------------------------------------------------------------------
+
+
+def judge_job(job: Job, judged: list[TestResult | None]) -> Result:
+    """The result of a job that compiled. Only after a failure that stopped it may tests lack a result."""
+    results: list[TestResult] = []
+    stopped = False
+    for result in judged:
+        if stopped:
+            result = TestResult(Verdict.SKIPPED)
+        elif result is None:
+            return broken_job(job, "a test has no outcome")
+        else:
+            stopped = job.stop_at_first_failure and result.verdict is not Verdict.OK
+        results.append(result)
+    return summarise(tuple(results))
+
+
+def invalid_job(job: Job, error: str) -> Result:
+    """The result of a job whose program does not compile."""
+    each = TestResult(Verdict.INVALID_PROGRAM, error=error)
+    return Result(Verdict.INVALID_PROGRAM, (each,) * len(job.tests), 0.0, error)
+
+
+def broken_job(job: Job, error: str) -> Result:
+    """The result of a job that could not be judged."""
+    each = TestResult(Verdict.INFRASTRUCTURE, error=error)
+    return Result(Verdict.INFRASTRUCTURE, (each,) * len(job.tests), 0.0, error)

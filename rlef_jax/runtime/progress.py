@@ -1,0 +1,85 @@
+"""What a person sees while something runs: progress bars with rate and time left, waits that no bar can measure, tables.
+
+On a terminal a bar is redrawn; in a log it is a line now and then, with no control characters.
+"""
+
+import contextlib
+import os
+import sys
+import time
+
+from rich.console import Console
+from tqdm import tqdm
+
+from rlef_jax.runtime import interrupt
+
+_silent = False
+
+
+def silence() -> None:
+    """Ends progress bars and words about waits, in a process that is not the one of several that a person reads."""
+    global _silent
+    _silent = True
+
+
+class _Lines:
+    """stderr for a bar that is not redrawn: each state it passes through is a line of its own."""
+
+    def write(self, text: str) -> None:
+        if line := text.replace("\r", "").rstrip():
+            print(line, file=sys.stderr)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def progress(total: int | None, label: str, unit: str, done: int = 0, part: bool = False) -> tqdm:
+    """A progress bar with rate and time left; on a terminal it is redrawn, in a log a line appears every 15 seconds.
+
+    A `part` of what another bar counts shows only if it lasts: after a second on a terminal, where it goes when it is complete,
+    and every minute in a log. Bytes (`unit` B) and parameters are counted in thousands and millions.
+    """
+    terminal = sys.stderr.isatty()
+    sized = terminal and min(os.get_terminal_size(sys.stderr.fileno())) > 0  # some that record or forward a terminal give it none
+    seconds = 0.2 if terminal else 60.0 if part else 15.0
+    return tqdm(
+        disable=_silent,
+        total=total,
+        initial=done,
+        file=sys.stderr if terminal else _Lines(),
+        desc=f"{label:<12}",
+        unit=unit,
+        unit_scale=unit in ("B", "parameter"),
+        mininterval=seconds,
+        maxinterval=0.5 if terminal else 2 * seconds,
+        delay=(1.0 if terminal else seconds) if part else 0.0,
+        leave=not part,
+        position=None if terminal else 0,  # nothing is above a line of a log
+        dynamic_ncols=sized,
+        ncols=80 if terminal and not sized else None,
+        nrows=24 if terminal and not sized else None,
+        smoothing=0.1,
+    )
+
+
+@contextlib.contextmanager
+def taking(what: str):
+    """Says what is being done, and how long it took: for a wait that no bar can measure. A run asked to stop does so after it."""
+    began = time.perf_counter()
+    say = lambda text, end: None if _silent else print(text, end=end, file=sys.stderr, flush=True)
+    say(f"{what} ...", end="")
+    try:
+        yield
+    finally:
+        say(f" {time.perf_counter() - began:.0f} s", end="\n")
+    interrupt.check()
+
+
+def compiling(what: str):
+    return taking(f"compiling {what}")
+
+
+def console() -> Console:
+    """Where tables go: as wide as the terminal, or wide enough for any table when it is none."""
+    terminal = Console()
+    return terminal if terminal.is_terminal else Console(width=150)

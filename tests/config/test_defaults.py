@@ -1,0 +1,237 @@
+"""A wrong configuration is one sentence that names the field, before anything is compiled; so it is on the command line."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from ml_collections import ConfigDict
+
+from experiments.configs import mini
+from rlef_jax.config import CHOICES, checks, default, stream_capacity
+
+ROOT = pathlib.Path(__file__).parents[2]
+MINI = "experiments/configs/mini.py"
+
+
+def changed(path: str, value, start=default) -> ConfigDict:
+    config = start().unlock()
+    *parents, name = path.split(".")
+    node = config
+    for parent in parents:
+        node = node[parent]
+    if name in node:
+        del node[name]  # an existing field would keep its type
+    node[name] = value
+    return config
+
+
+def complaint(config) -> str:
+    with pytest.raises(ValueError) as caught:
+        checks.validate(config)
+    message = str(caught.value)
+    assert "\n" not in message and message
+    return message
+
+
+def test_the_defaults_and_the_mini_config_are_fine():
+    checks.validate(default())
+    checks.validate(mini.get_config())
+
+
+def test_the_defaults_are_the_papers():
+    c = default()
+    assert (c.episode.turn_limit, c.ppo.kl_coefficient, c.ppo.invalid_penalty, c.ppo.clip, c.ppo.value_clip) == (
+        3,
+        0.05,
+        0.2,
+        0.2,
+        0.2,
+    )
+    assert (c.ppo.rollouts, c.ppo.minibatches, c.ppo.epochs, c.ppo.value, c.ppo.normalize_advantages) == (
+        1024,
+        4,
+        1,
+        "turn",
+        True,
+    )
+    assert (c.ppo.learning_rate, c.ppo.weight_decay, c.ppo.warmup_steps, c.sampler.temperature) == (2e-7, 0.1, 50, 1.0)
+    assert (c.eval.temperatures, c.eval.top_p, c.eval.resamples, c.eval.turn_limit) == ((0.2, 1.0), 0.95, 200, 3)
+
+
+def test_an_unknown_field_is_named_with_a_suggestion():
+    assert complaint(changed("ppo.clipp", 0.1)) == "unknown config field ppo.clipp. Did you mean ppo.clip?"
+    assert complaint(changed("zzzzzzzz", 1)) == "unknown config field zzzzzzzz."
+    with pytest.raises(AttributeError, match="clipp"):
+        default().ppo.clipp = 0.1  # locked
+
+
+def test_a_missing_field_is_named():
+    config = default().unlock()
+    del config.ppo["clip"]
+    assert complaint(config).startswith("config field ppo.clip is missing")
+
+
+@pytest.mark.parametrize(
+    "path, value, kind",
+    [
+        ("ppo.clip", "abc", "float"), ("ppo.clip", True, "float"), ("ppo.clip", None, "float"), ("seed", 1.5, "int"),
+        ("seed", True, "int"), ("ppo.normalize_advantages", 1, "bool"), ("name", 3, "str"),
+        ("batch.lengths", [512, 8192], "tuple"),
+    ],
+)  # fmt: skip
+def test_a_wrong_type_is_named(path, value, kind):
+    message = complaint(changed(path, value))
+    assert message.startswith(f"{path} is {value!r}") and message.endswith(f"it must be a {kind}")
+
+
+@pytest.mark.parametrize("value", [(), ("a",), (512, 8192.0), (True, 8192)])
+def test_a_tuple_holds_numbers_of_the_right_kind(value):
+    assert complaint(changed("batch.lengths", value)).startswith(f"batch.lengths is {value!r}: it must be a non-empty tuple")
+
+
+def test_whole_numbers_may_stand_for_floats():
+    checks.validate(changed("sampler.temperature", 1))
+    checks.validate(changed("eval.temperatures", (1, 2)))
+
+
+LIMITS = [
+    *[(path, 0) for path in (
+        "episode.turn_limit", "episode.max_prompt_tokens", "episode.max_response_tokens", "episode.max_feedback_tokens",
+        "sampler.slots", "sampler.chunk", "sampler.splice_length", "batch.rows", "ppo.rollouts", "ppo.minibatches", "ppo.epochs",
+        "eval.rollouts", "eval.turn_limit", "eval.valid_rollouts", "eval.resamples", "checkpoint.every", "checkpoint.sft_every",
+        "checkpoint.keep", "data.train", "data.valid", "data.test", "model.d_model", "model.n_layers", "model.n_heads",
+        "model.n_kv_heads", "model.head_dim", "model.d_ff", "tokenizer.vocab_size",
+        "sampler.temperature", "ppo.learning_rate", "ppo.value_learning_rate", "sft.learning_rate", "ppo.clip", "ppo.value_clip",
+        "ppo.grad_clip", "ppo.max_logprob_gap", "ppo.value_head_std", "model.rope_theta", "eval.top_p",
+    )],
+    *[(path, -1) for path in (
+        "executor.workers", "sft.steps", "ppo.updates", "ppo.warmup_steps", "sft.warmup_steps", "eval.every", "episodes_every",
+        "ppo.kl_coefficient", "ppo.invalid_penalty", "ppo.weight_decay", "sft.weight_decay", "seed", "data.seed",
+        "model.logit_chunk", "sampler.share", "sft.fix_probability", "ppo.adam_b1", "eval.top_p",
+    )],
+    *[(path, 1.5) for path in ("sampler.share", "sft.fix_probability", "sft.repeat_probability", "eval.top_p")],
+    ("ppo.adam_b1", 1.0), ("ppo.adam_b2", 1.0), ("sft.broken_probability", 1.0),
+    ("ppo.clip", float("nan")), ("ppo.learning_rate", float("nan")), ("ppo.kl_coefficient", float("nan")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path, value", LIMITS)
+def test_a_number_out_of_range_is_named(path, value):
+    assert complaint(changed(path, value)).startswith(f"{path} is {value}: it must be ")
+
+
+@pytest.mark.parametrize("path", CHOICES)
+def test_an_unknown_choice_is_named_with_the_choices(path):
+    message = complaint(changed(path, "nonsense"))
+    assert message.startswith(f"{path} is 'nonsense': choose one of ") and CHOICES[path][0] in message
+
+
+@pytest.mark.parametrize(
+    "path, value, words",
+    [
+        ("ppo.minibatches", 7, ["ppo.rollouts", "ppo.minibatches"]),  # 192 = 27 * 7 + 3
+        ("eval.temperatures", (0.2, 0.0), ["eval.temperatures"]),
+        ("batch.lengths", (64, 32, 192), ["batch.lengths", "increasing"]),
+        ("batch.lengths", (0, 192), ["batch.lengths"]),
+        ("batch.lengths", (64, 191), ["batch.lengths", "191", "192"]),  # mini: 28 + 3 * 28 + 2 * 40 = 192
+        ("episode.max_response_tokens", 29, ["batch.lengths", "195"]),
+        ("episode.turn_limit", 4, ["batch.lengths", "260"]),  # + 28 + 40
+        ("episode.turn_limit", 4, ["batch.lengths", "260"]),
+        ("eval.turn_limit", 4, ["eval.rollouts", "at least eval.turn_limit (4)"]),
+        ("sft.batch", (24, 40), ["sft.batch", "three"]),
+        ("sft.batch", (0, 0, 0), ["sft.batch"]),
+        ("sft.batch", (-1, 40, 8), ["sft.batch"]),
+        ("sft.demonstrations", (4096, 6144, 7), ["sft.demonstrations", "3 turn(s)", "8"]),
+        ("sft.fix_probability", 0.6, ["sft.fix_probability", "sft.repeat_probability"]),  # with 0.45
+        ("tokenizer.path", "/nope", ["tokenizer.path", "/nope"]),
+    ],
+)
+def test_sizes_that_do_not_fit_together_are_named(path, value, words):
+    message = complaint(changed(path, value, start=mini.get_config))
+    assert all(word in message for word in words), message
+
+
+def test_stream_capacity_counts_the_longest_conversation():
+    config = mini.get_config()
+    assert stream_capacity(config) == 28 + 3 * 28 + 2 * 40
+    config.episode.turn_limit = config.eval.turn_limit = 1
+    assert stream_capacity(config) == 192  # demonstrations still take 3 turns
+    config.sft.steps = 0
+    assert stream_capacity(config) == 28 + 28
+
+
+# ---- the command line
+
+
+def start(*arguments) -> subprocess.Popen:
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("XLA_", "JAX_"))} | {"JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(
+        [sys.executable, "experiments/run.py", *arguments],
+        cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--config", MINI, "--config.ppo.clipp=1"], ["ppo.clipp", "Did you mean ppo.clip?"]),
+        (["--config", MINI, "--config.ppo.clip=abc"], ["ppo.clip", "abc"]),
+        (["--config", MINI, "--config.ppo.clip=-1"], ["ppo.clip is -1"]),
+        (["--config", MINI, "--config.tokenizer.path=/nope"], ["tokenizer.path", "/nope"]),
+        (["--config", MINI, "--config.mesh.tensor=3"], ["mesh.tensor=3", "1 device"]),
+        (["--config", MINI, "--wrokdir=x"], ["wrokdir"]),
+        (["--config", MINI, "ppo.clip=1"], ["ppo.clip=1", "--config.path.to.field=VALUE"]),
+        (["--config", "missing.py"], ["missing.py"]),
+        (["--config", "missing.py", "--config.ppo.clip=1"], ["missing.py"]),
+        ([], ["--config is missing"]),
+        (["--config.ppo.clip=1"], ["--config is missing"]),
+    ],
+)
+def test_a_wrong_command_is_one_line_on_stderr(arguments, words, tmp_path):
+    process = start("--workdir", str(tmp_path / "run"), *arguments)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode not in (0, None) and out == ""
+    assert err.startswith("error: ") and err.count("\n") == 1 and "Traceback" not in err
+    assert all(word in err for word in words), err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "body, words",
+    [
+        ("x = (", ["SyntaxError"]),
+        (
+            "from rlef_jax.config import default\ndef get_config():\n    c = default()\n    c.ppo.clipp = 1\n    return c",
+            ["clipp"],
+        ),
+        (
+            "from rlef_jax.config import default\ndef get_config():\n    c = default()\n    c.ppo.clip = 'a'\n    return c",
+            ["float"],
+        ),
+    ],
+)
+def test_a_wrong_configuration_file_is_one_line_on_stderr(body, words, tmp_path):
+    (tmp_path / "wrong.py").write_text(body)
+    process = start("--workdir", str(tmp_path / "run"), "--config", str(tmp_path / "wrong.py"))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert all(word in err for word in words), err
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path):
+    workdir = tmp_path / "run"
+    small = ("data.train=64", "data.valid=2", "data.test=2", "tokenizer.vocab_size=400", "episode.max_prompt_tokens=60")
+    settings = [f"--config.{setting}" for setting in (*small, "batch.lengths=(64,256)")]
+    process = start("--config", MINI, "--workdir", str(workdir), *settings)
+    deadline = time.monotonic() + 60
+    while not (workdir / "config.json").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to the run and to all its children
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1].startswith("stopped; to go on: ") and "Traceback" not in err

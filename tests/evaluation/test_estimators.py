@@ -1,0 +1,465 @@
+"""n@k against enumeration and simulation, intervals against exact distributions, edits and repairs worked by hand."""
+
+import collections
+import functools
+import gzip
+import itertools
+import json
+import math
+import pathlib
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from rlef_jax.evaluation import estimators
+from rlef_jax.evaluation.estimators import NO_PROGRAM, Outcome, Response, n_at_k, pass_at_k
+
+DATA = pathlib.Path(__file__).parents[3] / "shared" / "data"
+real = pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data, recorded programs and verdicts")
+
+# (passed the public tests, passed all): right; fooled by the public tests; wrong; right, yet failed by the public tests.
+RIGHT, FOOLED, WRONG, MISJUDGED = (1, 1), (1, 0), (0, 0), (0, 1)
+KINDS = (RIGHT, FOOLED, WRONG, MISJUDGED)
+
+
+def flags(*kinds):
+    return [kind[0] for kind in kinds], [kind[1] for kind in kinds]
+
+
+tables = st.lists(st.sampled_from(KINDS), min_size=1, max_size=12)
+judged = st.lists(st.sampled_from((RIGHT, FOOLED, WRONG)), min_size=1, max_size=12)  # by public and private tests
+
+
+# ---- n@k -------------------------------------------------------------------------------------------------------------
+
+
+def test_n_at_k_by_hand():
+    table = flags(RIGHT, FOOLED, WRONG)
+    assert n_at_k(*table, 1, 1) == pytest.approx(1 / 3)
+    assert n_at_k(*table, 1, 2) == 0.5  # of {right, fooled} either, {right, wrong} is solved, {fooled, wrong} is not
+    assert n_at_k(*table, 1, 3) == 0.5  # the public tests leave two, one of them is right
+    assert n_at_k(*table, 2, 3) == 1
+    assert n_at_k(*flags(WRONG, WRONG), 1, 2) == n_at_k(*flags(FOOLED, FOOLED, WRONG), 2, 3) == 0
+
+
+def test_too_few_that_pass_are_made_up_for_only_when_asked():
+    table = flags(FOOLED, MISJUDGED, WRONG)
+    assert n_at_k(*table, 3, 3) == n_at_k(*table, 2, 3) == n_at_k(*table, 1, 3, fill=True) == 0
+    assert n_at_k(*table, 2, 3, fill=True) == 0.5  # the second place goes to one of two
+    assert n_at_k(*table, 3, 3, fill=True) == 1
+
+
+@functools.cache
+def solved_by_choice(drawn, n, fill) -> Fraction:
+    """Every choice of n from the drawn kinds, counted one by one."""
+    passing = [kind for kind in drawn if kind[0]]
+    failing = [kind for kind in drawn if not kind[0]]
+    first = list(itertools.combinations(passing, min(n, len(passing))))
+    others = list(itertools.combinations(failing, max(n - len(passing), 0) if fill else 0))
+    solved = [any(kind[1] for kind in (*chosen, *more)) for chosen in first for more in others]
+    return Fraction(sum(solved), len(solved))
+
+
+def enumerated(kinds, n, draws, fill=False) -> float:
+    sets = [solved_by_choice(drawn, n, fill) for drawn in itertools.combinations(kinds, draws)]
+    return float(sum(sets) / len(sets))
+
+
+@pytest.mark.parametrize("size", range(1, 8))
+def test_n_at_k_is_the_mean_over_every_set_and_every_choice(size):
+    for kinds in itertools.combinations_with_replacement(KINDS, size):
+        for k in range(1, size + 1):
+            for n, fill in itertools.product(range(1, k + 1), (False, True)):
+                assert n_at_k(*flags(*kinds), n, k, fill=fill) == enumerated(kinds, n, k, fill), (kinds, n, k, fill)
+
+
+@pytest.mark.parametrize("n, k, turn_limit, draws", [(1, 3, 3, 1), (1, 5, 3, 1), (2, 7, 3, 2), (5, 9, 3, 3), (3, 4, 1, 4)])
+def test_k_samples_are_so_many_rollouts_of_several_turns(n, k, turn_limit, draws):
+    for kinds, fill in itertools.product(itertools.combinations_with_replacement(KINDS, 4), (False, True)):
+        assert n_at_k(*flags(*kinds), n, k, turn_limit, fill) == enumerated(kinds, min(n, draws), draws, fill)
+
+
+def test_a_hundred_samples_are_33_rollouts_of_three_turns():
+    table = flags(*[RIGHT] * 5, *[FOOLED] * 30, *[WRONG] * 165)
+    assert n_at_k(*table, 10, 100, 3) == n_at_k(*table, 10, 33) != n_at_k(*table, 10, 34)
+
+
+def test_1_at_3_of_rollouts_is_the_share_of_them_that_end_right():
+    assert n_at_k(*flags(RIGHT, RIGHT, FOOLED, WRONG, WRONG), 1, 3, 3) == pytest.approx(2 / 5)
+
+
+def test_pass_at_k_is_the_hypergeometric_tail():
+    for N, right, k in [(200, 7, 100), (200, 1, 1), (20, 13, 9), (50, 0, 10)]:
+        assert pass_at_k([1] * right + [0] * (N - right), k) == pytest.approx(1 - stats.hypergeom.pmf(0, N, right, k))
+
+
+def counted_simulation(kinds, n, draws, resamples, rng):
+    """The protocol over counts of kinds: how many of each are drawn, then how many right ones are among the submitted."""
+    counts = [kinds.count(kind) for kind in (RIGHT, FOOLED, WRONG)]
+    right, fooled, _ = rng.multivariate_hypergeometric(counts, draws, size=resamples).T
+    return rng.hypergeometric(right, fooled, np.minimum(n, right + fooled)) > 0
+
+
+@pytest.mark.parametrize("n, k, turn_limit", [(10, 100, 1), (10, 100, 3), (1, 3, 1), (5, 100, 5)])
+def test_n_at_k_lies_in_the_interval_of_a_million_simulations(n, k, turn_limit):
+    kinds = [RIGHT] * 9 + [FOOLED] * 60 + [WRONG] * 131
+    share = counted_simulation(kinds, n, k // turn_limit, 10**6, np.random.default_rng(0)).mean()
+    error = math.sqrt(share * (1 - share) / 10**6)
+    assert abs(n_at_k(*flags(*kinds), n, k, turn_limit) - share) < 4 * error
+
+
+@pytest.mark.parametrize("n, k, turn_limit, fill", [(1, 3, 1, False), (2, 5, 1, True), (3, 9, 3, False), (2, 7, 3, True)])
+def test_resampling_agrees_with_the_closed_form(n, k, turn_limit, fill):
+    table = flags(RIGHT, RIGHT, FOOLED, FOOLED, FOOLED, MISJUDGED, WRONG, WRONG, WRONG, WRONG)
+    solved_R = estimators.simulate_n_at_k(*table, n, k, 40_000, np.random.default_rng(1), turn_limit, fill)
+    expected = n_at_k(*table, n, k, turn_limit, fill)
+    assert solved_R.shape == (40_000,) and solved_R.dtype == bool
+    assert abs(solved_R.mean() - expected) < 4 * math.sqrt(expected * (1 - expected) / 40_000)
+
+
+@given(judged, st.data())
+@settings(max_examples=150, deadline=None)
+def test_more_samples_and_more_submissions_never_hurt(kinds, data):
+    k = data.draw(st.integers(1, len(kinds)))
+    n = data.draw(st.integers(1, k))
+    found = n_at_k(*flags(*kinds), n, k)
+    assert 0 <= found <= pass_at_k(flags(*kinds)[1], k) <= 1
+    assert found <= n_at_k(*flags(*kinds), min(n + 1, k), k)
+    assert found <= n_at_k(*flags(*kinds), n, min(k + 1, len(kinds)))
+    assert found == n_at_k(*flags(*kinds), n, k, fill=True)  # the others cannot be right
+    assert found == n_at_k(*flags(*data.draw(st.permutations(kinds))), n, k)
+
+
+@given(tables, st.data())
+@settings(max_examples=100, deadline=None)
+def test_submitting_everything_is_pass_at_k(kinds, data):
+    passed_public, passed = flags(*kinds)
+    k = data.draw(st.integers(1, len(kinds)))
+    n = data.draw(st.integers(1, k))
+    assert pass_at_k(passed, 1) == pytest.approx(np.mean(passed))
+    assert n_at_k(passed_public, passed, k, k, fill=True) == pass_at_k(passed, k)
+    assert n_at_k(passed_public, passed, k, k) == pass_at_k([a and b for a, b in kinds], k)
+    assert n_at_k(passed_public, passed, n, k) <= n_at_k(passed_public, passed, n, k, fill=True)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (([1, 0], [1, 0], 3, 2), "3@2: n solutions are chosen from k samples, so n must be from 1 to k"),
+        (([1, 0], [1, 0], 0, 2), "0@2"),
+        (([1, 0], [1, 0], 1, 3), "1@3 needs 3 samples or rollouts of a problem, and there are 2"),
+        (([1, 0], [1, 0], 1, 9, 3), "1@9 needs 3 samples or rollouts of a problem, and there are 2"),
+        (([1, 0], [1, 0], 1, 2, 3), "2 samples are less than one rollout of up to 3 turns"),
+        (([1, 0], [1, 0], 1, 2, 0), "turn_limit = 0"),
+        (([1, 0], [1], 1, 1), r"their shapes are \(2,\) and \(1,\)"),
+        (([[1, 0]], [[1, 0]], 1, 1), r"their shapes are \(1, 2\) and \(1, 2\)"),
+    ],
+)
+def test_what_does_not_fit_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        n_at_k(*arguments)
+    with pytest.raises(ValueError, match=message):
+        estimators.simulate_n_at_k(*arguments[:4], 10, np.random.default_rng(0), *arguments[4:])
+
+
+# ---- budgets in tokens -------------------------------------------------------------------------------------------------
+
+
+def spent_in_every_order(kinds, tokens, n, budget) -> float:
+    """The mean over all orders of the rollouts and all choices of n of those that fit."""
+    solved = []
+    for order in itertools.permutations(range(len(kinds))):
+        fitting = [i for place, i in enumerate(order) if sum(tokens[j] for j in order[: place + 1]) <= budget]
+        solved.append(solved_by_choice(tuple(sorted((kinds[i] for i in fitting), reverse=True)), n, False))
+    return float(sum(solved) / len(solved))
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_solve_rate_within_a_budget_is_the_mean_over_every_order(n):
+    kinds, tokens = (RIGHT, FOOLED, RIGHT, WRONG, FOOLED), [70, 20, 35, 50, 10]
+    budgets = [5, 20, 60, 100, 150, 185]
+    found = estimators.n_at_tokens(*flags(*kinds), tokens, n, budgets, resamples=20_000)
+    expected = [spent_in_every_order(kinds, tokens, n, budget) for budget in budgets]
+    assert found[0] == expected[0] == 0
+    assert np.abs(found - expected).max() < 4 * math.sqrt(0.25 / 20_000)
+
+
+def test_rollouts_of_one_length_make_a_budget_in_tokens_one_in_samples():
+    table = flags(*[RIGHT] * 3, *[FOOLED] * 4, *[WRONG] * 5)
+    found = estimators.n_at_tokens(*table, [10] * 12, 2, [9, 10, 29, 60, 120], resamples=20_000)
+    expected = [0, n_at_k(*table, 1, 1), n_at_k(*table, 2, 2), n_at_k(*table, 2, 6), n_at_k(*table, 2, 12)]
+    assert found == pytest.approx(expected, abs=4 * math.sqrt(0.25 / 20_000))
+
+
+@given(judged, st.data())
+@settings(max_examples=40, deadline=None)
+def test_a_larger_budget_never_hurts(kinds, data):
+    tokens = data.draw(st.lists(st.integers(0, 50), min_size=len(kinds), max_size=len(kinds)))
+    budgets = sorted(data.draw(st.lists(st.integers(0, sum(tokens)), min_size=1, max_size=5)))
+    curve = estimators.n_at_tokens(*flags(*kinds), tokens, 1, budgets, resamples=20)
+    assert (np.diff(curve) >= 0).all() and curve.min() >= 0 and curve.max() <= 1
+
+
+@pytest.mark.parametrize(
+    "tokens, n, budget, message",
+    [
+        ([10, 20], 1, 31, "a budget of 31 tokens is more than the 30 that the 2 rollouts hold: play more"),
+        ([10], 1, 5, "tokens of 2 rollouts must be as many counts"),
+        ([10, -1], 1, 5, "none negative"),
+        ([10, 20], 0, 5, "n = 0"),
+    ],
+)
+def test_budgets_that_cannot_be_answered_are_refused(tokens, n, budget, message):
+    with pytest.raises(ValueError, match=message):
+        estimators.n_at_tokens(*flags(RIGHT, WRONG), tokens, n, [budget])
+
+
+# ---- clusters ------------------------------------------------------------------------------------------------------------
+
+
+def test_one_of_each_cluster_is_submitted_the_largest_first():
+    labels = [7, 4, 4, 9, 7, 4, 1]  # 4 three times, 7 twice, then 9 before 1
+    assert estimators.choose_by_cluster(labels, 2) == [1, 0]
+    assert estimators.choose_by_cluster(labels, 4) == [1, 0, 3, 6]
+    assert estimators.choose_by_cluster(labels, 6) == [1, 0, 3, 6, 2, 4]
+    assert estimators.choose_by_cluster(labels, 99) == [1, 0, 3, 6, 2, 4, 5]
+    assert estimators.choose_by_cluster([], 3) == []
+
+
+def test_clusters_find_solutions_that_agree():
+    # Three right programs agree, four fooled ones all differ. Of all seven the largest cluster is the right one.
+    table, labels = flags(RIGHT, RIGHT, RIGHT, *[FOOLED] * 4, WRONG), [0, 0, 0, 3, 4, 5, 6, 0]
+    assert estimators.clustered_n_at_k(*table, labels, 1, 8) == 1 > n_at_k(*table, 1, 8) == pytest.approx(3 / 7)
+    # A program that fails the public tests counts for no cluster: here it would have tipped the balance.
+    table, labels = flags(RIGHT, RIGHT, FOOLED, WRONG, WRONG), [0, 0, 2, 2, 2]
+    assert estimators.clustered_n_at_k(*table, labels, 1, 5) == 1
+
+
+def test_clusters_of_one_are_a_random_choice():
+    kinds = (RIGHT, RIGHT, FOOLED, FOOLED, FOOLED, WRONG, WRONG)
+    found = estimators.clustered_n_at_k(*flags(*kinds), range(7), 2, 12, 3, resamples=4000)
+    assert found == pytest.approx(n_at_k(*flags(*kinds), 2, 12, 3), abs=4 * math.sqrt(0.25 / 4000))
+
+
+# ---- intervals -----------------------------------------------------------------------------------------------------------
+
+
+def test_interval_has_the_percentiles_of_the_exact_bootstrap_distribution():
+    # Ten problems, five solved: a resample's solved ones are Binomial(10, 1/2), with quantiles 2 and 8 at 2.5 and 97.5 %.
+    assert stats.binom.ppf([0.025, 0.975], 10, 0.5).tolist() == [2, 8]
+    assert estimators.interval([1, 0] * 5, 20_000) == {"rate": 0.5, "low": 0.2, "high": 0.8}
+    assert estimators.interval([0, 1], 1000) == {"rate": 0.5, "low": 0, "high": 1}
+    assert estimators.interval([0.25], 50) == {"rate": 0.25, "low": 0.25, "high": 0.25}
+
+
+def test_interval_is_scipys_percentile_bootstrap():
+    values = np.random.default_rng(3).beta(0.5, 1, 165)
+    ours = estimators.interval(values, 20_000)
+    scipys = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=0).confidence_interval
+    assert (ours["low"], ours["high"]) == pytest.approx((scipys.low, scipys.high), abs=0.002)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.integers(0, 9))
+@settings(max_examples=60, deadline=None)
+def test_interval_is_seeded_bounded_and_moves_with_the_values(values, seed):
+    found = estimators.interval(values, 200, seed)
+    assert found == estimators.interval(values, 200, seed)
+    assert min(values) - 1e-12 <= found["low"] <= found["high"] <= max(values) + 1e-12
+    assert found["low"] - 1e-12 <= found["rate"] <= found["high"] + 1e-12
+    moved = estimators.interval([2 * value + 1 for value in values], 200, seed)
+    assert [moved[key] for key in found] == pytest.approx([2 * value + 1 for value in found.values()])
+
+
+@pytest.mark.parametrize("values", [[], [0.5, float("nan")], [[0.5, 0.5]]])
+def test_interval_of_no_values_is_refused(values):
+    with pytest.raises(ValueError, match="one finite value a problem"):
+        estimators.interval(values)
+
+
+def test_sampling_interval_has_the_percentiles_of_what_one_evaluation_would_give():
+    # Forty problems, each solved by half of its samples: Binomial(40, 1/2), with quantiles 14 and 26.
+    assert stats.binom.ppf([0.025, 0.975], 40, 0.5).tolist() == [14, 26]
+    found = estimators.sampling_interval([flags(RIGHT, FOOLED)] * 40, 1, 1, resamples=20_000)
+    assert found == {"rate": 0.5, "low": 14 / 40, "high": 26 / 40}
+
+
+def test_sampling_interval_of_rollouts_is_centred_on_the_exact_rate():
+    problems = [flags(*[RIGHT] * r, *[FOOLED] * 4, *[WRONG] * (16 - r)) for r in range(17)]
+    found = estimators.sampling_interval(problems, 2, 12, 3)
+    assert found["rate"] == np.mean([n_at_k(*table, 2, 4) for table in problems])
+    assert found == estimators.sampling_interval(problems, 2, 12, 3) != estimators.sampling_interval(problems, 2, 12, 3, seed=1)
+    assert found["low"] < found["rate"] < found["high"]
+    certain = estimators.sampling_interval([flags(RIGHT), flags(WRONG)], 1, 1)  # nothing else can be drawn
+    assert certain == {"rate": 0.5, "low": 0.5, "high": 0.5}
+
+
+def test_paired_intervals_cover_the_truth_about_95_times_in_100():
+    # The true gain is 0.1 on average, more or less of it a problem; 10 rollouts measure each rate.
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(300):
+        hard = rng.uniform(0, 0.8, 100)
+        gain = rng.uniform(0, 0.2, 100)
+        before = dict(enumerate(rng.binomial(10, hard) / 10))
+        after = dict(enumerate(rng.binomial(10, hard + gain) / 10))
+        found = estimators.difference(before, after)
+        covered += found["low"] <= 0.1 <= found["high"]
+    assert 0.89 <= covered / 300 <= 0.985  # 4 standard deviations around 0.94 or so
+
+
+def test_difference_pairs_the_problems_by_name():
+    before = {"easy": 0.9, "middling": 0.5, "hard": 0.0}
+    after = {"hard": 0.1, "easy": 1.0, "middling": 0.6}
+    # Each problem gains 0.1: whatever is drawn, so does the mean.
+    assert estimators.difference(before, after) == pytest.approx({"difference": 0.1, "low": 0.1, "high": 0.1})
+    assert estimators.difference(after, before)["difference"] == pytest.approx(-0.1)
+
+
+def test_difference_of_other_problems_is_refused():
+    message = r"only in the first 2 \(such as 'a'\), only in the second none"
+    with pytest.raises(ValueError, match=message):
+        estimators.difference({"a": 1, "b": 1, "c": 1}, {"c": 1})
+    with pytest.raises(ValueError, match="only in the first none, only in the second 1 "):
+        estimators.difference({"c": 1}, {"c": 1, "d": 0})
+    with pytest.raises(ValueError, match="at least one problem"):
+        estimators.difference({}, {})
+
+
+# ---- from turn to turn ---------------------------------------------------------------------------------------------------
+
+W, R, OK = "WRONG_ANSWER", "RUNTIME_ERROR", "OK"
+
+
+def outcome(*verdicts, passed=False, programs=None, problem="p"):
+    programs = programs or [None if verdict == NO_PROGRAM else f"print({i})" for i, verdict in enumerate(verdicts)]
+    return Outcome(problem, tuple(Response(v, 10 * i + 10, text) for i, (v, text) in enumerate(zip(verdicts, programs))), passed)
+
+
+def test_an_outcome_is_that_of_its_last_response():
+    assert outcome(W, OK).passed_public and not outcome(W, R).passed_public
+    assert outcome(W, R, OK).tokens == 60
+
+
+def test_outcomes_become_the_tables_of_their_problems():
+    outcomes = [
+        outcome(W, OK, passed=True, problem="b"),
+        outcome(OK, problem="a"),
+        outcome(W, R, W, problem="b"),
+        outcome(OK, passed=True, problem="b"),
+    ]
+    tables = estimators.by_problem(outcomes)
+    assert list(tables) == ["b", "a"]
+    assert [column.tolist() for column in tables["b"]] == [[True, False, True], [True, False, True], [30, 60, 10]]
+    assert [column.tolist() for column in tables["a"]] == [[True], [False], [10]]
+    assert n_at_k(*tables["b"][:2], 1, 3, 3) == pytest.approx(2 / 3)
+
+
+def test_shortened_rollouts_are_solved_only_within_the_turns():
+    outcomes = [outcome(OK, passed=True), outcome(W, OK, passed=True), outcome(W, W, OK, passed=True), outcome(OK)]
+    rate = lambda turns: n_at_k(*estimators.by_problem(estimators.shortened(outcomes, turns))["p"][:2], 1, turns, turns)
+    assert [rate(turns) for turns in (1, 2, 3)] == [0.25, 0.5, 0.75]
+    passed_public, passed, tokens = estimators.by_problem(estimators.shortened(outcomes, 1))["p"]
+    assert (passed_public.tolist(), passed.tolist()) == ([True, False, False, True], [True, False, False, False])
+    assert tokens.tolist() == [10] * 4
+    assert n_at_k(passed_public, passed, 1, 3) == 0.5  # as independent responses: one of the two that pass the public tests
+
+
+def test_verdicts_are_counted_by_turn():
+    outcomes = [outcome(OK, passed=True), outcome(W, R, OK), outcome(NO_PROGRAM, W), outcome(W, W, W)]
+    assert estimators.verdicts_by_turn(outcomes) == [{NO_PROGRAM: 1, OK: 1, W: 2}, {R: 1, W: 2}, {OK: 1, W: 1}]
+    assert estimators.verdicts_by_turn([]) == []
+
+
+def test_repairs_are_counted_by_turn_and_class_of_error():
+    outcomes = [
+        outcome(OK, passed=True),  # no error
+        outcome(W, OK, passed=True),
+        outcome(W, OK),  # the private tests failed
+        outcome(W, R, OK, passed=True),
+        outcome(NO_PROGRAM, W, W),  # the last error could not be repaired
+        outcome(R),
+    ]
+    assert estimators.repairs(outcomes) == [
+        {"turn": 1, "verdict": NO_PROGRAM, "errors": 1, "passed_public": 0, "passed": 0},
+        {"turn": 1, "verdict": W, "errors": 3, "passed_public": 2, "passed": 1},
+        {"turn": 2, "verdict": R, "errors": 1, "passed_public": 1, "passed": 1},
+        {"turn": 2, "verdict": W, "errors": 1, "passed_public": 0, "passed": 0},
+    ]
+    assert estimators.repairs([]) == []
+
+
+def chrf(reference: str, hypothesis: str) -> float:
+    """chrF2 over character n-grams 1 to 6 without white space: mean precision and recall over the orders both texts have."""
+    reference, hypothesis = "".join(reference.split()), "".join(hypothesis.split())
+    if reference == hypothesis:
+        return 1.0
+    orders = range(1, min(6, len(reference), len(hypothesis)) + 1)
+    precision = recall = 0.0
+    for n in orders:
+        a, b = (collections.Counter(text[i : i + n] for i in range(len(text) - n + 1)) for text in (reference, hypothesis))
+        precision += (a & b).total() / b.total() / len(orders)
+        recall += (a & b).total() / a.total() / len(orders)
+    return 5 * precision * recall / (4 * precision + recall) if precision + recall else 0.0
+
+
+def test_edit_size_by_hand():
+    pytest.importorskip("sacrebleu")
+    # Of 4, 3, 2, 1 n-grams 3, 1, 0, 0 match: precision and recall are (3/4 + 1/3) / 4.
+    assert estimators.edit_size("abcd", "abxd") == pytest.approx(1 - 13 / 48)
+    # "ab" is all found again, but is 2 of 4 and 1 of 3 of the new n-grams; the other way recall, which weighs more, suffers.
+    assert estimators.edit_size("ab", "abcd") == pytest.approx(1 - 5 * (5 / 12) / (4 * (5 / 12) + 1))
+    assert estimators.edit_size("abcd", "ab") == pytest.approx(1 - 5 * (5 / 12) / (4 + 5 / 12))
+    assert estimators.edit_size("abc", "xyz") == estimators.edit_size("", "xyz") == 1
+    for before, after in [("if x:\n  y", "if x:\n    y\n"), ("", "\n"), ("a b", "ab")]:  # white space does not count
+        assert estimators.edit_size(before, after) == 0
+
+
+@given(st.text("ab( \n", max_size=30), st.text("ab( \n", max_size=30))
+@settings(max_examples=150, deadline=None)
+def test_edit_size_is_one_minus_chrf(before, after):
+    pytest.importorskip("sacrebleu")
+    found = estimators.edit_size(before, after)
+    assert -1e-12 <= found <= 1
+    assert found == pytest.approx(1 - chrf(before, after))
+
+
+@real
+def test_edit_sizes_of_recorded_programs():
+    pytest.importorskip("sacrebleu")
+    with gzip.open(DATA / "code_contests" / "test40_programs.jsonl.gz", "rt") as file:
+        programs = [json.loads(line)["solution"] for line in file][:60]
+    outcomes = [outcome(W, W, programs=pair) for pair in itertools.pairwise(programs)]
+    found = estimators.edit_sizes(outcomes)
+    assert found.keys() == {2}
+    assert found[2] == pytest.approx([1 - chrf(*pair) for pair in itertools.pairwise(programs)])
+
+
+def test_edits_are_those_between_consecutive_programs():
+    pytest.importorskip("sacrebleu")
+    outcomes = [
+        outcome(W, W, W, programs=["abcd", "abxd", "abxd"]),
+        outcome(W, NO_PROGRAM, W, programs=["abcd", None, "abcd"]),  # no two programs follow one another
+        outcome(W, W, programs=["a\n b", "a\n  b"]),
+        outcome(OK, passed=True),
+    ]
+    sizes = estimators.edit_sizes(outcomes)
+    assert {turn: values.tolist() for turn, values in sizes.items()} == {2: [pytest.approx(35 / 48), 0], 3: [0]}
+    assert estimators.unchanged_shares(outcomes) == {2: 0, 3: 1}  # a changed indentation is a change
+    assert estimators.edit_sizes([]) == estimators.unchanged_shares([]) == {}
+
+
+@real
+@pytest.mark.parametrize("name", ["humaneval", "mbpp"])
+def test_pass_at_1_of_a_recorded_run_is_its_published_score(name):
+    folder = DATA / "evalplus" / "reference_run" / name
+    tasks = json.loads((folder / "generated_eval_results.json").read_text())["eval"]
+    published = json.loads((folder / "result.json").read_text())
+    base = {task: [entry["base_status"] == "pass" for entry in entries] for task, entries in tasks.items()}
+    plus = {task: [entry["plus_status"] == "pass" and b for entry, b in zip(tasks[task], base[task])] for task in tasks}
+    rate = lambda table: 100 * np.mean([pass_at_k(flags, 1) for flags in table.values()])
+    assert round(rate(base), 1) == published[name]["pass@1"]
+    assert round(rate(plus), 1) == published[f"{name}+"]["pass@1"]
+    assert 100 * np.mean([n_at_k(base[task], plus[task], 1, 1) for task in tasks]) == rate(plus)

@@ -1,0 +1,85 @@
+"""metrics.jsonl through kills and resumptions, and a compile counter that nothing escapes."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from rlef_jax.runtime.metrics import CompileCounter, Metrics
+
+
+@pytest.fixture
+def metrics(tmp_path):
+    metrics = Metrics(str(tmp_path))
+    yield metrics
+    metrics.close()
+
+
+def lines(tmp_path):
+    return [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_one_json_object_a_line(metrics, tmp_path):
+    metrics.write("sft", 0, loss=1.5, note="warm")
+    metrics.write("rlef", 0, loss=2, curve=[1, 2])
+    assert lines(tmp_path) == [
+        {"phase": "sft", "step": 0, "loss": 1.5, "note": "warm"},
+        {"phase": "rlef", "step": 0, "loss": 2, "curve": [1, 2]},
+    ]
+    assert metrics.read("rlef") == lines(tmp_path)[1:]
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_nothing_written_yet_reads_as_nothing(metrics):
+    metrics.rewind("sft", 0)
+    assert metrics.read("sft") == []
+
+
+def test_rewind_drops_this_phase_from_this_step_on(metrics, tmp_path):
+    for step in range(4):
+        metrics.write("sft", step, loss=step)
+    for step in range(3):
+        metrics.write("rlef", step, loss=step)
+    metrics.rewind("sft", 2)
+    assert [(line["phase"], line["step"]) for line in lines(tmp_path)] == [
+        ("sft", 0),
+        ("sft", 1),
+        ("rlef", 0),
+        ("rlef", 1),
+        ("rlef", 2),
+    ]
+    metrics.rewind("rlef", 0)
+    assert metrics.read("rlef") == [] and len(metrics.read("sft")) == 2
+
+
+def test_a_killed_run_leaves_half_a_line_that_does_no_harm(metrics, tmp_path):
+    metrics.write("sft", 0, loss=1)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"phase": "sft", "step": 1, "lo')
+    assert [line["step"] for line in metrics.read("sft")] == [0]
+    metrics.rewind("sft", 1)  # what a resumed run does before it writes
+    metrics.write("sft", 1, loss=2)
+    assert lines(tmp_path) == [{"phase": "sft", "step": 0, "loss": 1}, {"phase": "sft", "step": 1, "loss": 2}]
+    assert not (tmp_path / "metrics.jsonl.part").exists()
+
+
+def test_a_new_run_in_the_same_workdir_appends(metrics, tmp_path):
+    metrics.write("sft", 0, loss=1)
+    again = Metrics(str(tmp_path))
+    again.write("sft", 1, loss=1)
+    again.close()
+    assert [line["step"] for line in lines(tmp_path)] == [0, 1]
+
+
+def test_a_fresh_program_is_counted_and_a_cached_call_is_not():
+    counter = CompileCounter()
+    three, four = jnp.zeros(3), jnp.zeros(4)
+    program = jax.jit(lambda x: x * 3 + 1)
+    before = counter.count
+    program(three)
+    assert counter.count == before + 1
+    program(three)
+    assert counter.count == before + 1
+    program(four)  # another shape, another program
+    assert counter.count == before + 2
