@@ -1,4 +1,5 @@
-"""Writes docs/configuration.md, the reference of all settings, from rlef_jax/config/defaults.py itself: python docs/configuration.py
+"""Writes docs/configuration.md, the reference of all settings, from rlef_jax/config/defaults.py
+itself: python docs/configuration.py
 
 What a field is for is its comment there: in the lines above it, and at the end of its own.
 """
@@ -38,34 +39,55 @@ def described(function) -> dict[str, str]:
     source = textwrap.dedent(inspect.getsource(function))
     lines, found = source.splitlines(), {}
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+    comments = {
+        token.start[0]: token.string.lstrip("# ")
+        for token in tokens
+        if token.type == tokenize.COMMENT
+    }
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute):
             first = node.lineno  # counted from 1
             while lines[first - 2].lstrip().startswith("#"):
                 first -= 1
-            found[node.targets[0].attr] = " ".join(comments[n] for n in range(first, node.end_lineno + 1) if n in comments)
+            found[node.targets[0].attr] = " ".join(
+                comments[n] for n in range(first, node.end_lineno + 1) if n in comments
+            )
     return found
 
 
 def row(path: str, value, comment: str) -> str:
     """A line of the table: `path`, its default, its type, and what it is for."""
-    kind = f"tuple of {type(value[0]).__name__}" if isinstance(value, tuple) else type(value).__name__
+    kind = (
+        f"tuple of {type(value[0]).__name__}" if isinstance(value, tuple) else type(value).__name__
+    )
     default = '""' if value == "" else value
     choices = ", ".join(f"`{choice}`" for choice in config.CHOICES.get(path, ()))
-    marked = re.sub(r"\[(paper|open)[^\]]*\]", r"**\g<0>**", comment.removesuffix(".").replace("<", "&lt;"))
+    marked = re.sub(
+        r"\[(paper|open)[^\]]*\]", r"**\g<0>**", comment.removesuffix(".").replace("<", "&lt;")
+    )
     said = ". ".join(part for part in (marked, choices and f"One of {choices}") if part)
     return f"| `{path}` | `{default}` | {kind} | {said} |"
 
 
 def page() -> str:
-    """The whole reference, in Markdown: the fields of the run itself, then a section for each group of fields."""
+    """The whole reference, in Markdown: the fields of the run itself, then a section for each group
+    of fields.
+    """
     defaults, top = dict(config.leaves(config.default())), described(config.default)
-    lines = [HEAD, "## The run", "", *TABLE, *(row(name, defaults[name], top[name]) for name in top if name in defaults)]
+    lines = [
+        HEAD,
+        "## The run",
+        "",
+        *TABLE,
+        *(row(name, defaults[name], top[name]) for name in top if name in defaults),
+    ]
     for group in top:
         if group not in defaults:
             function = getattr(config.defaults, f"_{group}")
-            rows = (row(f"{group}.{name}", defaults[f"{group}.{name}"], said) for name, said in described(function).items())
+            rows = (
+                row(f"{group}.{name}", defaults[f"{group}.{name}"], said)
+                for name, said in described(function).items()
+            )
             lines += ["", f"## {group}", "", inspect.getdoc(function), "", *TABLE, *rows]
     return "\n".join(lines) + "\n"
 

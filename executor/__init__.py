@@ -5,7 +5,8 @@
         result = pool.submit(job).result()
         print(result.verdict, executor.feedback(result, job.tests, executor.CODE_CONTESTS))
 
-In a coroutine: `result = await pool.judge(job)`. Linux only. Imports nothing outside the standard library.
+In a coroutine: `result = await pool.judge(job)`. Linux only. Imports nothing outside the standard
+library.
 """
 
 from executor.feedback import CODE_CONTESTS, HUMANEVAL, MBPP, FeedbackTemplate, feedback
@@ -14,7 +15,19 @@ from executor.judging.comparison import COMPARISONS, compare
 from executor.judging.functions import shown
 from executor.pool import Pool
 from executor.testfile import read_tests
-from executor.types import AnyTest, AssertTest, CallTest, Checker, Job, Limits, Result, Test, TestResult, Timings, Verdict
+from executor.types import (
+    AnyTest,
+    AssertTest,
+    CallTest,
+    Checker,
+    Job,
+    Limits,
+    Result,
+    Test,
+    TestResult,
+    Timings,
+    Verdict,
+)
 from executor.worker.worker_values import Opaque, decode, encode
 
 __all__ = [

@@ -19,13 +19,14 @@ class FeedbackTemplate:
     """The words around the facts. Fields with places in braces name the places they may use.
 
     header, footer: stand before and after the items, which are joined by `separator`.
-    wrong_output: {input} {expected} {got}. error: {input} {error}. timeout, out_of_memory, output_limit: {input}.
-        For calls and asserts, these have {test}, and {error}, in place of {input}, {expected} and {got}.
+    wrong_output: {input} {expected} {got}. error: {input} {error}. timeout, out_of_memory,
+        output_limit: {input}. For calls and asserts, these have {test}, and {error}, in place of
+            {input}, {expected} and {got}.
     success: {test}; an item for each test that passed. None for no such items.
     invalid: the whole message where the code cannot be parsed; may use {error}.
     max_failures: how many failing tests are shown; None for all of them.
-    max_chars: inputs, outputs and asserts are cut to this many characters, and marked; the message of an assertion
-        error, which shows two values, to three times as many.
+    max_chars: inputs, outputs and asserts are cut to this many characters, and marked; the message
+        of an assertion error, which shows two values, to three times as many.
     max_trace_lines: a stack trace keeps this many of its lines, the first ones and the last ones.
     """
 
@@ -73,17 +74,22 @@ HUMANEVAL = FeedbackTemplate(
     footer="\n\nGive it another try.",
 )
 
-MBPP = replace(HUMANEVAL, invalid=f"Could not parse your code.\n{_TRY_AGAIN}", footer=f"\n\n{_TRY_AGAIN}")
+MBPP = replace(
+    HUMANEVAL, invalid=f"Could not parse your code.\n{_TRY_AGAIN}", footer=f"\n\n{_TRY_AGAIN}"
+)
 
 
-def feedback(result: Result, tests: Sequence[AnyTest], template: FeedbackTemplate = CODE_CONTESTS) -> str:
+def feedback(
+    result: Result, tests: Sequence[AnyTest], template: FeedbackTemplate = CODE_CONTESTS
+) -> str:
     """The message about the tests that failed in `result`; the empty string if none did.
 
-    `tests` are those of the job that gave `result`. Private tests must never be passed in: inputs and expected outputs
-    are shown. The length of the whole is the caller's to bound.
+    `tests` are those of the job that gave `result`. Private tests must never be passed in: inputs
+    and expected outputs are shown. The length of the whole is the caller's to bound.
 
-    Raises ValueError for a result that is INFRASTRUCTURE, which says nothing about the program, where `tests` and
-    `result.tests` differ in length, and for a template that is not for tests of this kind.
+    Raises ValueError for a result that is INFRASTRUCTURE, which says nothing about the program,
+    where `tests` and `result.tests` differ in length, and for a template that is not for tests of
+    this kind.
     """
     if result.verdict is Verdict.INFRASTRUCTURE:
         raise ValueError("a failure of the infrastructure is not feedback on the program")
@@ -95,7 +101,11 @@ def feedback(result: Result, tests: Sequence[AnyTest], template: FeedbackTemplat
     failures = 0
     for test, judged in zip(tests, result.tests):
         if judged.verdict is Verdict.OK:
-            items += [] if template.success is None else [_item(template.success, test, judged, template)]
+            items += (
+                []
+                if template.success is None
+                else [_item(template.success, test, judged, template)]
+            )
         elif judged.verdict is not Verdict.SKIPPED:
             failures += 1
             if template.max_failures is None or failures <= template.max_failures:
@@ -124,16 +134,22 @@ def _item(pattern: str, test: AnyTest, judged: TestResult, template: FeedbackTem
     else:
         texts = {"test": _cut(shown(test), template.max_chars)}
         if judged.verdict is Verdict.WRONG_ANSWER:
-            error = _cut(f"AssertionError: {judged.output}" if judged.output else "AssertionError", 3 * template.max_chars)
+            error = _cut(
+                f"AssertionError: {judged.output}" if judged.output else "AssertionError",
+                3 * template.max_chars,
+            )
         error = _ADDRESS.sub(" at 0x...", error)
     try:
         return _fill(pattern, error=error, **texts)
     except KeyError as place:
-        raise ValueError(f"the template has a place for {place}, which {type(test).__name__} does not have") from None
+        raise ValueError(
+            f"the template has a place for {place}, which {type(test).__name__} does not have"
+        ) from None
 
 
 def _fill(pattern: str, **texts: str) -> str:
-    # str.format reads braces in the pattern only, never in what is put in: untrusted text cannot name a place.
+    # str.format reads braces in the pattern only, never in what is put in: untrusted text cannot
+    # name a place.
     return pattern.format(**texts)
 
 
@@ -148,5 +164,9 @@ def _cut_trace(trace: str, template: FeedbackTemplate) -> str:
         # The last lines name the exception, so they get the larger half.
         first = template.max_trace_lines // 2
         last = template.max_trace_lines - first
-        lines = [*lines[:first], TRACE_CUT_MARK.format(len(lines) - first - last), *lines[len(lines) - last :]]
+        lines = [
+            *lines[:first],
+            TRACE_CUT_MARK.format(len(lines) - first - last),
+            *lines[len(lines) - last :],
+        ]
     return "\n".join(lines)

@@ -48,7 +48,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Isolation:
-    """All layers, in the order of `LAYERS`, and the level from 0 to 4 that they add up to; see `LEVELS`."""
+    """All layers, in the order of `LAYERS`, and the level from 0 to 4 that they add up to; see
+    `LEVELS`.
+    """
 
     layers: tuple[Layer, ...]
 
@@ -71,7 +73,9 @@ class Isolation:
 
 
 def read_report(text: str) -> Isolation:
-    """The Isolation of a worker, from what it says when it is ready: a line for each layer that can be missing."""
+    """The Isolation of a worker, from what it says when it is ready: a line for each layer that can
+    be missing.
+    """
     why = dict(line.split("\t", 1) for line in text.splitlines())
     return Isolation(tuple(Layer(name, not why.get(name), why.get(name, "")) for name in LAYERS))
 
@@ -80,13 +84,16 @@ _warned: set[frozenset[str]] = set()
 
 
 def require(isolation: Isolation, choice: str) -> None:
-    """Hold `isolation` to what was asked for: "strict" wants every layer, "best" at least one beyond limits, "minimal" none.
+    """Hold `isolation` to what was asked for: "strict" wants every layer, "best" at least one
+    beyond limits, "minimal" none.
 
     With "best", missing layers are warned of once. Raises IsolationError where it falls short.
     """
     missing = "; ".join(f"{layer.name} ({layer.why})" for layer in isolation.off)
     if choice == "strict" and missing:
-        raise IsolationError(f"isolation='strict' wants every layer, but these cannot be had here: {missing}")
+        raise IsolationError(
+            f"isolation='strict' wants every layer, but these cannot be had here: {missing}"
+        )
     if choice == "best" and isolation.level == 0:
         raise IsolationError(
             f"only limits of time, memory and output stand between programs and this machine: {missing}. Run where more can be"
@@ -94,4 +101,8 @@ def require(isolation: Isolation, choice: str) -> None:
         )
     if choice == "best" and missing and isolation.on not in _warned:
         _warned.add(isolation.on)  # the reasons may name processes
-        warnings.warn(f"programs run at isolation level {isolation.level} of 4; missing: {missing}", RuntimeWarning, stacklevel=3)
+        warnings.warn(
+            f"programs run at isolation level {isolation.level} of 4; missing: {missing}",
+            RuntimeWarning,
+            stacklevel=3,
+        )

@@ -24,18 +24,22 @@ _Entry = tuple[Job, Prepared, "Future[Result]", float]
 
 
 class Pool:
-    """Runs jobs on `workers` warm processes, one for each processor by default. Thread-safe; a context manager.
+    """Runs jobs on `workers` warm processes, one for each processor by default. Thread-safe; a
+    context manager.
 
-    cache_size: how many outcomes of (program, input, limits) are remembered; 0 for none. Programs that give random
-        outputs are remembered too; outcomes that depend on the machine's load are not.
-    isolation: "best" puts up every layer that can be had, warns once of those that cannot, and refuses to start where
-        none can; "strict" refuses where any is missing; "minimal" takes what there is. `pool.isolation` tells which are on.
-    packages: directories, such as a site-packages, from which programs may import; programs can read them.
+    cache_size: how many outcomes of (program, input, limits) are remembered; 0 for none. Programs
+        that give random outputs are remembered too; outcomes that depend on the machine's load are
+        not.
+    isolation: "best" puts up every layer that can be had, warns once of those that cannot, and
+        refuses to start where none can; "strict" refuses where any is missing; "minimal" takes what
+        there is. `pool.isolation` tells which are on.
+    packages: directories, such as a site-packages, from which programs may import; programs can
+        read them.
     max_pending: back-pressure: `submit` blocks while so many jobs have not finished.
     without: layers to leave off, for tests and for machines where one gives trouble.
 
-    Raises IsolationError where isolation falls short, RuntimeError if the workers do not start, and ValueError for
-    unknown words and directories that do not exist.
+    Raises IsolationError where isolation falls short, RuntimeError if the workers do not start, and
+    ValueError for unknown words and directories that do not exist.
     """
 
     def __init__(
@@ -76,8 +80,9 @@ class Pool:
     def submit(self, job: Job) -> Future[Result]:
         """Judge `job` when its turn comes. The future holds a Result, never an exception.
 
-        Blocks while `max_pending` jobs have not finished. Raises ValueError for an unknown comparison, for tests of mixed
-        kinds and for asserts that cannot be judged, and RuntimeError if the pool is closed.
+        Blocks while `max_pending` jobs have not finished. Raises ValueError for an unknown
+        comparison, for tests of mixed kinds and for asserts that cannot be judged, and RuntimeError
+        if the pool is closed.
         """
         prepared = prepare(job)
         future: Future[Result] = Future()
@@ -91,12 +96,16 @@ class Pool:
         return future
 
     async def judge(self, job: Job) -> Result:
-        """As `submit`, for asyncio: waits for room and for the result without blocking the event loop."""
+        """As `submit`, for asyncio: waits for room and for the result without blocking the event
+        loop.
+        """
         future = await asyncio.to_thread(self.submit, job)
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """End every worker and program. Jobs not begun are cancelled; jobs under way become INFRASTRUCTURE."""
+        """End every worker and program. Jobs not begun are cancelled; jobs under way become
+        INFRASTRUCTURE.
+        """
         with self._lock:
             if self._closed:
                 return
@@ -105,7 +114,8 @@ class Pool:
             while True:
                 entry = self._jobs.get_nowait()
                 if entry is not None and entry[2].cancel():
-                    entry[2].set_running_or_notify_cancel()  # or whoever waits for several futures would wait for ever
+                    # or whoever waits for several futures would wait for ever
+                    entry[2].set_running_or_notify_cancel()
         except queue.Empty:
             pass
         for slot in self._slots:
@@ -167,18 +177,23 @@ class _Slot:
                 future.set_result(replace(result, timings=timings, isolation=isolation.level))
                 del result
             self._pool._room.release()
-            del entry, job, prepared, future  # do not keep a result alive while waiting for the next job
+            # do not keep a result alive while waiting for the next job
+            del entry, job, prepared, future
         self._drop_worker()
 
     def _ready_worker(self) -> WorkerProcess:
         if self._worker is None:
-            worker = WorkerProcess(tempfile.mkdtemp(dir=self._pool._root), self._pool._layers, self._pool._packages)
+            worker = WorkerProcess(
+                tempfile.mkdtemp(dir=self._pool._root), self._pool._layers, self._pool._packages
+            )
             with self._lock:
                 self._worker = worker
                 if self._stopping:
                     worker.interrupt()
             if self.started.done() and worker.isolation.on < self.started.result().on:
-                raise WorkerError(f"the isolation that programs had can no longer be had: {worker.isolation.off}")
+                raise WorkerError(
+                    f"the isolation that programs had can no longer be had: {worker.isolation.off}"
+                )
         return self._worker
 
     def _drop_worker(self) -> None:
@@ -188,11 +203,16 @@ class _Slot:
             worker.close()
 
     def _judge(self, job: Job, prepared: Prepared) -> Result:
-        """Run the job; once more, on a fresh worker, if that fails for a reason that is not the program's."""
+        """Run the job; once more, on a fresh worker, if that fails for a reason that is not the
+        program's.
+        """
         for attempt in range(2):
             try:
-                result = run_job(job, prepared, self._ready_worker(), self._pool._cache, retry=attempt > 0)
-            except Exception as error:  # whatever it is: a future that is never resolved would hang the caller
+                result = run_job(
+                    job, prepared, self._ready_worker(), self._pool._cache, retry=attempt > 0
+                )
+            # whatever it is: a future that is never resolved would hang the caller
+            except Exception as error:
                 result = broken_job(job, f"{type(error).__name__}: {error}")
             if result.verdict is not Verdict.INFRASTRUCTURE:
                 break

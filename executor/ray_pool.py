@@ -1,10 +1,12 @@
-"""The executor on more than one machine: a pool over the nodes of a Ray cluster. Needs Ray: `pip install ray`.
+"""The executor on more than one machine: a pool over the nodes of a Ray cluster. Needs Ray: `pip
+install ray`.
 
     with RayPool(address="auto") as pool:
         result = pool.submit(job).result()
 
-An actor on each node holds an `executor.Pool`. One thread of the caller's process sends it jobs, a few more than it has
-workers, so that little is lost with a node and none waits long for a slow one, and asks it for what is done.
+An actor on each node holds an `executor.Pool`. One thread of the caller's process sends it jobs, a
+few more than it has workers, so that little is lost with a node and none waits long for a slow one,
+and asks it for what is done.
 """
 
 from __future__ import annotations
@@ -29,24 +31,29 @@ _LOG = logging.getLogger(__name__)
 
 
 class RayPool:
-    """As `executor.Pool`, over all nodes of a Ray cluster that have a processor. Thread-safe; a context manager.
+    """As `executor.Pool`, over all nodes of a Ray cluster that have a processor. Thread-safe; a
+    context manager.
 
-    workers: how many for each node; one for each of its processors by default. The actor reserves as many processors.
+    workers: how many for each node; one for each of its processors by default. The actor reserves
+        as many processors.
     nodes: use at most so many nodes; all by default, those that join later too.
-    address, runtime_env: for `ray.init`, if Ray is not initialised yet; otherwise they must be None. By default
-        `RUNTIME_ENV`, which takes this package along; where you call `ray.init` yourself, pass it that, unless the
-        package is installed on every node.
-    patience: seconds that a job waits for a node when there is none; after that it is INFRASTRUCTURE.
+    address, runtime_env: for `ray.init`, if Ray is not initialised yet; otherwise they must be
+        None. By default `RUNTIME_ENV`, which takes this package along; where you call `ray.init`
+        yourself, pass it that, unless the package is installed on every node.
+    patience: seconds that a job waits for a node when there is none; after that it is
+        INFRASTRUCTURE.
     max_pending: back-pressure: `submit` blocks while so many jobs have not finished.
-    pool_options: further arguments for the `executor.Pool` of each node, such as `isolation` or `cache_size`.
+    pool_options: further arguments for the `executor.Pool` of each node, such as `isolation` or
+        `cache_size`.
 
-    The jobs of a node that is lost are sent to others. A job is given up as INFRASTRUCTURE when it loses a second node
-    and no other job there had lost one before; where there were several such jobs, each is tried once more, apart from
-    its like. A function in `Job.comparison` is pickled and called on the node: by value if it is a lambda or local,
-    otherwise its module must be there. If someone shuts Ray down, jobs become INFRASTRUCTURE.
+    The jobs of a node that is lost are sent to others. A job is given up as INFRASTRUCTURE when it
+    loses a second node and no other job there had lost one before; where there were several such
+    jobs, each is tried once more, apart from its like. A function in `Job.comparison` is pickled
+    and called on the node: by value if it is a lambda or local, otherwise its module must be there.
+    If someone shuts Ray down, jobs become INFRASTRUCTURE.
 
-    Raises ImportError if Ray is not installed, ValueError for numbers out of range, and RuntimeError if no node is
-    ready within `patience`, or all have failed.
+    Raises ImportError if Ray is not installed, ValueError for numbers out of range, and
+    RuntimeError if no node is ready within `patience`, or all have failed.
     """
 
     def __init__(
@@ -69,7 +76,9 @@ class RayPool:
         if self._initialised:
             ray.init(address, runtime_env=RUNTIME_ENV if runtime_env is None else runtime_env)
         elif address is not None or runtime_env is not None:
-            raise ValueError("Ray is initialised already: give address and runtime_env to ray.init, not to RayPool")
+            raise ValueError(
+                "Ray is initialised already: give address and runtime_env to ray.init, not to RayPool"
+            )
         self._pending, self._max_pending = 0, max_pending
         self._changed = threading.Condition()  # guards _pending and _closed
         self._closed = False
@@ -90,26 +99,34 @@ class RayPool:
 
     @property
     def isolation(self) -> Isolation:
-        """That of the node where it is weakest at the moment. Each result tells the level that it had itself."""
+        """That of the node where it is weakest at the moment. Each result tells the level that it
+        had itself.
+        """
         return self._scheduler.isolation
 
     def submit(self, job: Job) -> Future[Result]:
         """Judge `job` when its turn comes. The future holds a Result, never an exception.
 
-        Blocks while `max_pending` jobs have not finished, except in a callback of a future, which would wait for itself.
-        One thread completes all futures, so a slow callback holds up the others.
-        Raises ValueError as `executor.Pool` does and for a comparison that cannot be pickled, and RuntimeError if the
-        pool is closed.
+        Blocks while `max_pending` jobs have not finished, except in a callback of a future, which
+        would wait for itself. One thread completes all futures, so a slow callback holds up the
+        others. Raises ValueError as `executor.Pool` does and for a comparison that cannot be
+        pickled, and RuntimeError if the pool is closed.
         """
         prepare(job)
         if callable(job.comparison):
             try:
                 self._ray.cloudpickle.dumps(job.comparison)
             except Exception as error:
-                raise ValueError(f"Job.comparison cannot be sent to other nodes: {error}") from error
+                raise ValueError(
+                    f"Job.comparison cannot be sent to other nodes: {error}"
+                ) from error
         entry = Entry(job, Future(), time.monotonic())
         with self._changed:
-            while self._pending >= self._max_pending and not self._closed and threading.current_thread() is not self._thread:
+            while (
+                self._pending >= self._max_pending
+                and not self._closed
+                and threading.current_thread() is not self._thread
+            ):
                 self._changed.wait()
             if self._closed:
                 raise RuntimeError("the pool is closed")
@@ -119,7 +136,9 @@ class RayPool:
         return entry.future
 
     async def judge(self, job: Job) -> Result:
-        """As `submit`, for asyncio: waits for room and for the result without blocking the event loop."""
+        """As `submit`, for asyncio: waits for room and for the result without blocking the event
+        loop.
+        """
         future = await asyncio.to_thread(self.submit, job)
         return await asyncio.wrap_future(future)
 
@@ -137,7 +156,8 @@ class RayPool:
     def _run(self) -> None:
         try:
             self._scheduler.run()
-        except Exception:  # never expected, but futures that are never completed would hang the caller
+        # never expected, but futures that are never completed would hang the caller
+        except Exception:
             _LOG.exception("the scheduler failed")
         finally:
             with self._changed:
@@ -156,5 +176,7 @@ def _import_ray() -> Any:
         import ray
         import ray.util.scheduling_strategies
     except ImportError as error:
-        raise ImportError(f"RayPool needs Ray, which cannot be imported ({error}): pip install ray") from error
+        raise ImportError(
+            f"RayPool needs Ray, which cannot be imported ({error}): pip install ray"
+        ) from error
     return ray

@@ -1,4 +1,6 @@
-"""Which node judges which job: the part of `executor.ray_pool` that knows the nodes of the cluster and loses some of them."""
+"""Which node judges which job: the part of `executor.ray_pool` that knows the nodes of the cluster
+and loses some of them.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ POLL_SECONDS = 2.0  # how long a node with nothing to tell waits before it says 
 SILENCE_SECONDS = 60.0  # a node that says nothing for so long is lost
 RETRY_SECONDS = 10.0  # a node whose actor did not start is left alone for so long
 CLOSE_SECONDS = 5.0  # how long the actors may take to leave
-_GATHER_SECONDS = 0.002  # what is done so soon after another is told with it: a call costs Ray a millisecond
+# what is done so soon after another is told with it: a call costs Ray a millisecond
+_GATHER_SECONDS = 0.002
 _BATCH_BYTES = 1 << 20
 _LOG = logging.getLogger(__name__)
 
@@ -68,7 +71,9 @@ class NodePool:
 
 @dataclass(eq=False)
 class Entry:
-    """A job, when it was submitted, since when it waits for a node, and on how many lost nodes it was."""
+    """A job, when it was submitted, since when it waits for a node, and on how many lost nodes it
+    was.
+    """
 
     job: Job
     future: Future[Result]
@@ -94,22 +99,40 @@ class Node:
 
     @property
     def room(self) -> int:
-        """How many more jobs it takes: as many as it has workers wait there, and a few, lest a worker wait for the network."""
+        """How many more jobs it takes: as many as it has workers wait there, and a few, lest a
+        worker wait for the network.
+        """
         return 2 * self.workers + 4 - len(self.jobs)
 
     def takes(self, entry: Entry) -> bool:
-        return self.room > 0 and (entry.losses < 2 or all(other.losses < 2 for other in self.jobs.values()))
+        return self.room > 0 and (
+            entry.losses < 2 or all(other.losses < 2 for other in self.jobs.values())
+        )
 
 
 class Scheduler:
-    """Sends jobs to nodes and completes their futures. All of it runs in one thread, which is told of events:
-    an Entry to judge, the answer (node, method, future) of an actor, or None to end."""
+    """Sends jobs to nodes and completes their futures. All of it runs in one thread, which is told
+    of events: an Entry to judge, the answer (node, method, future) of an actor, or None to end.
+    """
 
-    def __init__(self, ray: Any, workers: int | None, most: int | None, patience: float, options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        ray: Any,
+        workers: int | None,
+        most: int | None,
+        patience: float,
+        options: dict[str, Any],
+    ) -> None:
         self.events: queue.SimpleQueue = queue.SimpleQueue()
         self.started: Future[None] = Future()
         self.isolation: Isolation
-        self._ray, self._workers, self._most, self._patience, self._options = ray, workers, most, patience, options
+        self._ray, self._workers, self._most, self._patience, self._options = (
+            ray,
+            workers,
+            most,
+            patience,
+            options,
+        )
         self._actor = ray.remote(NodePool)
         self._session = ray.get_runtime_context().get_job_id()
         self._nodes: dict[str, Node] = {}
@@ -130,7 +153,9 @@ class Scheduler:
     def _handle_events(self) -> bool:
         """Wait for an event, at first not at all, and handle all there are; False at the end."""
         try:
-            event = self.events.get(timeout=max(0.0, self._looked + LOOK_SECONDS - time.monotonic()))
+            event = self.events.get(
+                timeout=max(0.0, self._looked + LOOK_SECONDS - time.monotonic())
+            )
             while event is not None:
                 if isinstance(event, Entry):
                     self._wait(event)
@@ -142,10 +167,16 @@ class Scheduler:
             return True
 
     def connected(self) -> bool:
-        """Whether Ray is as it was: an actor of a session that was shut down must not be touched, or Ray aborts the process."""
-        return self._ray.is_initialized() and self._ray.get_runtime_context().get_job_id() == self._session
+        """Whether Ray is as it was: an actor of a session that was shut down must not be touched,
+        or Ray aborts the process.
+        """
+        return (
+            self._ray.is_initialized()
+            and self._ray.get_runtime_context().get_job_id() == self._session
+        )
 
-    # ---- nodes -------------------------------------------------------------------------------------------------------
+    # ---- nodes
+    # -------------------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
         """Let go of nodes that left or fell silent; start an actor on each new one."""
@@ -155,7 +186,11 @@ class Scheduler:
         except Exception as error:  # the head is away; perhaps it comes back
             _LOG.warning("the nodes of the cluster cannot be read: %s", error)
             return
-        alive = {info["NodeID"]: info for info in infos if info["Alive"] and info["Resources"].get("CPU", 0) >= 1}
+        alive = {
+            info["NodeID"]: info
+            for info in infos
+            if info["Alive"] and info["Resources"].get("CPU", 0) >= 1
+        }
         for node in list(self._nodes.values()):
             if node.id not in alive:
                 self._lose(node, "it left the cluster")
@@ -168,10 +203,16 @@ class Scheduler:
 
     def _start(self, node_id: str, name: str, processors: int) -> None:
         node = self._nodes[node_id] = Node(node_id, name, self._workers or processors)
-        here = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)
+        here = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            node_id, soft=False
+        )
         try:
             # Some of the four threads take jobs while one waits in `collect`.
-            options = {"num_cpus": min(node.workers, processors), "scheduling_strategy": here, "max_concurrency": 4}
+            options = {
+                "num_cpus": min(node.workers, processors),
+                "scheduling_strategy": here,
+                "max_concurrency": 4,
+            }
             node.actor = self._actor.options(**options).remote(node.workers, self._options)
         except Exception as error:
             self._lose(node, _reason(error))
@@ -209,11 +250,15 @@ class Scheduler:
             self._call(node, "collect")
 
     def _lose(self, node: Node, why: str) -> None:
-        """Let go of a node and send its jobs elsewhere, but for those that seem to be what ended it."""
+        """Let go of a node and send its jobs elsewhere, but for those that seem to be what ended
+        it.
+        """
         if self._nodes.get(node.id) is not node:
             return
         del self._nodes[node.id]
-        _LOG.warning("node %s (%s) is lost with %d jobs: %s", node.name, node.id[:8], len(node.jobs), why)
+        _LOG.warning(
+            "node %s (%s) is lost with %d jobs: %s", node.name, node.id[:8], len(node.jobs), why
+        )
         self._kill(node)
         if node.isolation is None:
             self._failure = f"node {node.name}: {why}"
@@ -229,7 +274,10 @@ class Scheduler:
         for entry in node.jobs.values():
             entry.losses += 1
             if entry.losses > 2 or (entry.losses == 2 and suspects == 1):
-                self._finish(entry, f"{entry.losses} nodes were lost while they had this job; the last one: {why}")
+                self._finish(
+                    entry,
+                    f"{entry.losses} nodes were lost while they had this job; the last one: {why}",
+                )
             else:
                 again.append(entry)
         for entry in reversed(again):
@@ -239,21 +287,27 @@ class Scheduler:
         return [node for node in self._nodes.values() if node.isolation is not None]
 
     def _note_isolation(self) -> None:
-        self.isolation = min((node.isolation for node in self._ready()), key=lambda isolation: isolation.level)
+        self.isolation = min(
+            (node.isolation for node in self._ready()), key=lambda isolation: isolation.level
+        )
 
     def _kill(self, node: Node) -> None:
-        with contextlib.suppress(Exception):  # whatever keeps it from being killed, it is not used again
+        # whatever keeps it from being killed, it is not used again
+        with contextlib.suppress(Exception):
             if self.connected():
                 self._ray.kill(node.actor)
 
-    # ---- jobs --------------------------------------------------------------------------------------------------------
+    # ---- jobs
+    # --------------------------------------------------------------------------------------------------------
 
     def _wait(self, entry: Entry, first: bool = False) -> None:
         entry.waiting = time.monotonic()
         (self._waiting.appendleft if first else self._waiting.append)(entry)
 
     def _send(self) -> None:
-        """Send waiting jobs, oldest first, to the nodes with the least to do, as far as there is room."""
+        """Send waiting jobs, oldest first, to the nodes with the least to do, as far as there is
+        room.
+        """
         ready = self._ready()
         batches: dict[Node, list[int]] = {}
         held = []
@@ -312,7 +366,11 @@ class Scheduler:
             if self._failure and not self._nodes:
                 self.started.set_exception(RuntimeError(f"no node can be used: {self._failure}"))
             elif now - self._alone_since > self._patience:
-                self.started.set_exception(RuntimeError(f"{why}; are there {self._workers or 'any'} free processors on one?"))
+                self.started.set_exception(
+                    RuntimeError(
+                        f"{why}; are there {self._workers or 'any'} free processors on one?"
+                    )
+                )
 
     def end(self) -> None:
         """Complete every future and end every actor. Nothing may be submitted any more."""
@@ -330,7 +388,9 @@ class Scheduler:
                 self._finish(entry, "the pool was closed")
         with contextlib.suppress(Exception):  # they are killed in any case
             if self.connected():
-                concurrent.futures.wait([node.actor.stop.remote().future() for node in self._ready()], CLOSE_SECONDS)
+                concurrent.futures.wait(
+                    [node.actor.stop.remote().future() for node in self._ready()], CLOSE_SECONDS
+                )
         for node in nodes:
             self._kill(node)
         if not self.started.done():

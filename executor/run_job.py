@@ -1,4 +1,6 @@
-"""How a job is run on a worker: what the cache knows, what must run, in which process, and which checks follow."""
+"""How a job is run on a worker: what the cache knows, what must run, in which process, and which
+checks follow.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,17 @@ from executor.worker_process import InvalidProgram, WorkerProcess
 
 # An output or value longer than this many characters or bytes is not worth remembering.
 _LONGEST_CACHED = 1 << 16
-# Of what passes in a shared process, one test in so many is run again in a process of its own, and at least one.
+# Of what passes in a shared process, one test in so many is run again in a process of its own, and
+# at least one.
 _SAMPLE_ONE_IN = 50
 
 
-def run_job(job: Job, prepared: Prepared, worker: WorkerProcess, cache: Cache[Outcome | str], retry: bool) -> Result:
-    """The result of `job`. `retry`: a worker has failed on it, so it is compiled apart. Raises WorkerError."""
+def run_job(
+    job: Job, prepared: Prepared, worker: WorkerProcess, cache: Cache[Outcome | str], retry: bool
+) -> Result:
+    """The result of `job`. `retry`: a worker has failed on it, so it is compiled apart. Raises
+    WorkerError.
+    """
     run = _Run(job, prepared, worker, cache, IN_SUBMISSION if retry else 0)
     if isinstance(message := cache.get(run.program_key), str):
         return invalid_job(job, message)
@@ -37,7 +44,14 @@ def run_job(job: Job, prepared: Prepared, worker: WorkerProcess, cache: Cache[Ou
 class _Run:
     """A job under way: `judged` holds the verdict on each test once it is known."""
 
-    def __init__(self, job: Job, prepared: Prepared, worker: WorkerProcess, cache: Cache[Outcome | str], flags: int) -> None:
+    def __init__(
+        self,
+        job: Job,
+        prepared: Prepared,
+        worker: WorkerProcess,
+        cache: Cache[Outcome | str],
+        flags: int,
+    ) -> None:
         self.job, self.prepared, self.worker, self.cache = job, prepared, worker, cache
         self.flags = flags | prepared.flags
         self.judged: list[TestResult | None] = [None] * len(job.tests)
@@ -48,7 +62,9 @@ class _Run:
         self.program_key = digest.digest()
 
     def key(self, at: int) -> bytes:
-        return hashlib.blake2b(self.prepared.inputs[at], digest_size=24, key=self.program_key).digest()
+        return hashlib.blake2b(
+            self.prepared.inputs[at], digest_size=24, key=self.program_key
+        ).digest()
 
     def judge(self, at: int, outcome: Outcome) -> bool:
         """Note the verdict on a test; whether the next one is wanted."""
@@ -60,7 +76,9 @@ class _Run:
         return not self.job.stop_at_first_failure or result.verdict is Verdict.OK
 
     def forked(self, tests) -> None:
-        """Run each of `tests` in a process of its own, up to the first failure if that stops the job."""
+        """Run each of `tests` in a process of its own, up to the first failure if that stops the
+        job.
+        """
         keys = {at: self.key(at) for at in tests}
         todo = []
         for at, key in keys.items():
@@ -75,7 +93,10 @@ class _Run:
 
         def seen(index: int, outcome: Outcome) -> bool:
             at = todo[index]
-            if outcome.deterministic and max(len(outcome.output), len(outcome.value)) <= _LONGEST_CACHED:
+            if (
+                outcome.deterministic
+                and max(len(outcome.output), len(outcome.value)) <= _LONGEST_CACHED
+            ):
                 self.cache.put(keys[at], outcome)
             return self.judge(at, outcome)
 
@@ -83,7 +104,9 @@ class _Run:
         self.worker.run(self.job.program, inputs, self.job.limits, self.flags, seen)
 
     def shared(self) -> None:
-        """Run all tests in one process, then apart what did not pass there and a sample of what did."""
+        """Run all tests in one process, then apart what did not pass there and a sample of what
+        did.
+        """
         passed: list[int] = []
 
         def seen(index: int, outcome: Outcome) -> bool:
@@ -94,13 +117,23 @@ class _Run:
             return True
 
         everything = range(len(self.job.tests))
-        self.worker.run(self.job.program, self.prepared.inputs, self.job.limits, self.flags | SHARED_PROCESS, seen)
+        self.worker.run(
+            self.job.program,
+            self.prepared.inputs,
+            self.job.limits,
+            self.flags | SHARED_PROCESS,
+            seen,
+        )
         size = max(1, len(passed) // _SAMPLE_ONE_IN)
-        sample = sorted(passed, key=self.key)[:size] if passed else []  # by digest: the program cannot know which
+        # by digest: the program cannot know which
+        sample = sorted(passed, key=self.key)[:size] if passed else []
         again = sorted(set(everything) - set(passed) | set(sample))
         self._forget(again)
         self.forked(again)
-        if any(self.judged[at] is not None and self.judged[at].verdict is not Verdict.OK for at in sample):
+        if any(
+            self.judged[at] is not None and self.judged[at].verdict is not Verdict.OK
+            for at in sample
+        ):
             self._forget(everything)
             self.forked(everything)
 
@@ -110,14 +143,18 @@ class _Run:
             self.deferred.pop(at, None)
 
     def settle(self) -> None:
-        """Run the checks that verdicts wait for, those of one checker together, each in a process without the program."""
+        """Run the checks that verdicts wait for, those of one checker together, each in a process
+        without the program.
+        """
         programs: dict[str, list[int]] = {}
         for at, deferred in self.deferred.items():
             programs.setdefault(deferred.check.program, []).append(at)
         # A check gives back two values where the program gave one.
         limits = Limits(output_bytes=max(Limits().output_bytes, 4 * self.job.limits.output_bytes))
         for program, tests in programs.items():
-            finish: list[Callable[[Outcome], TestResult]] = [self.deferred[at].finish for at in tests]
+            finish: list[Callable[[Outcome], TestResult]] = [
+                self.deferred[at].finish for at in tests
+            ]
 
             def seen(index: int, outcome: Outcome) -> bool:
                 self.judged[tests[index]] = finish[index](outcome)
@@ -128,4 +165,6 @@ class _Run:
                 self.worker.run(program, payloads, limits, FUNCTIONS, seen)
             except InvalidProgram as error:
                 for at in tests:
-                    self.judged[at] = TestResult(Verdict.INFRASTRUCTURE, error=f"the checker does not compile: {error}")
+                    self.judged[at] = TestResult(
+                        Verdict.INFRASTRUCTURE, error=f"the checker does not compile: {error}"
+                    )

@@ -1,9 +1,11 @@
-"""Reads the JSON files that say what to try a program on. Pure: from a text to tests, limits and a comparison.
+"""Reads the JSON files that say what to try a program on. Pure: from a text to tests, limits and a
+comparison.
 
-    {"tests": [{"input": "1\\n", "expected": "2\\n"}], "limits": {"seconds": 10, "memory_mb": 1024}, "comparison": "strict"}
-    {"tests": [{"input": "1\\n", "expected": "2\\n"}], "checker": "def check(input, output, expected): return True"}
-    {"entry_point": "f", "tests": [{"args": [1], "expected": 2}], "tolerance": 1e-6}
-    {"setup": "import math", "tests": [{"assert": "assert f(1) == 2"}]}
+    {"tests": [{"input": "1\\n", "expected": "2\\n"}], "limits": {"seconds": 10, "memory_mb": 1024},
+    "comparison": "strict"} {"tests": [{"input": "1\\n", "expected": "2\\n"}], "checker": "def
+    check(input, output, expected): return True"} {"entry_point": "f", "tests": [{"args": [1],
+    "expected": 2}], "tolerance": 1e-6} {"setup": "import math", "tests": [{"assert": "assert f(1)
+    == 2"}]}
 
 All but "tests" may be left out, "entry_point" excepted where tests have "args".
 """
@@ -26,11 +28,20 @@ _KINDS = {
 }
 _FIELDS = ("tests", "limits", "comparison", "checker", "entry_point", "tolerance", "setup")
 _LARGEST = 10**9  # of any limit: more would not fit where the kernel keeps it
-_JSON_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null", int: "a number"}
+_JSON_NAMES = {
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    bool: "true or false",
+    type(None): "null",
+    int: "a number",
+}
 
 
 def read_tests(text: str) -> tuple[tuple[AnyTest, ...], Limits, str | Checker]:
-    """The tests, limits and comparison in the JSON `text`. Raises ValueError, naming the field that is wrong."""
+    """The tests, limits and comparison in the JSON `text`. Raises ValueError, naming the field that
+    is wrong.
+    """
     content = _parse(text)
     _typed(content, "the file", dict)
     for name in content:
@@ -44,11 +55,15 @@ def read_tests(text: str) -> tuple[tuple[AnyTest, ...], Limits, str | Checker]:
     kind = _kind(entries[0], "tests[0]")
     for at, entry in enumerate(entries):
         if (other := _kind(entry, f"tests[{at}]")) != kind:
-            raise ValueError(f"tests[{at}]: has {_quoted(other)}, where tests[0] has {_quoted(kind)}; one file holds one kind")
+            raise ValueError(
+                f"tests[{at}]: has {_quoted(other)}, where tests[0] has {_quoted(kind)}; one file holds one kind"
+            )
     for others, names in _KINDS.items():
         for name in names:
             if others != kind and name in content:
-                raise ValueError(f"{name}: goes with tests that have {_quoted(others)}; these have {_quoted(kind)}")
+                raise ValueError(
+                    f"{name}: goes with tests that have {_quoted(others)}; these have {_quoted(kind)}"
+                )
     tests = tuple(_test(entry, f"tests[{at}]", kind, content) for at, entry in enumerate(entries))
     return tests, _limits(content.get("limits", {})), _comparison(content)
 
@@ -58,7 +73,9 @@ def _parse(text: str) -> Any:
         together = dict(found)
         if len(together) < len(found):
             names = [name for name, _ in found]
-            raise ValueError(f"{next(name for name in names if names.count(name) > 1)}: given twice in one object")
+            raise ValueError(
+                f"{next(name for name in names if names.count(name) > 1)}: given twice in one object"
+            )
         return together
 
     try:
@@ -75,7 +92,9 @@ def _kind(entry: Any, where: str) -> tuple[str, ...]:
         if names[0] in entry:
             for name in entry:
                 if name not in names:
-                    raise ValueError(f"{where}.{name}: unknown field in a test with {_quoted(names[:1])}")
+                    raise ValueError(
+                        f"{where}.{name}: unknown field in a test with {_quoted(names[:1])}"
+                    )
             for name in names:
                 if name not in entry:
                     raise ValueError(f"{where}.{name}: missing")
@@ -83,13 +102,23 @@ def _kind(entry: Any, where: str) -> tuple[str, ...]:
     raise ValueError(f'{where}: needs "input" and "expected", "args" and "expected", or "assert"')
 
 
-def _test(entry: dict[str, Any], where: str, kind: tuple[str, ...], content: dict[str, Any]) -> AnyTest:
+def _test(
+    entry: dict[str, Any], where: str, kind: tuple[str, ...], content: dict[str, Any]
+) -> AnyTest:
     if kind[0] == "input":
-        return Test(_typed(entry["input"], f"{where}.input", str), _typed(entry["expected"], f"{where}.expected", str))
+        return Test(
+            _typed(entry["input"], f"{where}.input", str),
+            _typed(entry["expected"], f"{where}.expected", str),
+        )
     if kind[0] == "assert":
-        return AssertTest(_typed(entry["assert"], f"{where}.assert", str), _typed(content.get("setup", ""), "setup", str))
+        return AssertTest(
+            _typed(entry["assert"], f"{where}.assert", str),
+            _typed(content.get("setup", ""), "setup", str),
+        )
     if "entry_point" not in content:
-        raise ValueError('entry_point: missing; tests with "args" need the name of the function that they call')
+        raise ValueError(
+            'entry_point: missing; tests with "args" need the name of the function that they call'
+        )
     entry_point = _typed(content["entry_point"], "entry_point", str)
     if not entry_point.isidentifier():
         raise ValueError(f"entry_point: must be the name of a function, not {entry_point!r}")
@@ -128,7 +157,9 @@ def _comparison(content: dict[str, Any]) -> str | Checker:
 
 def _typed(value: Any, where: str, kind: type) -> Any:
     if not isinstance(value, kind):
-        raise ValueError(f"{where}: must be {_JSON_NAMES[kind]}, not {_JSON_NAMES.get(type(value), 'a number')}")
+        raise ValueError(
+            f"{where}: must be {_JSON_NAMES[kind]}, not {_JSON_NAMES.get(type(value), 'a number')}"
+        )
     return value
 
 

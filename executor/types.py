@@ -1,4 +1,6 @@
-"""What goes into the executor and what comes out of it. Everything is immutable and compared by value."""
+"""What goes into the executor and what comes out of it. Everything is immutable and compared by
+value.
+"""
 
 from __future__ import annotations
 
@@ -36,10 +38,10 @@ class Test:
 class CallTest:
     """A call of a function of the program, and the value it should return.
 
-    args: positional arguments; `args` and `expected` are built of None, bool, int, float, complex, str, bytes, list,
-        tuple, dict, set and frozenset.
-    tolerance: floats, wherever they stand in the value, may differ by this much plus 1e-7 of the expected one; with 0
-        they must be equal.
+    args: positional arguments; `args` and `expected` are built of None, bool, int, float, complex,
+        str, bytes, list, tuple, dict, set and frozenset.
+    tolerance: floats, wherever they stand in the value, may differ by this much plus 1e-7 of the
+        expected one; with 0 they must be equal.
     """
 
     entry_point: str
@@ -64,9 +66,11 @@ AnyTest = Union[Test, CallTest, AssertTest]
 
 @dataclass(frozen=True)
 class Checker:
-    """Source of a function `check(input, output, expected)` that says whether an output is right; run in the sandbox.
+    """Source of a function `check(input, output, expected)` that says whether an output is right;
+    run in the sandbox.
 
-    It gets three texts and returns a bool. It never shares a process with the program that it judges.
+    It gets three texts and returns a bool. It never shares a process with the program that it
+    judges.
     """
 
     source: str
@@ -79,9 +83,11 @@ Comparison = Union[str, Checker, Callable[[str, str, str], bool]]
 class Limits:
     """What one test of a program may use.
 
-    seconds: time limit. It bounds the wall clock less the time the program waited for a processor, so that a busy
-        machine does not fail a right program; processor time is bounded by the same number.
-    memory_mb: resident memory in MiB (1024 * 1024 bytes) of all its processes, interpreter included.
+    seconds: time limit. It bounds the wall clock less the time the program waited for a processor,
+        so that a busy machine does not fail a right program; processor time is bounded by the same
+        number.
+    memory_mb: resident memory in MiB (1024 * 1024 bytes) of all its processes, interpreter
+        included.
     output_bytes: largest standard output, standard error or scratch file, in bytes.
     processes: threads and processes that a program may have at once.
 
@@ -100,7 +106,9 @@ class Limits:
 
     @property
     def wall_cap(self) -> float:
-        """Seconds of wall clock after which a test is given up as INFRASTRUCTURE: the machine is overloaded."""
+        """Seconds of wall clock after which a test is given up as INFRASTRUCTURE: the machine is
+        overloaded.
+        """
         return max(6.0 * self.seconds, self.seconds + 10.0)
 
 
@@ -108,12 +116,14 @@ class Limits:
 class Job:
     """A program and the tests to run it on.
 
-    comparison: how outputs of a `Test` are judged: a name that `executor.compare` knows, a `Checker`, or a function of
-        (input, output, expected) that is called in a thread of this process.
+    comparison: how outputs of a `Test` are judged: a name that `executor.compare` knows, a
+        `Checker`, or a function of (input, output, expected) that is called in a thread of this
+        process.
     stop_at_first_failure: the tests after the first one that fails are SKIPPED.
-    shared_process: run all tests of the program one after the other in one process, which is many times faster; what
-        does not pass there, and a sample of what does, is run again in a process of its own, whose verdict counts. If
-        a test of the sample fails, all tests are run again. For a `Test` only.
+    shared_process: run all tests of the program one after the other in one process, which is many
+        times faster; what does not pass there, and a sample of what does, is run again in a process
+        of its own, whose verdict counts. If a test of the sample fails, all tests are run again.
+        For a `Test` only.
     """
 
     program: str
@@ -129,10 +139,12 @@ class TestResult:
     """The verdict on one test.
 
     seconds: wall clock less the time spent waiting for a processor.
-    output: standard output; undecodable bytes become U+FFFD. For a CallTest or AssertTest, what the failed comparison
-        saw, such as "assert 3 == 2".
-    value: what the call of a CallTest returned, as data; what is no data is an `Opaque` with its text.
-    error: standard error, which ends with the stack trace of an uncaught exception; or how the program died.
+    output: standard output; undecodable bytes become U+FFFD. For a CallTest or AssertTest, what the
+        failed comparison saw, such as "assert 3 == 2".
+    value: what the call of a CallTest returned, as data; what is no data is an `Opaque` with its
+        text.
+    error: standard error, which ends with the stack trace of an uncaught exception; or how the
+        program died.
     """
 
     __test__ = False
@@ -146,7 +158,9 @@ class TestResult:
 
 @dataclass(frozen=True)
 class Timings:
-    """Where the time of a job went, in seconds of wall clock: waiting in the queue, then being judged."""
+    """Where the time of a job went, in seconds of wall clock: waiting in the queue, then being
+    judged.
+    """
 
     queued: float = 0.0
     judged: float = 0.0
@@ -156,9 +170,11 @@ class Timings:
 class Result:
     """The verdict on a job, with one entry in `tests` for each of its tests, in order.
 
-    verdict: OK if every test is; INFRASTRUCTURE if any test is; else that of the first test that is not OK.
+    verdict: OK if every test is; INFRASTRUCTURE if any test is; else that of the first test that is
+        not OK.
     seconds: the sum over the tests.
-    error: why the job as a whole has no better verdict: the compiler's message or the failure of the infrastructure.
+    error: why the job as a whole has no better verdict: the compiler's message or the failure of
+        the infrastructure.
     timings: not compared.
     isolation: the level of isolation it ran under; see `executor.isolation`. Not compared.
     """

@@ -44,12 +44,21 @@ CLOSE_SECONDS = 5.0
 _WORKER = Path(__file__).parent / "worker"
 # Signals that a crash of the compiler, and nothing else, gives a submission before the first test.
 _COMPILER_CRASHES = tuple(
-    -number for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGXCPU)
+    -number
+    for number in (
+        signal.SIGSEGV,
+        signal.SIGABRT,
+        signal.SIGBUS,
+        signal.SIGILL,
+        signal.SIGFPE,
+        signal.SIGXCPU,
+    )
 )
 
 
 def compile_worker() -> None:
-    """Compile the worker's modules ahead, so that no zygote carries the memory that compiling takes.
+    """Compile the worker's modules ahead, so that no zygote carries the memory that compiling
+    takes.
 
     Where the results cannot be written, each worker compiles for itself.
     """
@@ -57,7 +66,9 @@ def compile_worker() -> None:
 
 
 class WorkerError(RuntimeError):
-    """The worker did not start, died, fell silent or made no sense. It must be closed and not used again."""
+    """The worker did not start, died, fell silent or made no sense. It must be closed and not used
+    again.
+    """
 
 
 class InvalidProgram(Exception):
@@ -68,7 +79,8 @@ class WorkerProcess:
     """A started worker. Raises WorkerError if it is not ready within START_SECONDS.
 
     root: an existing directory for this worker alone; the worker removes it when it ends.
-    layers: names of the layers of isolation to put up where they can be had; `isolation` tells which are on.
+    layers: names of the layers of isolation to put up where they can be had; `isolation` tells
+        which are on.
     packages: directories from which programs may import.
     """
 
@@ -77,11 +89,25 @@ class WorkerProcess:
         self._socket, theirs = socket.socketpair()
         self._log = tempfile.TemporaryFile()
         try:
-            # A program, never a fork of this process, which may hold gigabytes and many threads. The environment is
-            # ours alone, so that the switches which ignore it are not needed and the hash seed can be fixed: a
-            # program that walks over a set of strings gives one output, not one a worker.
+            # A program, never a fork of this process, which may hold gigabytes and many threads.
+            # The environment is ours alone, so that the switches which ignore it are not needed and
+            # the hash seed can be fixed: a program that walks over a set of strings gives one
+            # output, not one a worker.
             self._process = subprocess.Popen(
-                [sys.executable, "-S", "-s", "-B", "-X", "utf8", "-W", "ignore", str(_WORKER), root, ",".join(layers), *packages],
+                [
+                    sys.executable,
+                    "-S",
+                    "-s",
+                    "-B",
+                    "-X",
+                    "utf8",
+                    "-W",
+                    "ignore",
+                    str(_WORKER),
+                    root,
+                    ",".join(layers),
+                    *packages,
+                ],
                 stdin=theirs,
                 stdout=subprocess.DEVNULL,
                 stderr=self._log,
@@ -101,18 +127,27 @@ class WorkerProcess:
                 raise WorkerError(f"the worker started with message {kind}")
             self.isolation = read_report(report.decode())
         except WorkerError as error:
-            raise WorkerError(f"the worker did not start: {error}. {self.close()}".rstrip()) from error
+            raise WorkerError(
+                f"the worker did not start: {error}. {self.close()}".rstrip()
+            ) from error
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
     def run(
-        self, program: str, inputs: Sequence[bytes], limits: Limits, flags: int, seen: Callable[[int, Outcome], bool]
+        self,
+        program: str,
+        inputs: Sequence[bytes],
+        limits: Limits,
+        flags: int,
+        seen: Callable[[int, Outcome], bool],
     ) -> None:
-        """Run `program` on each of `inputs`, calling `seen(index, outcome)` as outcomes come, until that returns False.
+        """Run `program` on each of `inputs`, calling `seen(index, outcome)` as outcomes come, until
+        that returns False.
 
-        flags: of worker_protocol: IN_SUBMISSION, FUNCTIONS, SHARED_PROCESS. In a shared process, only runs that ended
+        flags: of worker_protocol: IN_SUBMISSION, FUNCTIONS, SHARED_PROCESS. In a shared process,
+            only runs that ended
         well have an outcome. Raises InvalidProgram if it does not compile, and WorkerError.
         """
         self._send(
@@ -133,7 +168,9 @@ class WorkerProcess:
             if kind == RESULT and invalid is None:
                 index, outcome = _outcome(body)
                 if index != expected or index >= len(inputs):
-                    raise WorkerError(f"an outcome for test {index} where that of {expected} was due")
+                    raise WorkerError(
+                        f"an outcome for test {index} where that of {expected} was due"
+                    )
                 expected += 1
                 if wanted and not seen(index, outcome):
                     wanted = False
@@ -141,7 +178,10 @@ class WorkerProcess:
             elif kind == SHARED and flags & SHARED_PROCESS:
                 for index, seconds, output in unpack_shared(body):
                     if index < len(inputs):
-                        seen(index, Outcome(EXITED, 0, seconds, output.decode("utf-8", "replace"), "", b""))
+                        seen(
+                            index,
+                            Outcome(EXITED, 0, seconds, output.decode("utf-8", "replace"), "", b""),
+                        )
                 wanted = False
             elif kind == INVALID and expected == 0:
                 invalid = body.decode("utf-8", "replace")
@@ -149,7 +189,9 @@ class WorkerProcess:
                 (status,) = CRASH_HEAD.unpack_from(body)
                 if expected == 0 and status in _COMPILER_CRASHES:
                     raise InvalidProgram("the program crashes the compiler")
-                raise WorkerError(f"{body[CRASH_HEAD.size :].decode('utf-8', 'replace').strip()} (status {status})")
+                raise WorkerError(
+                    f"{body[CRASH_HEAD.size :].decode('utf-8', 'replace').strip()} (status {status})"
+                )
             elif kind == END:
                 if invalid is not None:
                     raise InvalidProgram(invalid)
@@ -167,7 +209,9 @@ class WorkerProcess:
             pass  # closed already
 
     def close(self) -> str:
-        """End the worker and everything below it; what it wrote to standard error, if anything. May be called again."""
+        """End the worker and everything below it; what it wrote to standard error, if anything. May
+        be called again.
+        """
         self._socket.close()  # it takes the end of file as the order to clear up and leave
         try:
             self._process.wait(CLOSE_SECONDS)

@@ -1,10 +1,11 @@
 """Plays a model on a data set and tells its solve rates:
 
-    python experiments/evaluate.py --config FILE --checkpoint WORKDIR|HF_DIR|replay:FILE --dataset NAME[:split] --nk 1@3,10@100
-    python experiments/evaluate.py compare DIR DIR
+    python experiments/evaluate.py --config FILE --checkpoint WORKDIR|HF_DIR|replay:FILE --dataset
+    NAME[:split] --nk 1@3,10@100 python experiments/evaluate.py compare DIR DIR
 
-The model is the best of a run, a directory as Hugging Face lays it out, or a file of recorded programs, which needs no weights.
-Every rollout is on disk as soon as it ends; the same command goes on where it stopped. More is in docs/evaluation.md.
+The model is the best of a run, a directory as Hugging Face lays it out, or a file of recorded
+programs, which needs no weights. Every rollout is on disk as soon as it ends; the same command goes
+on where it stopped. More is in docs/evaluation.md.
 """
 
 import os
@@ -19,14 +20,30 @@ from rlef_jax.config import command
 from rlef_jax.runtime import interrupt
 
 _CONFIG = command.define_config()
-_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "a run's workdir, a Hugging Face directory, or replay:FILE")
-_DATASET = flags.DEFINE_string("dataset", "", "data set and split, such as code_contests:test; default: the configuration's")
-_NK = flags.DEFINE_string("nk", "1@3,10@100", "solve rates n@k and pass@k, separated by commas; n@k:T at temperature T")
-_ROLLOUTS = flags.DEFINE_integer("rollouts", 0, "per problem; 0: what k needs; k for single-turn figures", lower_bound=0)
-_TURN_LIMITS = flags.DEFINE_list("turn_limits", [], "one evaluation for each, such as 1,3,5,10; default: eval.turn_limit")
-_FEEDBACKS = flags.DEFINE_list("feedbacks", [], "one evaluation for each, of true,random,none; default: eval.feedback")
-_CLUSTER = flags.DEFINE_bool("cluster", False, "tell also n@k where the n are chosen by clusters of what programs do")
-_OUT = flags.DEFINE_string("out", "", "where results are kept; default: evaluations/<config name>-<data set>-<split>")
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", "", "a run's workdir, a Hugging Face directory, or replay:FILE"
+)
+_DATASET = flags.DEFINE_string(
+    "dataset", "", "data set and split, such as code_contests:test; default: the configuration's"
+)
+_NK = flags.DEFINE_string(
+    "nk", "1@3,10@100", "solve rates n@k and pass@k, separated by commas; n@k:T at temperature T"
+)
+_ROLLOUTS = flags.DEFINE_integer(
+    "rollouts", 0, "per problem; 0: what k needs; k for single-turn figures", lower_bound=0
+)
+_TURN_LIMITS = flags.DEFINE_list(
+    "turn_limits", [], "one evaluation for each, such as 1,3,5,10; default: eval.turn_limit"
+)
+_FEEDBACKS = flags.DEFINE_list(
+    "feedbacks", [], "one evaluation for each, of true,random,none; default: eval.feedback"
+)
+_CLUSTER = flags.DEFINE_bool(
+    "cluster", False, "tell also n@k where the n are chosen by clusters of what programs do"
+)
+_OUT = flags.DEFINE_string(
+    "out", "", "where results are kept; default: evaluations/<config name>-<data set>-<split>"
+)
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -38,7 +55,9 @@ def parse(argv: list[str]) -> list[str]:
         return argv
     command.parse(_CONFIG, argv)
     if not _CHECKPOINT.value:
-        sys.exit("error: --checkpoint is missing: name a run's workdir, a Hugging Face directory, or replay:FILE")
+        sys.exit(
+            "error: --checkpoint is missing: name a run's workdir, a Hugging Face directory, or replay:FILE"
+        )
     return []
 
 
@@ -51,13 +70,21 @@ def main(argv) -> None:
             evaluate.compare(*argv[2:])
             return
         dataset, _, split = _DATASET.value.partition(":")
-        config = evaluate.with_dataset(_CONFIG.value, dataset or _CONFIG.value.data.name, command.given(sys.argv))
+        config = evaluate.with_dataset(
+            _CONFIG.value, dataset or _CONFIG.value.data.name, command.given(sys.argv)
+        )
         split = split or config.eval.split
         evaluate.run(
-            config, _CHECKPOINT.value, split, _NK.value,
+            config,
+            _CHECKPOINT.value,
+            split,
+            _NK.value,
             _OUT.value or os.path.join("evaluations", f"{config.name}-{config.data.name}-{split}"),
-            _ROLLOUTS.value, _turn_limits(), _FEEDBACKS.value, _CLUSTER.value,
-        )  # fmt: skip
+            _ROLLOUTS.value,
+            _turn_limits(),
+            _FEEDBACKS.value,
+            _CLUSTER.value,
+        )
     except (ValueError, FileNotFoundError, executor.IsolationError) as error:
         sys.exit(f"error: {error}")
 
@@ -66,7 +93,9 @@ def _turn_limits() -> list[int]:
     try:
         return list(map(int, _TURN_LIMITS.value))
     except ValueError:
-        raise ValueError(f"--turn_limits: {','.join(_TURN_LIMITS.value)} is no list of whole numbers, such as 1,3,5,10") from None
+        raise ValueError(
+            f"--turn_limits: {','.join(_TURN_LIMITS.value)} is no list of whole numbers, such as 1,3,5,10"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
     python experiments/export_hf.py --checkpoint WORKDIR --out DIR
 
-DIR then holds the weights, config.json, the tokenizer with its chat template, and, where the checkpoint has a value network, the
-output layer of that network in value_head.safetensors (it reads the value network's last hidden states: --network=value).
+DIR then holds the weights, config.json, the tokenizer with its chat template, and, where the
+checkpoint has a value network, the output layer of that network in value_head.safetensors (it reads
+the value network's last hidden states: --network=value).
 """
 
 import dataclasses
@@ -33,7 +34,9 @@ def define_flags() -> None:
     flags.DEFINE_enum("which", "auto", ("auto", *checkpoint.PHASES), which)
     flags.DEFINE_enum("network", "policy", ("policy", "value"), "whose weights")
     flags.DEFINE_enum("dtype", "bfloat16", ("bfloat16", "float32"), "of the weights in the files")
-    flags.DEFINE_float("max_shard_gb", 5.0, "the most a file of weights holds, in 10^9 bytes", lower_bound=1e-6)
+    flags.DEFINE_float(
+        "max_shard_gb", 5.0, "the most a file of weights holds, in 10^9 bytes", lower_bound=1e-6
+    )
 
 
 def export(
@@ -45,16 +48,23 @@ def export(
     dtype: str = "bfloat16",
     max_shard_bytes: int = 5 * 10**9,
 ) -> tuple[str, int]:
-    """Exports a network of a checkpoint. Returns the phase and step of the checkpoint that was taken.
+    """Exports a network of a checkpoint. Returns the phase and step of the checkpoint that was
+    taken.
 
     Raises:
       FileNotFoundError: when `workdir` is not a run's, or has no such checkpoint.
       ValueError: when the checkpoint has no such network, or there is something at `out` already.
     """
     hf.check_free(out)
-    settings, model = ConfigDict(_read(workdir, "config.json")), LlamaConfig.from_dict(_read(workdir, "model.json"))
+    settings, model = (
+        ConfigDict(_read(workdir, "config.json")),
+        LlamaConfig.from_dict(_read(workdir, "model.json")),
+    )
     phase, step = checkpoint.find(workdir, which, step)
-    tokenizer, layout_name = tokenizers.open(build.tokenizer_path(settings, workdir)), settings.tokenizer.layout
+    tokenizer, layout_name = (
+        tokenizers.open(build.tokenizer_path(settings, workdir)),
+        settings.tokenizer.layout,
+    )
     layout = prompts.ChatLayout.make(layout_name, tokenizer, settings.tokenizer.system)
     model, mesh = dataclasses.replace(model, dtype=dtype), sharding.make_mesh(1, -1, 1)
     params, value_head_D1 = checkpoint.restore_network(workdir, phase, step, model, mesh, network)
@@ -63,10 +73,16 @@ def export(
         write_hf(tokenizer, layout_name, directory)
         if value_head_D1 is not None:
             weight_1D = np.ascontiguousarray(np.asarray(value_head_D1).T)
-            save_file({"value_head.weight": weight_1D}, os.path.join(directory, "value_head.safetensors"), {"format": "pt"})
+            save_file(
+                {"value_head.weight": weight_1D},
+                os.path.join(directory, "value_head.safetensors"),
+                {"format": "pt"},
+            )
 
     begin = layout.first([])[0]
-    llama.save_hf(model, params, out, dtype, max_shard_bytes, begin, layout.stops, tokenizer.pad_id, beside)
+    llama.save_hf(
+        model, params, out, dtype, max_shard_bytes, begin, layout.stops, tokenizer.pad_id, beside
+    )
     return phase, step
 
 
@@ -95,7 +111,9 @@ def main(_) -> None:
     logging.set_verbosity(logging.ERROR)
     f = flags.FLAGS
     try:
-        phase, step = export(f.checkpoint, f.out, f.which, f.step, f.network, f.dtype, int(f.max_shard_gb * 1e9))
+        phase, step = export(
+            f.checkpoint, f.out, f.which, f.step, f.network, f.dtype, int(f.max_shard_gb * 1e9)
+        )
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     print(f"{f.network} of {phase}, step {step}, written to {f.out}")

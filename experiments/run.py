@@ -1,8 +1,10 @@
-"""Trains and evaluates: python experiments/run.py --config FILE [--workdir DIR] [--dry_run] [--config.path.to.field=VALUE ...]
+"""Trains and evaluates: python experiments/run.py --config FILE [--workdir DIR] [--dry_run]
+[--config.path.to.field=VALUE ...]
 
-Run again with the same workdir to go on where it stopped. With --dry_run it tells what it would do, and what it would need.
-On several hosts start it on each, with --distributed where they find each other (TPU slices, SLURM), else with --coordinator
-HOST:PORT, --num_processes and --process_id; the workdir lies where all of them see it.
+Run again with the same workdir to go on where it stopped. With --dry_run it tells what it would do,
+and what it would need. On several hosts start it on each, with --distributed where they find each
+other (TPU slices, SLURM), else with --coordinator HOST:PORT, --num_processes and --process_id; the
+workdir lies where all of them see it.
 """
 
 import functools
@@ -18,12 +20,24 @@ from rlef_jax.config import command
 from rlef_jax.runtime import interrupt
 
 _CONFIG = command.define_config()
-_WORKDIR = flags.DEFINE_string("workdir", "", "where the run keeps everything; default: runs/<config name>")
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "one of several hosts, which a TPU slice or SLURM tells of")
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "one of several hosts: where the first listens, HOST:PORT")
-_PROCESSES = flags.DEFINE_integer("num_processes", None, "one of several hosts: how many processes there are", lower_bound=1)
-_PROCESS = flags.DEFINE_integer("process_id", None, "one of several hosts: which process this is, from 0", lower_bound=0)
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "only tell sizes, memory, batches and a sample prompt")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "", "where the run keeps everything; default: runs/<config name>"
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "one of several hosts, which a TPU slice or SLURM tells of"
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "one of several hosts: where the first listens, HOST:PORT"
+)
+_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "one of several hosts: how many processes there are", lower_bound=1
+)
+_PROCESS = flags.DEFINE_integer(
+    "process_id", None, "one of several hosts: which process this is, from 0", lower_bound=0
+)
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "only tell sizes, memory, batches and a sample prompt"
+)
 
 
 def main(_) -> None:

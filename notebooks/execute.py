@@ -1,4 +1,6 @@
-"""Runs notebooks, each in a fresh kernel, and keeps what they say: python notebooks/execute.py FILE [FILE ...]"""
+"""Runs notebooks, each in a fresh kernel, and keeps what they say: python notebooks/execute.py FILE
+[FILE ...]
+"""
 
 import os
 import pathlib
@@ -9,8 +11,14 @@ import nbclient
 import nbformat
 
 
-def execute(path: pathlib.Path, folder: pathlib.Path, parameters: Mapping[str, object], environment: Mapping[str, str]):
-    """The notebook at `path` with its outputs, run in `folder`; constants of its cell tagged `parameters` are replaced.
+def execute(
+    path: pathlib.Path,
+    folder: pathlib.Path,
+    parameters: Mapping[str, object],
+    environment: Mapping[str, str],
+):
+    """The notebook at `path` with its outputs, run in `folder`; constants of its cell tagged
+    `parameters` are replaced.
 
     Raises nbclient.exceptions.CellExecutionError, which names the cell, where one fails.
     """
@@ -19,7 +27,9 @@ def execute(path: pathlib.Path, folder: pathlib.Path, parameters: Mapping[str, o
         if "parameters" in cell.metadata.get("tags", ()):
             cell.source += "".join(f"\n{name} = {value!r}" for name, value in parameters.items())
     where = {"metadata": {"path": str(folder)}}
-    client = nbclient.NotebookClient(notebook, timeout=1800, record_timing=False, coalesce_streams=True, resources=where)
+    client = nbclient.NotebookClient(
+        notebook, timeout=1800, record_timing=False, coalesce_streams=True, resources=where
+    )
     client.execute(env=dict(environment))
     notebook.metadata.language_info = {"name": "python"}  # not the version of this machine
     return notebook

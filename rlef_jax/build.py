@@ -1,4 +1,6 @@
-"""The parts of a run, made from its configuration: mesh, data, tokenizer, model, and the weights it begins with."""
+"""The parts of a run, made from its configuration: mesh, data, tokenizer, model, and the weights it
+begins with.
+"""
 
 import dataclasses
 import functools
@@ -23,7 +25,9 @@ NUMERICS = ("dtype", "attention", "unroll_layers", "remat", "remat_save", "logit
 
 
 def mesh(config, model: LlamaConfig, devices=None) -> jax.sharding.Mesh:
-    """The mesh, once it is sure that heads, slots and microbatches can be dealt out over it, and that its kernels exist."""
+    """The mesh, once it is sure that heads, slots and microbatches can be dealt out over it, and
+    that its kernels exist.
+    """
     laid_out = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices)
     sharding.check_heads(laid_out.shape["tensor"], model.n_heads, model.n_kv_heads)
     attention.kernel_for(model, laid_out)
@@ -44,7 +48,13 @@ def problems(config, split: str, workdir: str) -> Sequence[Problem]:
     """The problems of a split; data sets lie under data.dir, or under the workdir."""
     d = config.data
     options = {
-        "mini_contest": {"seed": d.seed, "train": d.train, "valid": d.valid, "test": d.test, "level": d.level},
+        "mini_contest": {
+            "seed": d.seed,
+            "train": d.train,
+            "valid": d.valid,
+            "test": d.test,
+            "level": d.level,
+        },
         "code_contests": {"generated": d.generated},
     }
     folder = d.dir or os.path.join(workdir, "data")
@@ -60,16 +70,22 @@ def pool(config) -> executor.Pool | hosts.SharedPool:
 
 
 def tokenizer(config, workdir: str, problems: Sequence[Problem]) -> Tokenizer:
-    """The configured tokenizer, that of the model's weights, or one trained on the training problems and kept in the workdir."""
+    """The configured tokenizer, that of the model's weights, or one trained on the training
+    problems and kept in the workdir.
+    """
     check_tokenizer(config)
     path = tokenizer_path(config, workdir)
     if not os.path.exists(path):
-        tokenizers.train_sentencepiece(demonstrations.tokenizer_texts(problems), path, config.tokenizer.vocab_size)
+        tokenizers.train_sentencepiece(
+            demonstrations.tokenizer_texts(problems), path, config.tokenizer.vocab_size
+        )
     return tokenizers.open(path)
 
 
 def check_tokenizer(config) -> None:
-    """Raises ValueError where none is named and the one that would be trained has not the tokens of the layout."""
+    """Raises ValueError where none is named and the one that would be trained has not the tokens of
+    the layout.
+    """
     if config.tokenizer.layout != "mini" and not (config.tokenizer.path or config.model.hf_dir):
         raise ValueError(
             f"tokenizer.layout is {config.tokenizer.layout!r}, but there is no tokenizer of that kind: name the directory of the "
@@ -82,17 +98,23 @@ def tokenizer_path(config, workdir: str) -> str:
 
 
 def model(config, vocab_size: int | None = None) -> LlamaConfig:
-    """The model: the shape of model.hf_dir's, where there is one, with the numerics of the configuration.
+    """The model: the shape of model.hf_dir's, where there is one, with the numerics of the
+    configuration.
 
-    `vocab_size` is the tokenizer's. Before it is known, a tokenizer of the size that would be trained stands in.
+    `vocab_size` is the tokenizer's. Before it is known, a tokenizer of the size that would be
+    trained stands in.
 
-    Raises ValueError for a shape that is no model, one with fewer ids than the tokenizer, and one whose context is too short for
-    a conversation.
+    Raises ValueError for a shape that is no model, one with fewer ids than the tokenizer, and one
+    whose context is too short for a conversation.
     """
     if config.model.hf_dir:
         shape = hf_config.read(config.model.hf_dir)
         if shape.vocab_size < (vocab_size or 0):
-            advice = "leave tokenizer.path empty to take the one beside it" if config.tokenizer.path else "download it again"
+            advice = (
+                "leave tokenizer.path empty to take the one beside it"
+                if config.tokenizer.path
+                else "download it again"
+            )
             raise ValueError(
                 f"the tokenizer has {vocab_size} ids, but the model in {config.model.hf_dir} only {shape.vocab_size}: {advice}"
             )
@@ -104,7 +126,9 @@ def model(config, vocab_size: int | None = None) -> LlamaConfig:
 
 
 def check_context(model: LlamaConfig, config) -> None:
-    """Raises ValueError where a conversation may grow longer than the model's context, if that is known."""
+    """Raises ValueError where a conversation may grow longer than the model's context, if that is
+    known.
+    """
     capacity, e = stream_capacity(config), config.episode
     if 0 < model.context_length < capacity:
         raise ValueError(
@@ -119,7 +143,9 @@ def weights(config, model: LlamaConfig, mesh: jax.sharding.Mesh) -> dict:
     """Those of model.hf_dir, or random ones of the run's seed: float32, on the mesh."""
     if config.model.hf_dir:
         with progress(model.n_params, "weights", "parameter") as bar:
-            return llama.load_hf(config.model.hf_dir, mesh, on_read=interrupt.then_check(bar.update))[1]
+            return llama.load_hf(
+                config.model.hf_dir, mesh, on_read=interrupt.then_check(bar.update)
+            )[1]
     init = functools.partial(llama.init, model)
     at = sharding.shardings(jax.eval_shape(init, jax.random.key(0)), mesh)
     return jax.jit(init, out_shardings=at)(jax.random.key(config.seed))

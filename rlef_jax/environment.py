@@ -1,4 +1,6 @@
-"""The world a model acts in: messages as tokens, programs run, feedback chosen. Between the pure episode and its rollout."""
+"""The world a model acts in: messages as tokens, programs run, feedback chosen. Between the pure
+episode and its rollout.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,15 +16,18 @@ from rlef_jax.runtime.progress import progress
 from rlef_jax.tokenizer import Tokenizer
 from rlef_jax.types import Episode, Problem
 
-# What the random-feedback ablation shows when another problem's wrong solution fails none of its tests (paper, section 3.3).
+# What the random-feedback ablation shows when another problem's wrong solution fails none of its
+# tests (paper, section 3.3).
 _NOT_IMPLEMENTED = "raise NotImplementedError()"
 
 
 @dataclasses.dataclass(frozen=True)
 class Environment:
-    """Everything an episode needs from outside: tokenizer, wording, executor, and the rules of the conversation.
+    """Everything an episode needs from outside: tokenizer, wording, executor, and the rules of the
+    conversation.
 
-    `others` are problems from whose known wrong solutions the random-feedback ablation takes its messages; some may have none.
+    `others` are problems from whose known wrong solutions the random-feedback ablation takes its
+    messages; some may have none.
     """
 
     tokenizer: Tokenizer
@@ -46,7 +51,9 @@ class Environment:
                 "the tokens around a message"
             )
         if self.feedback == "random" and not _at_least_two_lend(self.others):
-            raise ValueError("episode.feedback is 'random', but the data set knows no wrong solutions of other problems to run")
+            raise ValueError(
+                "episode.feedback is 'random', but the data set knows no wrong solutions of other problems to run"
+            )
 
     def prompt(self, problem: Problem) -> list[int]:
         """The stream up to where the model speaks first."""
@@ -54,29 +61,40 @@ class Environment:
         return [*self.layout.first(message_ids), *self.prefill(problem)]
 
     def prefill(self, problem: Problem) -> list[int]:
-        """The tokens that each response is started with. They belong to the prompt: nobody samples them (I3, I8)."""
+        """The tokens that each response is started with. They belong to the prompt: nobody samples
+        them (I3, I8).
+        """
         text = self.messages.start_of_response(problem)
         return self.tokenizer.encode(text) if text else []
 
     def needs(self, problem: Problem) -> tuple[int, int]:
-        """What the caps must hold of a problem: tokens of its prompt, and those of feedback that prefill and layout take."""
+        """What the caps must hold of a problem: tokens of its prompt, and those of feedback that
+        prefill and layout take.
+        """
         return len(self.prompt(problem)), len(self.prefill(problem)) + self.layout.overhead
 
     def fits(self, needs: tuple[int, int]) -> bool:
-        """Whether the prompt keeps to `max_prompt_tokens`, and the prefill, which counts as feedback, leaves room for some."""
+        """Whether the prompt keeps to `max_prompt_tokens`, and the prefill, which counts as
+        feedback, leaves room for some.
+        """
         return needs[0] <= self.max_prompt_tokens and needs[1] <= self.max_feedback_tokens
 
     def start(self, id: int, problem: Problem) -> Episode:
         return episodes.start(id, problem, self.prompt(problem))
 
     def response_tokens(self, program: str) -> list[int]:
-        """The response that a demonstration gives: the fenced program and the token that ends it, within the cap.
+        """The response that a demonstration gives: the fenced program and the token that ends it,
+        within the cap.
 
         Raises ValueError where responses are pre-filled: a whole program is no continuation.
         """
         if self.messages.prefill:
-            raise ValueError("there are no demonstrations for a data.prompt that pre-fills responses: set sft.steps to 0")
-        return [*self.tokenizer.encode(fenced(program)), self.layout.end][: self.max_response_tokens]
+            raise ValueError(
+                "there are no demonstrations for a data.prompt that pre-fills responses: set sft.steps to 0"
+            )
+        return [*self.tokenizer.encode(fenced(program)), self.layout.end][
+            : self.max_response_tokens
+        ]
 
     def receive_response(self, episode: Episode, tokens, logprobs) -> Episode:
         # Decoded together: some tokenizers drop the blank that a text starts with.
@@ -91,24 +109,36 @@ class Environment:
         return self.pool.submit(self._public_job(program, episode.problem))
 
     def submit_private(self, episode: Episode) -> Future:
-        """Starts the final program on the private tests. Nothing of their result but pass or fail goes any further (I7)."""
+        """Starts the final program on the private tests. Nothing of their result but pass or fail
+        goes any further (I7).
+        """
         problem = episode.problem
-        return self.pool.submit(self._job(episode.turns[-1].program, problem, problem.private_tests, True))
+        return self.pool.submit(
+            self._job(episode.turns[-1].program, problem, problem.private_tests, True)
+        )
 
     def receive_public(self, episode: Episode, result: executor.Result | None) -> Episode:
         """Takes the public result; when the conversation goes on, splices the message about it."""
         last = int(episode.stream.tokens_T[-1])
         was_cut = last not in self.layout.stops
-        turn_limit = len(episode.turns) if was_cut and self.cut_response == "end" else self.turn_limit
+        turn_limit = (
+            len(episode.turns) if was_cut and self.cut_response == "end" else self.turn_limit
+        )
         if episodes.is_over(episode, result, turn_limit):
             return episodes.receive_feedback(episode, result, turn_limit)
         prefill = self.prefill(episode.problem)
-        message_ids = self._capped(self.tokenizer.encode(self._message(episode, result).strip()), len(prefill))
+        message_ids = self._capped(
+            self.tokenizer.encode(self._message(episode, result).strip()), len(prefill)
+        )
         tokens = [*self.layout.splice(message_ids, last), *prefill]
-        return episodes.receive_feedback(episode, result, turn_limit, self.tokenizer.decode(message_ids), tokens)
+        return episodes.receive_feedback(
+            episode, result, turn_limit, self.tokenizer.decode(message_ids), tokens
+        )
 
     def _capped(self, message_ids: list[int], prefilled: int) -> list[int]:
-        """A message within its share of `max_feedback_tokens`: cut in the middle of what failed, never in what to do next."""
+        """A message within its share of `max_feedback_tokens`: cut in the middle of what failed,
+        never in what to do next.
+        """
         room = self.max_feedback_tokens - self.layout.overhead - prefilled
         if len(message_ids) <= room:
             return message_ids
@@ -120,8 +150,16 @@ class Environment:
         first_only = self.messages.feedback.max_failures == 1
         return self._job(program, problem, problem.public_tests, first_only)
 
-    def _job(self, program: str, problem: Problem, tests, stop_at_first_failure: bool) -> executor.Job:
-        return executor.Job(program, tests, problem.limits, problem.checker or self.comparison, stop_at_first_failure)
+    def _job(
+        self, program: str, problem: Problem, tests, stop_at_first_failure: bool
+    ) -> executor.Job:
+        return executor.Job(
+            program,
+            tests,
+            problem.limits,
+            problem.checker or self.comparison,
+            stop_at_first_failure,
+        )
 
     def _message(self, episode: Episode, result: executor.Result | None) -> str:
         template = self.messages.feedback
@@ -148,14 +186,20 @@ class Environment:
 
 
 def _at_least_two_lend(problems: Sequence[Problem]) -> bool:
-    """Whether two different problems have known wrong solutions; reads no further than it takes to know."""
+    """Whether two different problems have known wrong solutions; reads no further than it takes to
+    know.
+    """
     lenders = (problem.name for problem in problems if problem.incorrect_solutions)
     first = next(lenders, None)
     return any(name != first for name in lenders)
 
 
-def from_config(config, tokenizer: Tokenizer, pool: executor.Pool, problems: Sequence[Problem]) -> Environment:
-    """The environment that a run's configuration describes; `problems` lend their wrong solutions to random feedback."""
+def from_config(
+    config, tokenizer: Tokenizer, pool: executor.Pool, problems: Sequence[Problem]
+) -> Environment:
+    """The environment that a run's configuration describes; `problems` lend their wrong solutions
+    to random feedback.
+    """
     e = config.episode
     return Environment(
         tokenizer=tokenizer,
@@ -175,7 +219,9 @@ def from_config(config, tokenizer: Tokenizer, pool: executor.Pool, problems: Seq
 
 
 def fitting(problems: Sequence[Problem], environment: Environment, split: str) -> Sequence[Problem]:
-    """The problems whose first message, and prefill, are short enough, none of them held; says how many are not."""
+    """The problems whose first message, and prefill, are short enough, none of them held; says how
+    many are not.
+    """
     if not problems:
         raise ValueError(f"the {split} split has no problems")
     with progress(len(problems), f"tokens of {split}", "problem", part=True) as bar:
@@ -192,7 +238,11 @@ def fitting(problems: Sequence[Problem], environment: Environment, split: str) -
             least = max(feedback for _, feedback in needs)
             needed += f" and episode.max_feedback_tokens={least}, better more: that leaves feedback no room"
         if not kept:
-            raise ValueError(f"no problem of the {split} split fits into {caps}: all would into {needed}")
+            raise ValueError(
+                f"no problem of the {split} split fits into {caps}: all would into {needed}"
+            )
         left_out = len(problems) - len(kept)
-        print(f"{split}: {left_out} of {len(problems)} problems do not fit into {caps}, left out; all would into {needed}")
+        print(
+            f"{split}: {left_out} of {len(problems)} problems do not fit into {caps}, left out; all would into {needed}"
+        )
     return Selection(problems, kept)

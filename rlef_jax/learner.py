@@ -1,6 +1,7 @@
 """The learner: sharded state, optimiser, accumulated gradients.
 
-The same `Learner` serves the supervised warm start (one network) and PPO (policy and value network): what differs is the loss.
+The same `Learner` serves the supervised warm start (one network) and PPO (policy and value
+network): what differs is the loss.
 """
 
 import dataclasses
@@ -18,15 +19,26 @@ from rlef_jax.weights import Reader
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Parameters and optimiser state of each network, by name ('policy', 'value'), and the optimiser steps taken."""
+    """Parameters and optimiser state of each network, by name ('policy', 'value'), and the
+    optimiser steps taken.
+    """
 
     params: dict
     opt_state: dict
     step: jax.Array  # int32
 
 
-def make_optimizer(learning_rate, weight_decay: float, grad_clip: float, b1: float, b2: float, moments_dtype: str = "float32"):
-    """AdamW after clipping by global norm; norm scales and biases are not decayed. Moments rest in `moments_dtype`."""
+def make_optimizer(
+    learning_rate,
+    weight_decay: float,
+    grad_clip: float,
+    b1: float,
+    b2: float,
+    moments_dtype: str = "float32",
+):
+    """AdamW after clipping by global norm; norm scales and biases are not decayed. Moments rest in
+    `moments_dtype`.
+    """
     decayed = lambda params: jax.tree_util.tree_map_with_path(
         lambda path, _: not sharding.path_of(path).endswith(("scale", "bias")), params
     )
@@ -34,14 +46,20 @@ def make_optimizer(learning_rate, weight_decay: float, grad_clip: float, b1: flo
         optax.clip_by_global_norm(grad_clip),
         optax.adamw(learning_rate, b1=b1, b2=b2, weight_decay=weight_decay, mask=decayed),
     )
-    return optimizer if moments_dtype == "float32" else _compact(optimizer, jnp.dtype(moments_dtype))
+    return (
+        optimizer if moments_dtype == "float32" else _compact(optimizer, jnp.dtype(moments_dtype))
+    )
 
 
 def _compact(optimizer, dtype):
-    """The optimiser with the floating-point part of its state held in `dtype` between steps, and computed in float32."""
+    """The optimiser with the floating-point part of its state held in `dtype` between steps, and
+    computed in float32.
+    """
 
     def cast(tree, to):
-        return jax.tree.map(lambda x: x.astype(to) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+        return jax.tree.map(
+            lambda x: x.astype(to) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+        )
 
     def update(grads, state, params):
         updates, state = optimizer.update(grads, cast(state, jnp.float32), params)
@@ -52,10 +70,11 @@ def _compact(optimizer, dtype):
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """How one network learns: `loss(params, piece) -> (loss, metrics)`, the [B, T] arrays of a piece, and the optimiser.
+    """How one network learns: `loss(params, piece) -> (loss, metrics)`, the [B, T] arrays of a
+    piece, and the optimiser.
 
-    `convert` makes of the parameters those that the loss reads, which may be of another dtype. Gradients are summed in the dtype
-    of the parameters.
+    `convert` makes of the parameters those that the loss reads, which may be of another dtype.
+    Gradients are summed in the dtype of the parameters.
     """
 
     loss: Callable
@@ -65,27 +84,38 @@ class Network:
 
 
 class _Programs:
-    """What the devices run for one network. `state`, abstract, is its (params, opt_state), and `rows` those of a piece.
+    """What the devices run for one network. `state`, abstract, is its (params, opt_state), and
+    `rows` those of a piece.
 
-    `init(params)` makes a state, `read(params)` what the loss reads, `zeros()` an empty sum of gradients and metrics,
-    `accumulate(read, total, piece)` adds to it, and `apply(params, opt_state, grads)` takes the optimiser's step. Each returns
-    arrays that lie like `state`, so that nothing is ever compiled again for another layout.
+    `init(params)` makes a state, `read(params)` what the loss reads, `zeros()` an empty sum of
+    gradients and metrics, `accumulate(read, total, piece)` adds to it, and `apply(params,
+    opt_state, grads)` takes the optimiser's step. Each returns arrays that lie like `state`, so
+    that nothing is ever compiled again for another layout.
     """
 
-    def __init__(self, name: str, network: Network, params, rows: int, length: int, mesh, offload: bool):
+    def __init__(
+        self, name: str, network: Network, params, rows: int, length: int, mesh, offload: bool
+    ):
         by_row, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
 
         def init(params):
-            params = jax.tree.map(jnp.copy, params)  # a state is donated at every step, what it was made from is not
+            # a state is donated at every step, what it was made from is not
+            params = jax.tree.map(jnp.copy, params)
             return params, network.optimizer.init(params)
 
         shapes = jax.eval_shape(init, params)
         at = sharding.shardings(shapes, mesh)
         self.state = sharding.placed(shapes, at)
         self.read = Reader(shapes[0], network.convert, mesh, offload=offload)
-        empty = lambda length: {array: jax.ShapeDtypeStruct((rows, length), dtype) for array, dtype in network.arrays.items()}
+        empty = lambda length: {
+            array: jax.ShapeDtypeStruct((rows, length), dtype)
+            for array, dtype in network.arrays.items()
+        }
         self.piece = lambda length: sharding.placed(empty(length), by_row)
-        metric_names = ("loss", *jax.eval_shape(network.loss, self.read.abstract, self.piece(length))[1])
+        metric_names = (
+            "loss",
+            *jax.eval_shape(network.loss, self.read.abstract, self.piece(length))[1],
+        )
         gradient = jax.value_and_grad(network.loss, has_aux=True)
 
         def zeros():
@@ -96,8 +126,12 @@ class _Programs:
             (value, metrics), grads = gradient(read, piece)
             old_grads, old_metrics = total
             metrics = {"loss": value, **metrics}
-            combine = {metric: jnp.maximum if metric.startswith("max_") else jnp.add for metric in metrics}
-            metrics = {metric: combine[metric](old_metrics[metric], metrics[metric]) for metric in metrics}
+            combine = {
+                metric: jnp.maximum if metric.startswith("max_") else jnp.add for metric in metrics
+            }
+            metrics = {
+                metric: combine[metric](old_metrics[metric], metrics[metric]) for metric in metrics
+            }
             return jax.tree.map(jnp.add, old_grads, grads), metrics
 
         def apply(params, opt_state, grads):
@@ -109,28 +143,46 @@ class _Programs:
         self.init = jax.jit(init, out_shardings=at)
         self.zeros = jax.jit(zeros, out_shardings=(at[0], whole))
         self.accumulate = jax.jit(accumulate, donate_argnums=1, out_shardings=(at[0], whole))
-        self.jitted_apply = self.apply = jax.jit(apply, donate_argnums=(0, 1), out_shardings=(*at, whole))
+        self.jitted_apply = self.apply = jax.jit(
+            apply, donate_argnums=(0, 1), out_shardings=(*at, whole)
+        )
 
 
 class Learner:
-    """Minimises each network's loss over minibatches cut into microbatches of a few shapes; the networks take turns.
+    """Minimises each network's loss over minibatches cut into microbatches of a few shapes; the
+    networks take turns.
 
-    Losses are weighted sums whose weights add to 1 over the minibatch, so gradients of the pieces simply add up. Metrics named
-    `max_*` are combined by maximum, all others are added. With `offload`, parameters and moments rest in the memory of the
-    host, and those of a network visit the devices for its optimiser's step.
+    Losses are weighted sums whose weights add to 1 over the minibatch, so gradients of the pieces
+    simply add up. Metrics named `max_*` are combined by maximum, all others are added. With
+    `offload`, parameters and moments rest in the memory of the host, and those of a network visit
+    the devices for its optimiser's step.
     """
 
     def __init__(
-        self, mesh, networks: dict[str, Network], params: dict, rows: int, lengths: Sequence[int], offload: bool = False
+        self,
+        mesh,
+        networks: dict[str, Network],
+        params: dict,
+        rows: int,
+        lengths: Sequence[int],
+        offload: bool = False,
     ):
-        self._rows, self._lengths, self._by_row = rows, tuple(lengths), sharding.batch_sharding(mesh)
+        self._rows, self._lengths, self._by_row = (
+            rows,
+            tuple(lengths),
+            sharding.batch_sharding(mesh),
+        )
         self._networks, self._offload = networks, offload
         self._programs = {
             name: _Programs(name, network, params[name], rows, lengths[0], mesh, offload)
             for name, network in networks.items()
         }
-        at_rest = lambda leaf: sharding.placed(leaf, leaf.sharding.with_memory_kind("pinned_host") if offload else leaf.sharding)
-        rest = {name: jax.tree.map(at_rest, programs.state) for name, programs in self._programs.items()}
+        at_rest = lambda leaf: sharding.placed(
+            leaf, leaf.sharding.with_memory_kind("pinned_host") if offload else leaf.sharding
+        )
+        rest = {
+            name: jax.tree.map(at_rest, programs.state) for name, programs in self._programs.items()
+        }
         whole = sharding.replicated(mesh)
         # What a checkpoint is restored into.
         self.abstract = _train_state(rest, jax.ShapeDtypeStruct((), np.int32, sharding=whole))
@@ -140,19 +192,29 @@ class Learner:
         """A state that starts from these parameters, which it copies, with a fresh optimiser."""
         networks = {}
         for name, programs in self._programs.items():
-            network = programs.init(sharding.put(params[name], jax.tree.map(lambda leaf: leaf.sharding, programs.state[0])))
+            network = programs.init(
+                sharding.put(
+                    params[name], jax.tree.map(lambda leaf: leaf.sharding, programs.state[0])
+                )
+            )
             networks[name] = self._to_rest(network, name) if self._offload else network
-        return _train_state(networks, sharding.put(np.zeros((), np.int32), self.abstract.step.sharding))
+        return _train_state(
+            networks, sharding.put(np.zeros((), np.int32), self.abstract.step.sharding)
+        )
 
     def _to_rest(self, network: tuple, name: str) -> tuple:
         """(params, opt_state) of a network where they rest; the originals are given up."""
-        return moved(network, (self.abstract.params[name], self.abstract.opt_state[name]), donate=True)
+        return moved(
+            network, (self.abstract.params[name], self.abstract.opt_state[name]), donate=True
+        )
 
     def read(self, name: str, params):
         """A network's parameters as its loss reads them, on the devices."""
         return self._programs[name].read(params)
 
-    def step(self, state: TrainState, arrays: dict, lengths_B) -> tuple[TrainState, dict[str, float]]:
+    def step(
+        self, state: TrainState, arrays: dict, lengths_B
+    ) -> tuple[TrainState, dict[str, float]]:
         """One optimiser step of every network on a minibatch of [B, T] arrays. `state` is donated."""
         networks, metrics, loss = {}, {}, 0.0
         for name, programs in self._programs.items():
@@ -167,26 +229,39 @@ class Learner:
                 network = moved(network, programs.state, donate=True)
             *network, norm = programs.apply(*network, grads)
             del total, grads
-            networks[name] = self._to_rest(tuple(network), name) if self._offload else tuple(network)
+            networks[name] = (
+                self._to_rest(tuple(network), name) if self._offload else tuple(network)
+            )
             metrics |= {key: float(value) for key, value in {**sums, **norm}.items()}
             loss += metrics["loss"]
         return _train_state(networks, self._next(state.step)), metrics | {"loss": loss}
 
     def warm_up(self, state: TrainState) -> None:
-        """Compiles every program of `step`, for every length, by running all but the last on empty pieces.
+        """Compiles every program of `step`, for every length, by running all but the last on empty
+        pieces.
 
-        The optimiser's step would change the state: it is compiled ahead of time, and that executable is kept.
+        The optimiser's step would change the state: it is compiled ahead of time, and that
+        executable is kept.
         """
         jax.block_until_ready(self._next(state.step))
         for name, programs in self._programs.items():
             read = programs.read(state.params[name])
             for length in self._lengths:
-                empty = {array: np.zeros(leaf.shape, leaf.dtype) for array, leaf in programs.piece(length).items()}
-                jax.block_until_ready(programs.accumulate(read, programs.zeros(), sharding.put(empty, self._by_row)))
-            programs.apply = programs.jitted_apply.lower(*programs.state, programs.state[0]).compile()
+                empty = {
+                    array: np.zeros(leaf.shape, leaf.dtype)
+                    for array, leaf in programs.piece(length).items()
+                }
+                jax.block_until_ready(
+                    programs.accumulate(read, programs.zeros(), sharding.put(empty, self._by_row))
+                )
+            programs.apply = programs.jitted_apply.lower(
+                *programs.state, programs.state[0]
+            ).compile()
 
     def programs(self, length: int) -> dict[str, tuple]:
-        """{name: (jitted program, its abstract arguments)} of a step on pieces of `length` tokens, to compile ahead of time."""
+        """{name: (jitted program, its abstract arguments)} of a step on pieces of `length` tokens,
+        to compile ahead of time.
+        """
         found = {}
         for name, p in self._programs.items():
             found[f"{name} gradient"] = (p.accumulate, (p.read.abstract, p.total, p.piece(length)))
@@ -200,7 +275,9 @@ def _train_state(networks: dict[str, tuple], step) -> TrainState:
 
 
 def moved(tree, like, donate: bool = False):
-    """Copies of arrays in the other kind of memory; one by one, so that a donated original makes room for the next copy."""
+    """Copies of arrays in the other kind of memory; one by one, so that a donated original makes
+    room for the next copy.
+    """
 
     def move(x, to):
         moved = jax.device_put(x, to.sharding)

@@ -1,8 +1,10 @@
-"""Sampling on the device: `extend` splices tokens into live rows, `decode_chunk` lets active rows speak.
+"""Sampling on the device: `extend` splices tokens into live rows, `decode_chunk` lets active rows
+speak.
 
-A row of `Slots` holds one episode's stream. Its newest token is *pending*: known, but not yet in the KV cache. So a step
-feeds the pending token and samples its successor, and a splice feeds what is missing and leaves its last token pending:
-neither needs logits to outlive a call, and what is fed is the stream itself, token for token (invariant I2).
+A row of `Slots` holds one episode's stream. Its newest token is *pending*: known, but not yet in
+the KV cache. So a step feeds the pending token and samples its successor, and a splice feeds what
+is missing and leaves its last token pending: neither needs logits to outlive a call, and what is
+fed is the stream itself, token for token (invariant I2).
 """
 
 import dataclasses
@@ -26,27 +28,44 @@ class Slots:
     lengths_B: jax.Array  # int32, tokens in the cache
     pending_B: jax.Array  # int32, the token after those
     episode_B: jax.Array  # uint32, keys the sampling noise
-    left_B: jax.Array  # int32, tokens the current response may still take; 0 when the row is not speaking
+    # int32, tokens the current response may still take; 0 when the row is not speaking
+    left_B: jax.Array
 
 
 def init_slots(config: LlamaConfig, rows: int, capacity: int) -> Slots:
     """Empty rows; `capacity` is the longest stream a row can hold."""
     zeros = lambda dtype=jnp.int32: jnp.zeros(rows, dtype)
-    return Slots(llama.init_cache(config, rows, capacity), zeros(), zeros(), zeros(jnp.uint32), zeros())
+    return Slots(
+        llama.init_cache(config, rows, capacity), zeros(), zeros(), zeros(jnp.uint32), zeros()
+    )
 
 
-def extend(config: LlamaConfig, mesh, params, slots: Slots, tokens_BC, counts_B, pending_B, episode_B, left_B, fresh_B):
+def extend(
+    config: LlamaConfig,
+    mesh,
+    params,
+    slots: Slots,
+    tokens_BC,
+    counts_B,
+    pending_B,
+    episode_B,
+    left_B,
+    fresh_B,
+):
     """Splices `tokens_BC[b, :counts_B[b]]` into row b and makes `pending_B[b]` its pending token.
 
-    `fresh_B` rows are emptied first and take the episode id `episode_B`; `left_B` is the row's new response budget.
-    Rows with a count of 0 are left untouched. All int32 except bool `fresh_B` and uint32 `episode_B`.
+    `fresh_B` rows are emptied first and take the episode id `episode_B`; `left_B` is the row's new
+    response budget. Rows with a count of 0 are left untouched. All int32 except bool `fresh_B` and
+    uint32 `episode_B`.
     """
     C = tokens_BC.shape[1]
     touched_B = counts_B > 0
     start_B = jnp.where(fresh_B, 0, slots.lengths_B)
     positions_BC = start_B[:, None] + jnp.arange(C)
     slots_BC = jnp.where(jnp.arange(C) < counts_B[:, None], positions_BC, slots.cache.capacity)
-    _, cache = llama.hidden_cached(config, params, tokens_BC, positions_BC, slots_BC, slots.cache, mesh)
+    _, cache = llama.hidden_cached(
+        config, params, tokens_BC, positions_BC, slots_BC, slots.cache, mesh
+    )
     pick = lambda new_B, old_B: jnp.where(touched_B, new_B, old_B)
     return Slots(
         cache,
@@ -58,10 +77,11 @@ def extend(config: LlamaConfig, mesh, params, slots: Slots, tokens_BC, counts_B,
 
 
 def sampled_logprobs(logits_BV, temperature, top_p: float):
-    """Log-probabilities of the distribution that is sampled from: softmax(logits / temperature), cut to its nucleus.
+    """Log-probabilities of the distribution that is sampled from: softmax(logits / temperature),
+    cut to its nucleus.
 
-    The nucleus is the smallest set of most likely tokens whose mass reaches `top_p`, with all that tie with its last; the
-    rest get -inf. float32 [B, V].
+    The nucleus is the smallest set of most likely tokens whose mass reaches `top_p`, with all that
+    tie with its last; the rest get -inf. float32 [B, V].
     """
     logprobs_BV = jax.nn.log_softmax(logits_BV.astype(jnp.float32) / temperature, axis=-1)
     if top_p >= 1.0:
@@ -70,39 +90,50 @@ def sampled_logprobs(logits_BV, temperature, top_p: float):
     mass_before_BV = jnp.cumsum(jnp.exp(sorted_BV), axis=-1) - jnp.exp(sorted_BV)
     kept_BV = jnp.where(mass_before_BV < top_p, sorted_BV, jnp.inf)
     threshold_B1 = jnp.min(kept_BV, axis=-1, keepdims=True)
-    return jax.nn.log_softmax(jnp.where(logprobs_BV >= threshold_B1, logprobs_BV, -jnp.inf), axis=-1)
+    return jax.nn.log_softmax(
+        jnp.where(logprobs_BV >= threshold_B1, logprobs_BV, -jnp.inf), axis=-1
+    )
 
 
 def draw(logprobs_BV, uniform_B):
-    """The token at which the cumulative probability passes `uniform_B` in [0, 1): inverse-CDF sampling, one number a token.
+    """The token at which the cumulative probability passes `uniform_B` in [0, 1): inverse-CDF
+    sampling, one number a token.
 
     For at most about a thousand tokens: float32 sums cannot resolve the tail of many more.
     """
     probs_BV = jnp.exp(logprobs_BV)
-    # A parallel sum of floats is not quite monotone: a token of probability 0 must not be where it steps up.
+    # A parallel sum of floats is not quite monotone: a token of probability 0 must not be where it
+    # steps up.
     cdf_BV = jnp.where(probs_BV > 0, jnp.cumsum(probs_BV, axis=-1), 0.0)
-    return jnp.argmax(cdf_BV > uniform_B[:, None] * jnp.max(cdf_BV, axis=-1, keepdims=True), axis=-1).astype(jnp.int32)
+    return jnp.argmax(
+        cdf_BV > uniform_B[:, None] * jnp.max(cdf_BV, axis=-1, keepdims=True), axis=-1
+    ).astype(jnp.int32)
 
 
 def token_keys(key, episode_B, position_B):
-    """A key for each row: a function of the seed, the episode and the position of the token in its stream (I10)."""
-    return jax.vmap(lambda episode, position: jax.random.fold_in(jax.random.fold_in(key, episode), position))(
-        episode_B, position_B
-    )
+    """A key for each row: a function of the seed, the episode and the position of the token in its
+    stream (I10).
+    """
+    return jax.vmap(
+        lambda episode, position: jax.random.fold_in(jax.random.fold_in(key, episode), position)
+    )(episode_B, position_B)
 
 
 def sample(logprobs_BV, keys_B):
     """One token a row, int32 [B], drawn from `logprobs_BV`.
 
-    A large vocabulary is cut into blocks: one is drawn by Gumbel noise on the blocks' log-probabilities, which is exact however
-    small they are, and the token within it by its cumulative probability. A small one is a single block.
+    A large vocabulary is cut into blocks: one is drawn by Gumbel noise on the blocks'
+    log-probabilities, which is exact however small they are, and the token within it by its
+    cumulative probability. A small one is a single block.
     """
     B, V = logprobs_BV.shape
     uniform_B = jax.vmap(jax.random.uniform)(keys_B)
     if V <= _BLOCK:
         return draw(logprobs_BV, uniform_B)
     n = -(-V // _BLOCK)
-    blocks_BNC = jnp.pad(logprobs_BV, ((0, 0), (0, n * _BLOCK - V)), constant_values=-jnp.inf).reshape(B, n, _BLOCK)
+    blocks_BNC = jnp.pad(
+        logprobs_BV, ((0, 0), (0, n * _BLOCK - V)), constant_values=-jnp.inf
+    ).reshape(B, n, _BLOCK)
     mass_BN = jax.nn.logsumexp(blocks_BNC, axis=-1)
     gumbel_BN = jax.vmap(lambda key: jax.random.gumbel(jax.random.fold_in(key, 1), (n,)))(keys_B)
     block_B = jnp.argmax(mass_BN + gumbel_BN, axis=-1)
@@ -111,10 +142,22 @@ def sample(logprobs_BV, keys_B):
     return (block_B * _BLOCK + within_B).astype(jnp.int32)
 
 
-def decode_chunk(config: LlamaConfig, mesh, n: int, top_p: float, params, slots: Slots, key, temperature, stop_ids):
-    """Samples up to `n` tokens in every speaking row; a row falls silent at a stop token or when its budget is spent.
+def decode_chunk(
+    config: LlamaConfig,
+    mesh,
+    n: int,
+    top_p: float,
+    params,
+    slots: Slots,
+    key,
+    temperature,
+    stop_ids,
+):
+    """Samples up to `n` tokens in every speaking row; a row falls silent at a stop token or when
+    its budget is spent.
 
-    Returns (slots, tokens_BN int32, logprobs_BN float32, counts_B int32): row b's new tokens are the first counts_B[b].
+    Returns (slots, tokens_BN int32, logprobs_BN float32, counts_B int32): row b's new tokens are
+    the first counts_B[b].
     """
     B = slots.lengths_B.shape[0]
     rows_B = jnp.arange(B)
@@ -124,7 +167,13 @@ def decode_chunk(config: LlamaConfig, mesh, n: int, top_p: float, params, slots:
         speaking_B = slots.left_B > 0
         slot_B = jnp.where(speaking_B, slots.lengths_B, slots.cache.capacity)
         hidden_B1D, cache = llama.hidden_cached(
-            config, params, slots.pending_B[:, None], slots.lengths_B[:, None], slot_B[:, None], slots.cache, mesh
+            config,
+            params,
+            slots.pending_B[:, None],
+            slots.lengths_B[:, None],
+            slot_B[:, None],
+            slots.cache,
+            mesh,
         )
         logits_BV = llama.unembed(config, params, hidden_B1D[:, 0])
         logprobs_BV = sampled_logprobs(logits_BV, temperature, top_p)
@@ -146,7 +195,13 @@ def decode_chunk(config: LlamaConfig, mesh, n: int, top_p: float, params, slots:
         i, slots = state[:2]
         return (i < n) & jnp.any(slots.left_B > 0)
 
-    state = (0, slots, jnp.zeros((B, n), jnp.int32), jnp.zeros((B, n), jnp.float32), jnp.zeros(B, jnp.int32))
+    state = (
+        0,
+        slots,
+        jnp.zeros((B, n), jnp.int32),
+        jnp.zeros((B, n), jnp.float32),
+        jnp.zeros(B, jnp.int32),
+    )
     _, slots, tokens_BN, logprobs_BN, counts_B = jax.lax.while_loop(more, step, state)
     return slots, tokens_BN, logprobs_BN, counts_B
 
@@ -154,8 +209,8 @@ def decode_chunk(config: LlamaConfig, mesh, n: int, top_p: float, params, slots:
 def compiled(config: LlamaConfig, mesh=None):
     """(extend, decode_chunk) under jit, bound to a model and mesh, with their slots donated.
 
-    decode_chunk then takes (n, top_p, params, slots, key, temperature, stop_ids), the first two static. What it samples lies
-    whole on every device, for every host to read.
+    decode_chunk then takes (n, top_p, params, slots, key, temperature, stop_ids), the first two
+    static. What it samples lies whole on every device, for every host to read.
     """
     whole = None if mesh is None else sharding.replicated(mesh)
     decode, at = functools.partial(decode_chunk, config, mesh), (None, whole, whole, whole)

@@ -1,7 +1,8 @@
 """The device mesh and the one table that says how every array lies on it.
 
-Axes: `data` splits rows and replicates weights; `fsdp` splits rows and weights; `tensor` splits heads and the feed-forward
-width. The learner's weights, optimiser moments, gradients, the KV cache and batches all follow from the table below.
+Axes: `data` splits rows and replicates weights; `fsdp` splits rows and weights; `tensor` splits
+heads and the feed-forward width. The learner's weights, optimiser moments, gradients, the KV cache
+and batches all follow from the table below.
 """
 
 import functools
@@ -16,7 +17,8 @@ from jax.sharding import PartitionSpec as P
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")
 
-# Path of a leaf -> how its trailing axes lie on the mesh. Axes to the left of those named (the stacked layers) stay whole.
+# Path of a leaf -> how its trailing axes lie on the mesh. Axes to the left of those named (the
+# stacked layers) stay whole.
 TABLE = (
     (r"embed_tokens$", ("tensor", "fsdp")),
     (r"lm_head$", ("fsdp", "tensor")),
@@ -30,7 +32,8 @@ TABLE = (
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
-    """A (data, fsdp, tensor) mesh over all devices; one size may be -1, which takes what the others leave.
+    """A (data, fsdp, tensor) mesh over all devices; one size may be -1, which takes what the others
+    leave.
 
     Raises ValueError when the sizes do not multiply to the number of devices.
     """
@@ -39,17 +42,22 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> M
     auto = (jax.sharding.AxisType.Auto,) * len(AXES)
     try:
         return jax.make_mesh(sizes, AXES, axis_types=auto, devices=devices)
-    except NotImplementedError as error:  # a slice of chips that are wired in a way that no such mesh follows
+    # a slice of chips that are wired in a way that no such mesh follows
+    except NotImplementedError as error:
         text = f"{_sizes_text(data, fsdp, tensor)} does not follow the wiring of these {len(devices)} devices"
         raise ValueError(f"{text}: choose other sizes") from error
 
 
 def check_mesh_sizes(data: int, fsdp: int, tensor: int, n_devices: int) -> tuple[int, int, int]:
-    """The three sizes with -1 filled in; ValueError, in one sentence, when they cannot cover `n_devices`."""
+    """The three sizes with -1 filled in; ValueError, in one sentence, when they cannot cover
+    `n_devices`.
+    """
     sizes = [data, fsdp, tensor]
     text = _sizes_text(data, fsdp, tensor)
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-        raise ValueError(f"{text}: each size must be at least 1, and at most one may be -1 (whatever is left)")
+        raise ValueError(
+            f"{text}: each size must be at least 1, and at most one may be -1 (whatever is left)"
+        )
     known = int(np.prod([size for size in sizes if size != -1]))
     if n_devices % known or (-1 not in sizes and known != n_devices):
         raise ValueError(
@@ -74,18 +82,26 @@ def check_heads(mesh_tensor: int, n_heads: int, n_kv_heads: int) -> None:
 
 
 def spec_for(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
-    """The PartitionSpec of one leaf. An axis whose size the mesh does not divide stays whole, and is logged."""
+    """The PartitionSpec of one leaf. An axis whose size the mesh does not divide stays whole, and
+    is logged.
+    """
     for pattern, axes in TABLE:
         if re.search(pattern, path):
             break
     else:
         if len(shape) == 0:
             return P()
-        raise ValueError(f"no sharding rule matches {path!r} of shape {shape}: add one to rlef_jax/sharding.py")
+        raise ValueError(
+            f"no sharding rule matches {path!r} of shape {shape}: add one to rlef_jax/sharding.py"
+        )
     axes = (None,) * (len(shape) - len(axes)) + tuple(axes)
     kept = []
     for size, axis in zip(shape, axes):
-        ways = int(np.prod([mesh.shape[name] for name in ([axis] if isinstance(axis, str) else axis or [])]))
+        ways = int(
+            np.prod(
+                [mesh.shape[name] for name in ([axis] if isinstance(axis, str) else axis or [])]
+            )
+        )
         if size % ways:
             _say_whole(path, size, axis, ways)
             axis = None
@@ -96,33 +112,48 @@ def spec_for(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
 @functools.cache
 def _say_whole(path: str, size: int, axis, ways: int) -> None:
     """Once for each leaf, however often its layout is asked for."""
-    logging.getLogger(__name__).info("%s: size %d does not divide over %s (%d ways), kept whole", path, size, axis, ways)
+    logging.getLogger(__name__).info(
+        "%s: size %d does not divide over %s (%d ways), kept whole", path, size, axis, ways
+    )
 
 
 def path_of(key_path) -> str:
     """'layers/mlp/up_proj/kernel' of a jax key path."""
-    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in key_path)
+    return "/".join(
+        str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in key_path
+    )
 
 
 def shardings(tree, mesh: Mesh, whole: tuple[str, ...] = ()):
-    """A NamedSharding for each leaf of a pytree of arrays or ShapeDtypeStructs (parameters, moments, caches).
+    """A NamedSharding for each leaf of a pytree of arrays or ShapeDtypeStructs (parameters,
+    moments, caches).
 
     Along the mesh axes named in `whole` every device holds all of it.
     """
     free = lambda spec: P(*(None if axis in whole else axis for axis in spec))
     return jax.tree_util.tree_map_with_path(
-        lambda key_path, leaf: NamedSharding(mesh, free(spec_for(path_of(key_path), leaf.shape, mesh))), tree
+        lambda key_path, leaf: NamedSharding(
+            mesh, free(spec_for(path_of(key_path), leaf.shape, mesh))
+        ),
+        tree,
     )
 
 
 def placed(tree, at):
-    """The shapes of a tree as `at`, a tree of shardings or one for all leaves, lays them out: what a program is compiled for."""
+    """The shapes of a tree as `at`, a tree of shardings or one for all leaves, lays them out: what
+    a program is compiled for.
+    """
     place = lambda leaf, to: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=to)
-    return jax.tree.map(lambda leaf: place(leaf, at), tree) if isinstance(at, NamedSharding) else jax.tree.map(place, tree, at)
+    return (
+        jax.tree.map(lambda leaf: place(leaf, at), tree)
+        if isinstance(at, NamedSharding)
+        else jax.tree.map(place, tree, at)
+    )
 
 
 def put(tree, at):
-    """Arrays laid out as `at`, a tree of shardings or one for all leaves, says. Every process holds the whole of the originals.
+    """Arrays laid out as `at`, a tree of shardings or one for all leaves, says. Every process holds
+    the whole of the originals.
 
     Where there are several, `jax.device_put` would have them compare what they hold, at every call.
     """
@@ -135,7 +166,11 @@ def put(tree, at):
         x = np.asarray(x)
         return jax.make_array_from_callback(x.shape, to, lambda index: x[index])
 
-    return jax.tree.map(lambda x: lay_out(x, at), tree) if isinstance(at, NamedSharding) else jax.tree.map(lay_out, tree, at)
+    return (
+        jax.tree.map(lambda x: lay_out(x, at), tree)
+        if isinstance(at, NamedSharding)
+        else jax.tree.map(lay_out, tree, at)
+    )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -153,12 +188,16 @@ def batch_ways(mesh: Mesh) -> int:
 
 
 def constrain_batch(x, mesh: Mesh | None):
-    """Pins activations [B, ...] to lie by rows, so that the compiler never replicates or re-shards them inside a block."""
+    """Pins activations [B, ...] to lie by rows, so that the compiler never replicates or re-shards
+    them inside a block.
+    """
     return x if mesh is None else jax.lax.with_sharding_constraint(x, batch_sharding(mesh))
 
 
 def gathered(table_VD, mesh: Mesh | None):
-    """Gathers an embedding table over fsdp before the look-up, as any other weight; else XLA replicates what comes out."""
+    """Gathers an embedding table over fsdp before the look-up, as any other weight; else XLA
+    replicates what comes out.
+    """
     if mesh is None:
         return table_VD
     vocab = spec_for("embed_tokens", table_VD.shape, mesh)[0]

@@ -1,11 +1,13 @@
-"""`train(config, workdir)`: the page that ties it together. Data, tokenizer, warm start, RLEF, evaluation before and after.
+"""`train(config, workdir)`: the page that ties it together. Data, tokenizer, warm start, RLEF,
+evaluation before and after.
 
-Every phase leaves its result in the workdir before the next begins, and long ones leave checkpoints: calling `train` again
-goes on where the last call stopped, and ends where an undisturbed run would have. A run that is asked to stop (interrupt.py) does
-so after the step under way and its checkpoint, or where nothing is lost that a checkpoint would have kept.
+Every phase leaves its result in the workdir before the next begins, and long ones leave
+checkpoints: calling `train` again goes on where the last call stopped, and ends where an
+undisturbed run would have. A run that is asked to stop (interrupt.py) does so after the step under
+way and its checkpoint, or where nothing is lost that a checkpoint would have kept.
 
-On several hosts (hosts.py) every process runs this page, and the workdir lies where all of them see it. They write checkpoints
-together, and the leading one everything else.
+On several hosts (hosts.py) every process runs this page, and the workdir lies where all of them see
+it. They write checkpoints together, and the leading one everything else.
 """
 
 import contextlib
@@ -65,13 +67,20 @@ class Run:
 
     def keep_episodes(self, name: str, episodes, learnt=None) -> None:
         if hosts.leads():
-            report.write_episodes(self.path("episodes", f"{name}.jsonl.gz"), episodes, self.environment.tokenizer, learnt)
+            report.write_episodes(
+                self.path("episodes", f"{name}.jsonl.gz"),
+                episodes,
+                self.environment.tokenizer,
+                learnt,
+            )
 
 
 def train(config, workdir: str) -> dict:
-    """Runs, or goes on with, the whole run that `config` describes. Returns what it writes to `summary.json`.
+    """Runs, or goes on with, the whole run that `config` describes. Returns what it writes to
+    `summary.json`.
 
-    Raises ValueError for a configuration that cannot be run here, or a workdir that belongs to another one, and Interrupted.
+    Raises ValueError for a configuration that cannot be run here, or a workdir that belongs to
+    another one, and Interrupted.
     """
     checks.validate(config)
     mesh = build.mesh(config, build.model(config))
@@ -84,9 +93,14 @@ def train(config, workdir: str) -> dict:
     interrupt.check()
     with contextlib.closing(Metrics(workdir)) as metrics, build.pool(config) as pool:
         environment = environments.from_config(config, tokenizer, pool, data["train"])
-        data = {split: environments.fitting(problems, environment, split) for split, problems in data.items()}
+        data = {
+            split: environments.fitting(problems, environment, split)
+            for split, problems in data.items()
+        }
         model = build.model(config, tokenizer.vocab_size)
-        collector = Collector(model, mesh, config, stream_capacity(config), environment.layout.stops)
+        collector = Collector(
+            model, mesh, config, stream_capacity(config), environment.layout.stops
+        )
         run = Run(config, workdir, mesh, model, environment, collector, metrics, compiles)
         workdirs.write_json(run.path("model.json"), model.to_dict())
         phase.save()
@@ -119,7 +133,9 @@ def keep(run: Run, checkpoints: Checkpoints, step: int, state, **host) -> None:
 
 
 def warm_start(run: Run, problems: list[Problem]) -> dict:
-    """The policy that RLEF starts from, and its KL reference: given or random weights, after supervised steps, if any."""
+    """The policy that RLEF starts from, and its KL reference: given or random weights, after
+    supervised steps, if any.
+    """
     config, s = run.config, run.config.sft
     params = {"policy": build.weights(config, run.model, run.mesh)}
     if not s.steps:
@@ -163,10 +179,14 @@ def demonstrate(run: Run, problems: list[Problem]) -> list[tuple[dict, np.ndarra
     if not os.path.exists(path):
         phase = run.phase("demonstrations")
         with progress(sum(run.config.sft.demonstrations), "demonstrations", "episode") as bar:
-            pools = sft.make_demonstrations(problems, run.environment, run.config, interrupt.then_check(bar.update))
+            pools = sft.make_demonstrations(
+                problems, run.environment, run.config, interrupt.then_check(bar.update)
+            )
         phase.save()
         if hosts.leads():
-            sft.save_pools(path, pools, stream_capacity(run.config), run.environment.tokenizer.pad_id)
+            sft.save_pools(
+                path, pools, stream_capacity(run.config), run.environment.tokenizer.pad_id
+            )
         hosts.barrier()
     return sft.load_pools(path)
 
@@ -195,11 +215,23 @@ def evaluate_policy(run: Run, policy, data: dict, when: str) -> dict:
     return figures
 
 
-def play(run: Run, policy, problems: list[Problem], rollouts: int, key, temperature: float, on_done=lambda n: None):
-    """(figures, episodes) of a policy on problems, under the rules of evaluation, with the noise of `key`."""
+def play(
+    run: Run,
+    policy,
+    problems: list[Problem],
+    rollouts: int,
+    key,
+    temperature: float,
+    on_done=lambda n: None,
+):
+    """(figures, episodes) of a policy on problems, under the rules of evaluation, with the noise of
+    `key`.
+    """
     e = run.config.eval
     environment = dataclasses.replace(run.environment, turn_limit=e.turn_limit, feedback=e.feedback)
-    collect = lambda starts: run.collector.collect(policy, environment, starts, key, float(temperature), e.top_p, on_done)
+    collect = lambda starts: run.collector.collect(
+        policy, environment, starts, key, float(temperature), e.top_p, on_done
+    )
     return solve_rates.evaluate(collect, problems, rollouts, e.turn_limit, e.resamples)
 
 
@@ -218,17 +250,26 @@ def begin_rlef(run: Run, policy) -> tuple[Ppo, TrainState, dict]:
     """(updater, state, reference): what RLEF starts from, or goes on from."""
     config, p = run.config, run.config.ppo
     key = jax.random.fold_in(jax.random.key(config.seed), 11)
-    params = {"policy": policy, "value": init_value(policy, key, run.model.d_model, p.value_head_std)}
+    params = {
+        "policy": policy,
+        "value": init_value(policy, key, run.model.d_model, p.value_head_std),
+    }
     ppo = Ppo(run.model, run.mesh, config, params)
     checkpoints = Checkpoints(run.path("checkpoints", "rlef"), config.checkpoint.keep)
     latest = checkpoints.latest
-    state = ppo.learner.init(params) if latest is None else checkpoints.restore(latest, ppo.learner.abstract)[0]
+    state = (
+        ppo.learner.init(params)
+        if latest is None
+        else checkpoints.restore(latest, ppo.learner.abstract)[0]
+    )
     checkpoints.close()
     return ppo, state, ppo.reference(policy)
 
 
 def rlef(run: Run, ppo: Ppo, state: TrainState, reference, data: dict) -> tuple[dict, int]:
-    """RLEF proper: collect, score, update. Returns the policy that validation chose, else the last, and its update."""
+    """RLEF proper: collect, score, update. Returns the policy that validation chose, else the last,
+    and its update.
+    """
     config, p = run.config, run.config.ppo
     key = sampling_key(config, _TRAINING)
     checkpoints = Checkpoints(run.path("checkpoints", "rlef"), config.checkpoint.keep)
@@ -237,7 +278,9 @@ def rlef(run: Run, ppo: Ppo, state: TrainState, reference, data: dict) -> tuple[
     if done < p.updates:
         phase = run.phase("rlef")
         with compiling("RLEF"):
-            run.collector.warm_up(state.params["policy"], [1.0, config.eval.top_p] if config.eval.every else [1.0])
+            run.collector.warm_up(
+                state.params["policy"], [1.0, config.eval.top_p] if config.eval.every else [1.0]
+            )
             ppo.warm_up(state, reference)
         phase.warmed_up()
         run.metrics.rewind("rlef", done)
@@ -248,10 +291,18 @@ def rlef(run: Run, ppo: Ppo, state: TrainState, reference, data: dict) -> tuple[
                 last = update + 1 == p.updates
                 validates = config.eval.every and (last or (update + 1) % config.eval.every == 0)
                 if validates:
-                    metrics |= validate(run, state.params["policy"], data["valid"], best, update + 1)
+                    metrics |= validate(
+                        run, state.params["policy"], data["valid"], best, update + 1
+                    )
                 metrics["recompilations"] = phase.recompilations
                 run.metrics.write("rlef", update, **metrics)
-                bar.set_postfix({"solved": f"{metrics['solved']:.2f}", "kl": f"{metrics['kl_to_reference']:.3f}"}, refresh=False)
+                bar.set_postfix(
+                    {
+                        "solved": f"{metrics['solved']:.2f}",
+                        "kl": f"{metrics['kl_to_reference']:.3f}",
+                    },
+                    refresh=False,
+                )
                 bar.update()
                 stops = last or interrupt.requested()
                 if stops or (update + 1) % config.checkpoint.every == 0:
@@ -279,12 +330,20 @@ def rlef_update(run: Run, ppo: Ppo, state, reference, problems, key, update: int
     starts = [(id, problem_of(problems, config.seed, id // p.rollouts_per_problem)) for id in ids]
     with progress(p.rollouts, "  collection", "episode", part=True) as bar:
         policy, temperature = state.params["policy"], config.sampler.temperature
-        episodes, stats = run.collector.collect(policy, run.environment, starts, key, temperature, on_done=bar.update)
+        episodes, stats = run.collector.collect(
+            policy, run.environment, starts, key, temperature, on_done=bar.update
+        )
     if len(episodes) < p.minibatches:
-        raise RuntimeError(f"update {update}: the sandbox failed for {stats.dropped} of {p.rollouts} episodes, too few are left")
+        raise RuntimeError(
+            f"update {update}: the sandbox failed for {stats.dropped} of {p.rollouts} episodes, too few are left"
+        )
     began = time.perf_counter()
     batch = trajectories.from_episodes(
-        episodes, stream_capacity(config), config.episode.turn_limit, run.environment.tokenizer.pad_id, p.invalid_penalty
+        episodes,
+        stream_capacity(config),
+        config.episode.turn_limit,
+        run.environment.tokenizer.pad_id,
+        p.invalid_penalty,
     )
     kept = keeps_episodes(config, update)
     rng = np.random.default_rng((config.seed, 5, update))
@@ -304,24 +363,43 @@ def keeps_episodes(config, update: int) -> bool:
     return config.episodes_every > 0 and update % config.episodes_every == 0
 
 
-def validate(run: Run, policy, problems: list[Problem], best: Checkpoints, update: int) -> dict[str, float]:
-    """1@k on the valid split at the first evaluation temperature; the best policy by it, so far, is kept (paper, section 3.1)."""
+def validate(
+    run: Run, policy, problems: list[Problem], best: Checkpoints, update: int
+) -> dict[str, float]:
+    """1@k on the valid split at the first evaluation temperature; the best policy by it, so far, is
+    kept (paper, section 3.1).
+    """
     e = run.config.eval
     name = f"1@{e.turn_limit}"
     key = sampling_key(run.config, _VALIDATION)
     with progress(len(problems) * e.valid_rollouts, "  validation", "episode", part=True) as bar:
-        figures, _ = play(run, policy, problems, e.valid_rollouts, key, e.temperatures[0], bar.update)
+        figures, _ = play(
+            run, policy, problems, e.valid_rollouts, key, e.temperatures[0], bar.update
+        )
     rate = figures[name]["rate"]
     if best.latest is None or rate > best.host(best.latest)["rate"]:
         keep(run, best, update, policy, rate=rate)
         best.wait()
-    return {f"valid_{name}": rate, "valid_low": figures[name]["low"], "valid_high": figures[name]["high"]}
+    return {
+        f"valid_{name}": rate,
+        "valid_low": figures[name]["low"],
+        "valid_high": figures[name]["high"],
+    }
 
 
 def summarize(run: Run, before: dict, after: dict, chosen: int) -> dict:
     """Writes summary.json and the figure, prints the table."""
     phases = workdirs.phases(run.workdir)
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "sentencepiece", "tensorflow-datasets", "numpy")
+    packages = (
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "sentencepiece",
+        "tensorflow-datasets",
+        "numpy",
+    )
     summary = {
         "before": before,
         "after": after,
@@ -338,6 +416,10 @@ def summarize(run: Run, before: dict, after: dict, chosen: int) -> dict:
         report.figure(run.path("figure.png"), run.metrics.read("rlef"), before, after)
     report.table(before, after, run.config.eval.split)
     total = sum(summary["seconds"].values())
-    print(f"{total:.0f} s in all; recompilations after warm-up: {sum(summary['recompilations'].values())}")
-    print(f"written to {run.workdir}: report.html, summary.json, figure.png, metrics.jsonl, tensorboard, episodes, checkpoints")
+    print(
+        f"{total:.0f} s in all; recompilations after warm-up: {sum(summary['recompilations'].values())}"
+    )
+    print(
+        f"written to {run.workdir}: report.html, summary.json, figure.png, metrics.jsonl, tensorboard, episodes, checkpoints"
+    )
     return summary

@@ -1,4 +1,6 @@
-"""From episodes to arrays: padding, masks, turn indices, rewards, and microbatches of a few fixed shapes."""
+"""From episodes to arrays: padding, masks, turn indices, rewards, and microbatches of a few fixed
+shapes.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,7 +15,8 @@ def from_episodes(
 ) -> TrajectoryBatch:
     """Finished episodes, padded on the right to `length` tokens and to `turn_limit` turns.
 
-    Raises ValueError for a stream longer than `length`, or one whose recorded actions are not exactly its responses.
+    Raises ValueError for a stream longer than `length`, or one whose recorded actions are not
+    exactly its responses.
     """
     B = len(episodes)
     tokens_BT = np.full((B, length), pad_id, np.int32)
@@ -25,22 +28,29 @@ def from_episodes(
     for b, episode in enumerate(episodes):
         stream, n, k = episode.stream, len(episode.stream), len(episode.turns)
         if n > length or k > turn_limit:
-            raise ValueError(f"episode {episode.id} has {n} tokens in {k} turns: the batch holds {length} in {turn_limit}")
+            raise ValueError(
+                f"episode {episode.id} has {n} tokens in {k} turns: the batch holds {length} in {turn_limit}"
+            )
         tokens_BT[b, :n] = stream.tokens_T
         logprobs_BT[b, :n] = stream.logprobs_T
         for i, turn in enumerate(episode.turns):
             turn_BT[b, turn.start : turn.stop] = i
             prompt_end_BK[b, i] = turn.start - 1
         if not np.array_equal(turn_BT[b, :n] >= 0, stream.is_action_T):
-            raise ValueError(f"episode {episode.id}: its sampled tokens are not exactly its responses")
+            raise ValueError(
+                f"episode {episode.id}: its sampled tokens are not exactly its responses"
+            )
         turn_mask_BK[b, :k] = True
         task_rewards_BK[b, :k] = episodes_.task_rewards(episode, invalid_penalty)
     lengths_B = np.array([len(episode.stream) for episode in episodes], np.int32)
-    return TrajectoryBatch(tokens_BT, lengths_B, logprobs_BT, turn_BT, prompt_end_BK, turn_mask_BK, task_rewards_BK)
+    return TrajectoryBatch(
+        tokens_BT, lengths_B, logprobs_BT, turn_BT, prompt_end_BK, turn_mask_BK, task_rewards_BK
+    )
 
 
 def loss_weights(turn_BT: np.ndarray, aggregation: str) -> np.ndarray:
-    """Weights [B, T] that sum to 1 over the response tokens, so that a loss is a weighted sum (I8: others get exactly 0).
+    """Weights [B, T] that sum to 1 over the response tokens, so that a loss is a weighted sum (I8:
+    others get exactly 0).
 
     'token_mean' counts every token alike, 'turn_mean' every response alike.
     """
@@ -59,11 +69,14 @@ def microbatches(
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """Cuts [B, T] arrays into pieces [rows, T'] with T' one of `lengths`, short sequences together.
 
-    Yields (index, piece): `index` are the rows of the original that lead the piece; what remains is filled with zeros, which
-    carry no weight. A handful of shapes means a handful of compilations, all of them known beforehand.
+    Yields (index, piece): `index` are the rows of the original that lead the piece; what remains is
+    filled with zeros, which carry no weight. A handful of shapes means a handful of compilations,
+    all of them known beforehand.
     """
     if lengths_B.max(initial=0) > lengths[-1]:
-        raise ValueError(f"a sequence of {lengths_B.max()} tokens is longer than the last of batch.lengths, {lengths[-1]}")
+        raise ValueError(
+            f"a sequence of {lengths_B.max()} tokens is longer than the last of batch.lengths, {lengths[-1]}"
+        )
     order = np.argsort(lengths_B, kind="stable")
     for first in range(0, len(order), rows):
         index = order[first : first + rows]

@@ -1,7 +1,9 @@
-"""The frozen dataclasses that cross module boundaries. Plain Python and numpy: nothing here imports jax.
+"""The frozen dataclasses that cross module boundaries. Plain Python and numpy: nothing here imports
+jax.
 
-Shape suffixes used throughout the library: B rows (sequences or sampler slots), T tokens, K turns (in llama/: width of a head),
-V vocabulary, D model width, L layers, S cache slots, H query heads, G key/value heads.
+Shape suffixes used throughout the library: B rows (sequences or sampler slots), T tokens, K turns
+(in llama/: width of a head), V vocabulary, D model width, L layers, S cache slots, H query heads, G
+key/value heads.
 """
 
 import dataclasses
@@ -17,11 +19,12 @@ from executor import AnyTest
 class Problem:
     """One programming problem, the same schema for every data set.
 
-    `public_tests` may be shown to the model through feedback; `private_tests` reach the judge alone (invariant I7).
-    `solutions` and `incorrect_solutions` are known right and wrong programs: the supervised warm start is made from them,
-    and the random-feedback ablation runs the wrong ones. They may be empty. `example` is a test to be shown beside the
-    statement, where a data set has one that the statement does not show already. `checker` judges outputs where several are
-    right; without one they are compared with the expected ones, as `data.comparison` says.
+    `public_tests` may be shown to the model through feedback; `private_tests` reach the judge alone
+    (invariant I7). `solutions` and `incorrect_solutions` are known right and wrong programs: the
+    supervised warm start is made from them, and the random-feedback ablation runs the wrong ones.
+    They may be empty. `example` is a test to be shown beside the statement, where a data set has
+    one that the statement does not show already. `checker` judges outputs where several are right;
+    without one they are compared with the expected ones, as `data.comparison` says.
     """
 
     name: str
@@ -38,11 +41,13 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class TokenStream:
-    """A conversation as the model saw it: append-only (I1), and exactly what the KV cache holds (I2).
+    """A conversation as the model saw it: append-only (I1), and exactly what the KV cache holds
+    (I2).
 
     Attributes:
       tokens_T: int32. `is_action_T`: bool, true for sampled tokens only (I3).
-      logprobs_T: float32, log-probability of each sampled token under the distribution it was drawn from (I4); 0 elsewhere.
+      logprobs_T: float32, log-probability of each sampled token under the distribution it was drawn
+          from (I4); 0 elsewhere.
     """
 
     tokens_T: np.ndarray
@@ -57,12 +62,20 @@ class TokenStream:
         return len(self.tokens_T)
 
     def append(self, tokens, logprobs=None) -> "TokenStream":
-        """A longer stream; `logprobs` given means that the tokens were sampled, absent that they were spliced in."""
+        """A longer stream; `logprobs` given means that the tokens were sampled, absent that they
+        were spliced in.
+        """
         tokens = np.asarray(tokens, np.int32)
         is_action = np.full(len(tokens), logprobs is not None)
-        logprobs = np.zeros(len(tokens), np.float32) if logprobs is None else np.asarray(logprobs, np.float32)
+        logprobs = (
+            np.zeros(len(tokens), np.float32)
+            if logprobs is None
+            else np.asarray(logprobs, np.float32)
+        )
         if logprobs.shape != tokens.shape:
-            raise ValueError(f"{len(tokens)} tokens but {len(logprobs)} log-probs: each sampled token needs exactly one")
+            raise ValueError(
+                f"{len(tokens)} tokens but {len(logprobs)} log-probs: each sampled token needs exactly one"
+            )
         return TokenStream(
             np.concatenate([self.tokens_T, tokens]),
             np.concatenate([self.is_action_T, is_action]),
@@ -81,9 +94,11 @@ class Status(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """One response and what became of it. `start` and `stop` span its tokens in the stream; `start - 1` is c_t's last one.
+    """One response and what became of it. `start` and `stop` span its tokens in the stream; `start
+    - 1` is c_t's last one.
 
-    `response` is the whole text: what it was pre-filled with, whose tokens belong to c_t, and what was sampled.
+    `response` is the whole text: what it was pre-filled with, whose tokens belong to c_t, and what
+    was sampled.
     """
 
     start: int
@@ -96,12 +111,16 @@ class Turn:
     @property
     def valid(self) -> bool:
         """A code block was found and it compiles (known once the executor has answered)."""
-        return self.program is not None and (self.result is None or self.result.verdict != executor.Verdict.INVALID_PROGRAM)
+        return self.program is not None and (
+            self.result is None or self.result.verdict != executor.Verdict.INVALID_PROGRAM
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """A conversation about one problem, at some moment (paper section 2.1). `id` keys its sampling noise (I10)."""
+    """A conversation about one problem, at some moment (paper section 2.1). `id` keys its sampling
+    noise (I10).
+    """
 
     id: int
     problem: Problem
@@ -114,11 +133,13 @@ class Episode:
 
 @dataclasses.dataclass(frozen=True)
 class TrajectoryBatch:
-    """Finished episodes, padded to one length. K is the turn limit, turns that did not happen are masked.
+    """Finished episodes, padded to one length. K is the turn limit, turns that did not happen are
+    masked.
 
-    `logprobs_BT[b, t]` belongs to the token `tokens_BT[b, t]`, given those before it. `turn_BT` is the turn a sampled token
-    belongs to, -1 for prompt, feedback and padding. `prompt_end_BK` indexes the last token before turn k's response, where
-    V(c_k) is read. `task_rewards_BK` is r(s, a) of the paper without the KL term.
+    `logprobs_BT[b, t]` belongs to the token `tokens_BT[b, t]`, given those before it. `turn_BT` is
+    the turn a sampled token belongs to, -1 for prompt, feedback and padding. `prompt_end_BK`
+    indexes the last token before turn k's response, where V(c_k) is read. `task_rewards_BK` is r(s,
+    a) of the paper without the KL term.
     """
 
     tokens_BT: np.ndarray  # int32
@@ -134,8 +155,9 @@ class TrajectoryBatch:
 class Learnt:
     """What an update made of a `TrajectoryBatch`, float32 [B, K] and [B, T].
 
-    `values_BK` is V(c_k) before the update and `returns_BK` is G_k, both 0 at turns that did not happen. The others belong to
-    sampled tokens: log ρ, the advantage, and π after the update over π before it; elsewhere these are 0, 0 and 1.
+    `values_BK` is V(c_k) before the update and `returns_BK` is G_k, both 0 at turns that did not
+    happen. The others belong to sampled tokens: log ρ, the advantage, and π after the update over π
+    before it; elsewhere these are 0, 0 and 1.
     """
 
     task_rewards_BK: np.ndarray

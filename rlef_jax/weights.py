@@ -6,14 +6,18 @@ from rlef_jax import sharding
 
 
 class Reader:
-    """Copies parameters into the dtype they are computed with, onto the devices, and whole along some axes of the mesh.
+    """Copies parameters into the dtype they are computed with, onto the devices, and whole along
+    some axes of the mesh.
 
-    `given` are the parameters as they lie on the devices, `abstract` the copies. Where the two are the same and nothing rests in
-    the host's memory, nothing is copied. A tensor at a time: all at once would need room for as much again.
+    `given` are the parameters as they lie on the devices, `abstract` the copies. Where the two are
+    the same and nothing rests in the host's memory, nothing is copied. A tensor at a time: all at
+    once would need room for as much again.
     """
 
     def __init__(self, params, convert, mesh, whole: tuple[str, ...] = (), offload: bool = False):
-        """`params` may be abstract; `convert` tells the dtypes that they are computed with, as `llama.compute_params` does."""
+        """`params` may be abstract; `convert` tells the dtypes that they are computed with, as
+        `llama.compute_params` does.
+        """
         read = jax.eval_shape(convert, params)
         self.given = sharding.placed(params, sharding.shardings(params, mesh))
         self.abstract = sharding.placed(read, sharding.shardings(read, mesh, whole))

@@ -1,4 +1,5 @@
-"""What several test files need: a small tokenizer, an executor pool, finished episodes without a model, meshes, a small world.
+"""What several test files need: a small tokenizer, an executor pool, finished episodes without a
+model, meshes, a small world.
 
 The environment is set before jax starts: 8 forced CPU devices, and a compiler in a hurry.
 """
@@ -8,7 +9,9 @@ import os
 import shutil
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+)
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import types
@@ -28,7 +31,8 @@ def tiny_tokenizer(tmp_path_factory):
     """A SentencePiece model of a few hundred pieces."""
     path = tmp_path_factory.mktemp("tiny_tokenizer") / "tiny.model"
     texts = [
-        f"```python\nprint(int(input()) + {n})\n```\n- input `{n}` failed:\nExpected output `{n}` but got `x`" for n in range(9)
+        f"```python\nprint(int(input()) + {n})\n```\n- input `{n}` failed:\nExpected output `{n}` but got `x`"
+        for n in range(9)
     ]
     tokenizer.train_sentencepiece(texts, path, vocab_size=330)
     return tokenizer.SentencePieceTokenizer(path)
@@ -42,18 +46,24 @@ def one_worker():
 
 @pytest.fixture(scope="session")
 def play():
-    """play(["WRONG_ANSWER", None, "OK"], ...) -> a finished episode with these public verdicts; None is 'no program'.
+    """play(["WRONG_ANSWER", None, "OK"], ...) -> a finished episode with these public verdicts;
+    None is 'no program'.
 
-    The first message has `prompt` tokens, response k `responses[k]` of them (default 2 each), feedback 3.
+    The first message has `prompt` tokens, response k `responses[k]` of them (default 2 each),
+    feedback 3.
     """
 
     def play(verdicts, passed=True, turn_limit=3, id=0, name="p", prompt=4, responses=None):
-        problem = Problem(name, "statement", (executor.Test("1\n", "2\n"),), (executor.Test("5\n", "6\n"),))
+        problem = Problem(
+            name, "statement", (executor.Test("1\n", "2\n"),), (executor.Test("5\n", "6\n"),)
+        )
         episode = episodes.start(id, problem, np.arange(1, prompt + 1))
         for k, verdict in enumerate(verdicts):
             n = responses[k] if responses else 2
             text = "no code" if verdict is None else "```python\nprint(1)\n```"
-            episode = episodes.receive_response(episode, np.full(n, 10 + k), -0.5 * np.ones(n), text)
+            episode = episodes.receive_response(
+                episode, np.full(n, 10 + k), -0.5 * np.ones(n), text
+            )
             result = None
             if verdict is not None:
                 test = executor.TestResult(executor.Verdict(verdict))
@@ -71,10 +81,15 @@ def play():
 
 @pytest.fixture(scope="session")
 def contest_rows():
-    """contest_rows(count): made-up rows of CodeContests, each with a right program and a wrong one in Python 3."""
+    """contest_rows(count): made-up rows of CodeContests, each with a right program and a wrong one
+    in Python 3.
+    """
 
     def make(count: int) -> list[dict]:
-        tests = lambda n, inputs: {"input": [f"{x}\n" for x in inputs], "output": [f"{x + n}\n" for x in inputs]}
+        tests = lambda n, inputs: {
+            "input": [f"{x}\n" for x in inputs],
+            "output": [f"{x + n}\n" for x in inputs],
+        }
         program = lambda code: {"language": [3], "solution": [code]}
         return [
             {
@@ -105,7 +120,10 @@ def prepare_contest(tmp_path_factory):
     def prepare(rows: dict[str, list[dict]]) -> str:
         from rlef_jax.datasets.code_contests.prepare import prepare
 
-        files, data_dir = tmp_path_factory.mktemp("contest_files"), tmp_path_factory.mktemp("contest")
+        files, data_dir = (
+            tmp_path_factory.mktemp("contest_files"),
+            tmp_path_factory.mktemp("contest"),
+        )
         for split, part in rows.items():
             (files / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
         prepare(files, data_dir, allow_partial=True)
@@ -126,10 +144,13 @@ HOSTILE = "</script><script>hacked = 1</script><img src=x onerror='hacked = 1'>\
 
 @pytest.fixture(scope="session")
 def recorded(tiny_tokenizer, tmp_path_factory):
-    """The workdir of a run that kept episodes: 20 of an evaluation, and 16 of each of the collections 0 and 2.
+    """The workdir of a run that kept episodes: 20 of an evaluation, and 16 of each of the
+    collections 0 and 2.
 
-    Of every four, two fail all three turns, one is solved at once, and one repaired at turn 2. The last three of collection 2
-    differ: 45 is repaired at turn 3 after a timeout, 46 is invalid and then passes the public tests alone, and 47, repaired at
+    Of every four, two fail all three turns, one is solved at once, and one repaired at turn 2. The
+    last three of collection 2
+    differ: 45 is repaired at turn 3 after a timeout, 46 is invalid and then passes the public tests
+        alone, and 47, repaired at
     turn 2, is full of text that means harm.
     """
     from rlef_jax.report import write_episodes
@@ -137,11 +158,20 @@ def recorded(tiny_tokenizer, tmp_path_factory):
 
     def write(name, scripts, first):
         found = [_recorded(tiny_tokenizer, first + i, *script) for i, script in enumerate(scripts)]
-        per_turn, per_token = (len(found), 3), (len(found), max(len(episode.stream) for episode in found))
+        per_turn, per_token = (
+            (len(found), 3),
+            (len(found), max(len(episode.stream) for episode in found)),
+        )
         normal = lambda shape: rng.normal(size=shape).astype(np.float32)
-        numbers = [normal(per_turn) for _ in range(3)] + [normal(per_token) for _ in range(2)] + [np.exp(normal(per_token) / 4)]
+        numbers = (
+            [normal(per_turn) for _ in range(3)]
+            + [normal(per_token) for _ in range(2)]
+            + [np.exp(normal(per_token) / 4)]
+        )
         learnt = Learnt(*numbers) if name.startswith("rlef") else None
-        write_episodes(str(workdir / "episodes" / f"{name}.jsonl.gz"), found, tiny_tokenizer, learnt)
+        write_episodes(
+            str(workdir / "episodes" / f"{name}.jsonl.gz"), found, tiny_tokenizer, learnt
+        )
 
     workdir, rng = tmp_path_factory.mktemp("recorded"), np.random.default_rng(0)
     fails, repairs = (["WRONG_ANSWER"] * 3, False), (["WRONG_ANSWER", "OK"], True)
@@ -154,12 +184,16 @@ def recorded(tiny_tokenizer, tmp_path_factory):
 
 
 def _recorded(tok, id, verdicts, passed, text=""):
-    """A finished episode in which the k-th program prints a + k; `text` stands wherever a model or a problem may put some."""
+    """A finished episode in which the k-th program prints a + k; `text` stands wherever a model or
+    a problem may put some.
+    """
     tests = (executor.Test(f"1\n{text}", f"2\n{text}"),)
     problem = Problem(f"add{text}/{id}", f"Add{text}.", tests, (executor.Test("SECRET", "SECRET"),))
     episode = episodes.start(id, problem, [tok.id("<s>"), *tok.encode(problem.statement)])
     for k, verdict in enumerate(verdicts):
-        response = fenced(f"a = int(input())\nprint(a + {k})  # {text}") if verdict else f"no code{text}"
+        response = (
+            fenced(f"a = int(input())\nprint(a + {k})  # {text}") if verdict else f"no code{text}"
+        )
         ids = [*tok.encode(response), tok.id("<|end|>")]
         episode = episodes.receive_response(episode, ids, np.linspace(-4, 0, len(ids)), response)
         result = None
@@ -169,20 +203,31 @@ def _recorded(tok, id, verdicts, passed, text=""):
             result = executor.Result(test.verdict, (test,), 0.012)
         told = "" if k + 1 == len(verdicts) else f"try again{text}"
         episode = episodes.receive_feedback(episode, result, len(verdicts), told, tok.encode(told))
-    return episodes.receive_verdict(episode, passed) if episode.status == Status.VERDICT else episode
+    return (
+        episodes.receive_verdict(episode, passed) if episode.status == Status.VERDICT else episode
+    )
 
 
 @pytest.fixture(scope="module")
 def chromium():
-    """A headless browser of the distribution. Module by module, since Playwright keeps an event loop running all the while."""
+    """A headless browser of the distribution. Module by module, since Playwright keeps an event
+    loop running all the while.
+    """
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     names = ("chromium", "chromium-browser", "google-chrome")
     path = next(filter(None, map(shutil.which, names)), None)
     if path is None:
         pytest.skip(f"needs a browser: none of {', '.join(names)} is on the PATH")
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+    quiet = [
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--no-first-run",
+    ]
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu", *quiet])
+        browser = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-gpu", *quiet]
+        )
         yield browser
         browser.close()
 
@@ -194,12 +239,16 @@ def mesh_of():
 
     from rlef_jax import sharding
 
-    return lambda *sizes: sharding.make_mesh(*sizes, devices=jax.devices()[: sizes[0] * sizes[1] * sizes[2]])
+    return lambda *sizes: sharding.make_mesh(
+        *sizes, devices=jax.devices()[: sizes[0] * sizes[1] * sizes[2]]
+    )
 
 
 @pytest.fixture(scope="session")
 def random_params():
-    """random_params(config, seed=0): weights large enough (0.15) for a wrong rotation or mask to show, uneven norm scales."""
+    """random_params(config, seed=0): weights large enough (0.15) for a wrong rotation or mask to
+    show, uneven norm scales.
+    """
     import jax
 
     from rlef_jax import llama, sharding
@@ -210,7 +259,9 @@ def random_params():
 
         def leaf(path, shape):
             noise = rng.normal(size=shape.shape)
-            return (1 + 0.3 * noise if sharding.path_of(path).endswith("scale") else 0.15 * noise).astype(np.float32)
+            return (
+                1 + 0.3 * noise if sharding.path_of(path).endswith("scale") else 0.15 * noise
+            ).astype(np.float32)
 
         return jax.tree_util.tree_map_with_path(leaf, shapes)
 
@@ -219,9 +270,11 @@ def random_params():
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    """A small real world: problems, tokenizer, executor, environment, and a policy that knows the form of a conversation.
+    """A small real world: problems, tokenizer, executor, environment, and a policy that knows the
+    form of a conversation.
 
-    The policy has learnt a few demonstrations by heart, so that its samples hold programs, fail, and are told why.
+    The policy has learnt a few demonstrations by heart, so that its samples hold programs, fail,
+    and are told why.
     """
     import jax
 
@@ -235,12 +288,18 @@ def world(tmp_path_factory):
     config = mini.get_config()
     config.data.train, config.data.valid, config.data.test = 60, 2, 2
     config.tokenizer.vocab_size = 400
-    config.model.update(d_model=32, n_layers=2, n_heads=2, n_kv_heads=2, head_dim=16, d_ff=64, unroll_layers=False)
+    config.model.update(
+        d_model=32, n_layers=2, n_heads=2, n_kv_heads=2, head_dim=16, d_ff=64, unroll_layers=False
+    )
     config.episode.update(max_prompt_tokens=48, max_response_tokens=40, max_feedback_tokens=64)
     config.sampler.update(slots=8, chunk=8, splice_length=16)
     config.batch.update(rows=8, lengths=(96, 192, 304))
-    config.sft.update(steps=60, learning_rate=1e-2, warmup_steps=5, demonstrations=(5, 10, 0), batch=(2, 6, 0))
-    config.ppo.update(rollouts=16, minibatches=2, warmup_steps=0, learning_rate=1e-3, value_learning_rate=1e-3)
+    config.sft.update(
+        steps=60, learning_rate=1e-2, warmup_steps=5, demonstrations=(5, 10, 0), batch=(2, 6, 0)
+    )
+    config.ppo.update(
+        rollouts=16, minibatches=2, warmup_steps=0, learning_rate=1e-3, value_learning_rate=1e-3
+    )
     checks.validate(config)
     problems = build.data(config, str(folder))["train"]
     tokenizer = build.tokenizer(config, str(folder), problems)
@@ -255,7 +314,10 @@ def world(tmp_path_factory):
         wrong = [problem.incorrect_solutions[i] for i in (0, 1) for problem in problems]
         scripts = [
             [(i, problem, [problem.solutions[0]]) for i, problem in enumerate(problems)],
-            [(i, problem, [wrong[i], problem.solutions[0]]) for i, problem in enumerate(problems * 2)],
+            [
+                (i, problem, [wrong[i], problem.solutions[0]])
+                for i, problem in enumerate(problems * 2)
+            ],
         ]
         played = [sft.play(turns, environment, lambda n: None) for turns in scripts]
         capacity = stream_capacity(config)
@@ -268,6 +330,14 @@ def world(tmp_path_factory):
             state, metrics = learner.step(state, *sft.step_batch(pools, config, step))
             losses.append(metrics["loss"])
         yield types.SimpleNamespace(
-            config=config, problems=problems, tokenizer=tokenizer, environment=environment, model=model, mesh=mesh,
-            capacity=capacity, policy=jax.device_get(state.params["policy"]), losses=losses, demonstrations=played,
-        )  # fmt: skip
+            config=config,
+            problems=problems,
+            tokenizer=tokenizer,
+            environment=environment,
+            model=model,
+            mesh=mesh,
+            capacity=capacity,
+            policy=jax.device_get(state.params["policy"]),
+            losses=losses,
+            demonstrations=played,
+        )

@@ -1,4 +1,6 @@
-"""The environment with a real executor: what the model is shown, and above all what it never is (I7)."""
+"""The environment with a real executor: what the model is shown, and above all what it never is
+(I7).
+"""
 
 import dataclasses
 import gzip
@@ -79,26 +81,36 @@ def test_a_conversation_reads_as_laid_out(environment):
         f"<s><|user|>Add one.<|assistant|>{wrong}<|end|>"
         f"<|user|>- input `1` failed:\nExpected output `2` but got `0`<|assistant|>{right}<|end|>"
     )
-    assert environment.submit_private(episode).result(timeout=30).verdict == "RUNTIME_ERROR"  # int() of a private input
+    # int() of a private input
+    assert environment.submit_private(episode).result(timeout=30).verdict == "RUNTIME_ERROR"
 
 
 @pytest.mark.parametrize("feedback", ["true", "random", "none"])
 @pytest.mark.parametrize("messages", [MINI, CODE_CONTESTS])
-def test_private_tests_reach_nothing_that_is_read_or_kept(environment, feedback, messages, tmp_path):
+def test_private_tests_reach_nothing_that_is_read_or_kept(
+    environment, feedback, messages, tmp_path
+):
     environment = dataclasses.replace(environment, feedback=feedback, messages=messages)
-    # Two failures (one dumps all that its input and its directory hold), then a program that passes the public tests only.
+    # Two failures (one dumps all that its input and its directory hold), then a program that passes
+    # the public tests only.
     snoop = "import os, sys\nprint(sys.argv, os.listdir('.'), sys.stdin.read())\nfor f in os.listdir('.'): print(open(f).read())"
     episode = play(environment, fenced(snoop), "no code", fenced(PASSES_PUBLIC))
     assert episode.status == Status.VERDICT
     judged = environment.submit_private(episode).result(timeout=30)
-    assert judged.verdict == "WRONG_ANSWER" and "SECRET-INPUT" in judged.tests[0].output  # the secret was at hand
+    # the secret was at hand
+    assert judged.verdict == "WRONG_ANSWER" and "SECRET-INPUT" in judged.tests[0].output
     episode = episodes.receive_verdict(episode, judged.passed)
     assert episode.status == Status.DONE and not episode.passed
     path = tmp_path / "episodes.jsonl.gz"
     report.write_episodes(str(path), [episode], environment.tokenizer)
     (record,) = [json.loads(line) for line in gzip.open(path, "rt")]
     assert record["passed_public"] and not record["passed"]
-    for shown in (text_of(environment, episode), repr(episode.turns), json.dumps(record), repr(record)):
+    for shown in (
+        text_of(environment, episode),
+        repr(episode.turns),
+        json.dumps(record),
+        repr(record),
+    ):
         assert "SECRET" not in shown
 
 
@@ -106,13 +118,18 @@ def test_true_feedback_names_what_went_wrong(environment):
     def message(text, **changes):
         return play(dataclasses.replace(environment, **changes), text).turns[0].feedback
 
-    assert message(fenced("print(int(input())-1)")) == "- input `1` failed:\nExpected output `2` but got `0`"
+    assert (
+        message(fenced("print(int(input())-1)"))
+        == "- input `1` failed:\nExpected output `2` but got `0`"
+    )
     assert message(fenced("print(2)")) == "- input `4` failed:\nExpected output `5` but got `2`"
     assert message(fenced("1/0")).endswith("ZeroDivisionError: division by zero")
     assert message("I do not know.") == "Could not parse your code."
     assert message(fenced("print((")) == "Could not parse your code."
     paper = message(fenced("print(0)"), messages=CODE_CONTESTS)
-    assert paper.count("failed:") == 2 and paper.startswith("Your code failed the following tests:\n\n- input `1` failed:")
+    assert paper.count("failed:") == 2 and paper.startswith(
+        "Your code failed the following tests:\n\n- input `1` failed:"
+    )
 
 
 def test_no_feedback_says_only_to_try_again(environment):
@@ -126,9 +143,13 @@ def test_no_code_runs_nothing_and_counts_as_an_invalid_turn(environment):
         def submit(self, job):
             raise AssertionError("a response without a program must not reach the executor")
 
-    episode = play(dataclasses.replace(environment, pool=NoPool()), "nothing", "still nothing", "nothing again")
+    episode = play(
+        dataclasses.replace(environment, pool=NoPool()), "nothing", "still nothing", "nothing again"
+    )
     assert episode.status == Status.DONE and len(episode.turns) == 3
-    assert [turn.program for turn in episode.turns] == [None] * 3 and not any(turn.valid for turn in episode.turns)
+    assert [turn.program for turn in episode.turns] == [None] * 3 and not any(
+        turn.valid for turn in episode.turns
+    )
 
 
 def test_a_syntax_error_is_an_invalid_turn_and_a_crash_is_not(environment):
@@ -146,16 +167,22 @@ def test_the_turn_limit_ends_the_conversation_without_a_message(environment):
 
 def test_random_feedback_is_about_another_problem(environment):
     environment = dataclasses.replace(environment, feedback="random")
-    messages = {id: play(environment, fenced("print(0)"), fenced("print(0)"), id=id) for id in range(6)}
+    messages = {
+        id: play(environment, fenced("print(0)"), fenced("print(0)"), id=id) for id in range(6)
+    }
     shown = [turn.feedback for episode in messages.values() for turn in episode.turns]
     for feedback in shown:
-        assert feedback.startswith("- input `OTHER-IN` failed:\nExpected output `OTHER-OUT` but got `WRONG-")
+        assert feedback.startswith(
+            "- input `OTHER-IN` failed:\nExpected output `OTHER-OUT` but got `WRONG-"
+        )
     assert len(set(shown)) > 1  # not always the same wrong solution
 
 
 def test_random_feedback_depends_on_seed_episode_and_turn_alone(environment):
     environment = dataclasses.replace(environment, feedback="random")
-    feedbacks = lambda env, ids: [[t.feedback for t in play(env, *[fenced("print(0)")] * 2, id=id).turns] for id in ids]
+    feedbacks = lambda env, ids: [
+        [t.feedback for t in play(env, *[fenced("print(0)")] * 2, id=id).turns] for id in ids
+    ]
     first = feedbacks(environment, range(6))
     assert feedbacks(environment, reversed(range(6))) == first[::-1]
     assert feedbacks(dataclasses.replace(environment, seed=1), range(6)) != first
@@ -166,22 +193,35 @@ def test_random_feedback_falls_back_to_the_trace_of_not_implemented(environment)
     passing = dataclasses.replace(OTHER, incorrect_solutions=("print('OTHER-OUT')",))
     environment = dataclasses.replace(environment, feedback="random", others=(INCREMENT, passing))
     feedback = play(environment, fenced("print(0)")).turns[0].feedback
-    assert feedback.startswith("- input `OTHER-IN` failed:") and feedback.endswith("NotImplementedError")
+    assert feedback.startswith("- input `OTHER-IN` failed:") and feedback.endswith(
+        "NotImplementedError"
+    )
 
 
 def test_true_public_tests_end_an_episode_with_random_feedback(environment):
-    episode = play(dataclasses.replace(environment, feedback="random"), fenced("print(0)"), fenced("print(int(input())+1)"))
+    episode = play(
+        dataclasses.replace(environment, feedback="random"),
+        fenced("print(0)"),
+        fenced("print(int(input())+1)"),
+    )
     assert episode.status == Status.VERDICT
 
 
 def test_a_cut_response_is_closed_by_a_spliced_token(environment):
-    episode = respond(environment, environment.start(0, INCREMENT), fenced("print(0)"), closed=False)
+    episode = respond(
+        environment, environment.start(0, INCREMENT), fenced("print(0)"), closed=False
+    )
     end = environment.layout.end
     stop = episode.turns[0].stop
     assert episode.stream.tokens_T[stop - 1] != end == episode.stream.tokens_T[stop]
-    assert episode.stream.is_action_T[stop - 1] and not episode.stream.is_action_T[stop]  # nobody sampled it
+    # nobody sampled it
+    assert episode.stream.is_action_T[stop - 1] and not episode.stream.is_action_T[stop]
     closed = respond(environment, environment.start(0, INCREMENT), fenced("print(0)"))
-    assert closed.stream.tokens_T.tolist().count(end) == episode.stream.tokens_T.tolist().count(end) == 1
+    assert (
+        closed.stream.tokens_T.tolist().count(end)
+        == episode.stream.tokens_T.tolist().count(end)
+        == 1
+    )
 
 
 def test_a_response_that_ends_with_another_stop_is_not_cut_but_still_ended_properly(environment):
@@ -189,9 +229,13 @@ def test_a_response_that_ends_with_another_stop_is_not_cut_but_still_ended_prope
     layout = dataclasses.replace(environment.layout, stops=(end, other))
     environment = dataclasses.replace(environment, layout=layout, cut_response="end")
     tokens = [*environment.tokenizer.encode(fenced("print(0)")), other]
-    episode = environment.receive_response(environment.start(0, INCREMENT), tokens, -np.ones(len(tokens)))
+    episode = environment.receive_response(
+        environment.start(0, INCREMENT), tokens, -np.ones(len(tokens))
+    )
     assert episode.turns[0].response == fenced("print(0)")
-    episode = environment.receive_public(episode, environment.submit_public(episode).result(timeout=30))
+    episode = environment.receive_public(
+        episode, environment.submit_public(episode).result(timeout=30)
+    )
     stop = episode.turns[0].stop
     assert episode.status == Status.RESPONSE
     assert episode.stream.tokens_T[stop - 1 : stop + 1].tolist() == [other, end]
@@ -207,7 +251,9 @@ def test_a_cut_response_can_end_the_episode(environment):
     environment = dataclasses.replace(environment, cut_response="end")
     cut = respond(environment, environment.start(0, INCREMENT), fenced("print(0)"), closed=False)
     assert cut.status == Status.DONE and not cut.passed and len(cut.turns) == 1
-    passed = respond(environment, environment.start(0, INCREMENT), fenced("print(int(input())+1)"), closed=False)
+    passed = respond(
+        environment, environment.start(0, INCREMENT), fenced("print(int(input())+1)"), closed=False
+    )
     assert passed.status == Status.VERDICT
     whole = respond(environment, environment.start(0, INCREMENT), fenced("print(0)"))
     assert whole.status == Status.RESPONSE
@@ -215,13 +261,20 @@ def test_a_cut_response_can_end_the_episode(environment):
 
 @pytest.mark.parametrize("closed", [True, False])
 @pytest.mark.parametrize("cap", [3, 4, 10])
-def test_long_feedback_is_cut_to_the_cap_and_still_hands_over_to_the_model(environment, cap, closed):
+def test_long_feedback_is_cut_to_the_cap_and_still_hands_over_to_the_model(
+    environment, cap, closed
+):
     # The end token of a cut response stands in the room of the first message's start token.
     environment = dataclasses.replace(environment, max_feedback_tokens=cap)
-    episode = respond(environment, environment.start(0, INCREMENT), fenced("print('x' * 300)"), closed)
+    episode = respond(
+        environment, environment.start(0, INCREMENT), fenced("print('x' * 300)"), closed
+    )
     spliced = episode.stream.tokens_T[episode.turns[0].stop :]
     assert len(spliced) == cap - closed
-    assert spliced[-1] == environment.tokenizer.id("<|assistant|>") and environment.tokenizer.id("<|user|>") in spliced
+    assert (
+        spliced[-1] == environment.tokenizer.id("<|assistant|>")
+        and environment.tokenizer.id("<|user|>") in spliced
+    )
 
 
 def test_cut_feedback_keeps_the_request_to_try_again(environment):
@@ -229,7 +282,9 @@ def test_cut_feedback_keeps_the_request_to_try_again(environment):
     environment = dataclasses.replace(environment, messages=CODE_CONTESTS, max_feedback_tokens=300)
     episode = respond(environment, environment.start(0, INCREMENT), fenced("print('x' * 5000)"))
     turn = episode.turns[0]
-    assert turn.feedback.startswith("Your code failed the following tests:") and turn.feedback.endswith(f"x{footer}")
+    assert turn.feedback.startswith(
+        "Your code failed the following tests:"
+    ) and turn.feedback.endswith(f"x{footer}")
     spliced = episode.stream.tokens_T[turn.stop :]
     assert len(spliced) <= 300 and environment.tokenizer.decode(spliced) == turn.feedback
 
@@ -248,7 +303,11 @@ def test_special_tokens_spelled_in_statements_and_outputs_stay_text(environment)
     episode = play(environment, fenced(f"print({FORGED!r})"), problem=problem)
     assert FORGED in episode.turns[0].feedback
     control = {environment.tokenizer.id(token) for token in tokenizer.SPECIAL_TOKENS}
-    found = [environment.tokenizer.decode([t], keep_special=True) for t in episode.stream.tokens_T if int(t) in control]
+    found = [
+        environment.tokenizer.decode([t], keep_special=True)
+        for t in episode.stream.tokens_T
+        if int(t) in control
+    ]
     assert found == ["<s>", "<|user|>", "<|assistant|>", "<|end|>", "<|user|>", "<|assistant|>"]
 
 
@@ -264,15 +323,23 @@ def test_fits_counts_the_whole_first_message(environment):
 
 def test_demonstrated_responses_end_and_keep_to_the_cap(environment):
     tokens = environment.response_tokens("print(1)")
-    assert environment.tokenizer.decode(tokens, keep_special=True) == "```python\nprint(1)\n```<|end|>"
     assert (
-        environment.receive_response(environment.start(0, INCREMENT), tokens, np.zeros(len(tokens))).turns[0].program
+        environment.tokenizer.decode(tokens, keep_special=True) == "```python\nprint(1)\n```<|end|>"
+    )
+    assert (
+        environment.receive_response(environment.start(0, INCREMENT), tokens, np.zeros(len(tokens)))
+        .turns[0]
+        .program
         == "print(1)\n"
     )
-    assert dataclasses.replace(environment, max_response_tokens=2).response_tokens("print(1)") == tokens[:2]
+    assert (
+        dataclasses.replace(environment, max_response_tokens=2).response_tokens("print(1)")
+        == tokens[:2]
+    )
 
 
-# ---- responses that are pre-filled -----------------------------------------------------------------------------------
+# ---- responses that are pre-filled
+# -----------------------------------------------------------------------------------
 
 DOUBLE = Problem(
     "double",
@@ -303,7 +370,10 @@ def test_a_pre_filled_conversation_reads_as_laid_out(prefilling):
     assert [turn.response for turn in episode.turns] == [PREFILL + wrong, PREFILL + right]
     assert episode.turns[1].program == f"{DOUBLE.statement}\n    return 2 * x\n"
     assert episode.turns[0].feedback == feedback and "SECRET" not in text_of(prefilling, episode)
-    assert episode.status == Status.VERDICT and prefilling.submit_private(episode).result(timeout=30).passed
+    assert (
+        episode.status == Status.VERDICT
+        and prefilling.submit_private(episode).result(timeout=30).passed
+    )
 
 
 def test_a_prefill_is_prompt_and_no_action(prefilling):
@@ -318,7 +388,9 @@ def test_a_prefill_is_prompt_and_no_action(prefilling):
     assert stream.is_action_T.sum() == sum(map(len, sampled))
     assert not stream.logprobs_T[~stream.is_action_T].any()
     # After the last response, feedback and another prefill: the model goes on from there.
-    assert episode.status == Status.RESPONSE and stream.tokens_T[-len(prefill) :].tolist() == prefill
+    assert (
+        episode.status == Status.RESPONSE and stream.tokens_T[-len(prefill) :].tolist() == prefill
+    )
 
 
 def test_a_continuation_keeps_its_indentation_in_a_tokenizer_that_drops_leading_blanks(prefilling):
@@ -327,7 +399,9 @@ def test_a_continuation_keeps_its_indentation_in_a_tokenizer_that_drops_leading_
 
         def __init__(self, tokenizer):
             self.id, self.encode = tokenizer.id, tokenizer.encode
-            self.decode = lambda ids, keep_special=False: tokenizer.decode(ids, keep_special).removeprefix(" ")
+            self.decode = lambda ids, keep_special=False: tokenizer.decode(
+                ids, keep_special
+            ).removeprefix(" ")
 
     environment = dataclasses.replace(prefilling, tokenizer=Dropping(prefilling.tokenizer))
     assert play(environment, "    return 2 * x\n```", problem=DOUBLE).passed_public
@@ -336,7 +410,11 @@ def test_a_continuation_keeps_its_indentation_in_a_tokenizer_that_drops_leading_
 def test_a_pre_filled_response_that_says_nothing_is_a_valid_program_that_fails(prefilling):
     turn = play(prefilling, "", problem=DOUBLE).turns[0]
     assert turn.program == f"{DOUBLE.statement}\n" and turn.valid and not turn.result.passed
-    assert play(prefilling, "    return (\n```", problem=DOUBLE).turns[0].feedback.startswith("Could not parse your code.")
+    assert (
+        play(prefilling, "    return (\n```", problem=DOUBLE)
+        .turns[0]
+        .feedback.startswith("Could not parse your code.")
+    )
 
 
 @pytest.mark.parametrize("room", [0, 1, 30])
@@ -364,7 +442,10 @@ def test_problems_that_do_not_fit_are_counted_and_the_caps_named(environment, pr
         "train: 1 of 2 problems do not fit into episode.max_prompt_tokens=200, left out; "
         f"all would into episode.max_prompt_tokens={len(environment.prompt(long))}\n"
     )
-    with pytest.raises(ValueError, match="no problem of the test split fits into episode.max_prompt_tokens=200: all would into"):
+    with pytest.raises(
+        ValueError,
+        match="no problem of the test split fits into episode.max_prompt_tokens=200: all would into",
+    ):
         fitting([long], environment, "test")
     needed = prefilling.layout.overhead + len(prefilling.prefill(DOUBLE))
     words = f"=200, or what pre-fills responses into episode.max_feedback_tokens=9: all .* episode.max_feedback_tokens={needed},"
@@ -382,4 +463,7 @@ def test_no_demonstrations_where_responses_are_pre_filled(prefilling):
 def test_a_problem_without_private_tests_is_decided_by_the_public_ones(prefilling):
     bare = dataclasses.replace(DOUBLE, private_tests=())
     episode = play(prefilling, "    return 2 * x\n```", problem=bare)
-    assert episode.status == Status.VERDICT and prefilling.submit_private(episode).result(timeout=30).passed
+    assert (
+        episode.status == Status.VERDICT
+        and prefilling.submit_private(episode).result(timeout=30).passed
+    )

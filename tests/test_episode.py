@@ -1,4 +1,6 @@
-"""The episode as a state machine: invariants I1, I3 and I5, and every way a conversation may and may not go."""
+"""The episode as a state machine: invariants I1, I3 and I5, and every way a conversation may and
+may not go.
+"""
 
 import numpy as np
 import pytest
@@ -14,7 +16,9 @@ CODE = "```python\nprint(1)\n```"
 
 
 def result(verdict: str) -> executor.Result:
-    return executor.Result(executor.Verdict(verdict), (executor.TestResult(executor.Verdict(verdict)),), 0.0)
+    return executor.Result(
+        executor.Verdict(verdict), (executor.TestResult(executor.Verdict(verdict)),), 0.0
+    )
 
 
 def answered(turns=1) -> episodes.Episode:
@@ -28,7 +32,16 @@ def answered(turns=1) -> episodes.Episode:
 
 
 VERDICTS = st.sampled_from(
-    [None, "OK", "WRONG_ANSWER", "RUNTIME_ERROR", "TIMEOUT", "OUT_OF_MEMORY", "OUTPUT_LIMIT", "INVALID_PROGRAM"]
+    [
+        None,
+        "OK",
+        "WRONG_ANSWER",
+        "RUNTIME_ERROR",
+        "TIMEOUT",
+        "OUT_OF_MEMORY",
+        "OUTPUT_LIMIT",
+        "INVALID_PROGRAM",
+    ]
 )
 TURNS = st.lists(st.tuples(VERDICTS, st.integers(1, 4), st.integers(1, 5)), min_size=4, max_size=4)
 
@@ -37,10 +50,16 @@ TURNS = st.lists(st.tuples(VERDICTS, st.integers(1, 4), st.integers(1, 5)), min_
 @given(turns=TURNS, turn_limit=st.integers(1, 4), prompt=st.integers(2, 6), passes=st.booleans())
 def test_any_conversation_keeps_the_invariants(turns, turn_limit, prompt, passes):
     episode = episodes.start(0, PROBLEM, range(prompt))
-    grown, expected_tokens, expected_actions = [episode.stream], list(range(prompt)), [False] * prompt
+    grown, expected_tokens, expected_actions = (
+        [episode.stream],
+        list(range(prompt)),
+        [False] * prompt,
+    )
     for k, (verdict, n_response, n_feedback) in enumerate(turns):
         sampled = list(range(100 * k, 100 * k + n_response))
-        episode = episodes.receive_response(episode, sampled, [-0.25] * n_response, "none" if verdict is None else CODE)
+        episode = episodes.receive_response(
+            episode, sampled, [-0.25] * n_response, "none" if verdict is None else CODE
+        )
         grown.append(episode.stream)
         expected_tokens += sampled
         expected_actions += [True] * n_response
@@ -56,10 +75,13 @@ def test_any_conversation_keeps_the_invariants(turns, turn_limit, prompt, passes
         grown.append(episode.stream)
         expected_tokens += spliced
         expected_actions += [False] * n_feedback
-    # I2, I3: the stream is what was spliced and sampled, in order; actions are the sampled tokens and nothing else.
+    # I2, I3: the stream is what was spliced and sampled, in order; actions are the sampled tokens
+    # and nothing else.
     assert episode.stream.tokens_T.tolist() == expected_tokens
     assert episode.stream.is_action_T.tolist() == expected_actions
-    assert np.array_equal(episode.stream.logprobs_T, np.where(expected_actions, np.float32(-0.25), 0))
+    assert np.array_equal(
+        episode.stream.logprobs_T, np.where(expected_actions, np.float32(-0.25), 0)
+    )
     spans = np.zeros(len(episode.stream), bool)
     for turn in episode.turns:
         spans[turn.start : turn.stop] = True
@@ -71,7 +93,9 @@ def test_any_conversation_keeps_the_invariants(turns, turn_limit, prompt, passes
             assert np.array_equal(getattr(later, field)[: len(earlier)], getattr(earlier, field))
     # The end: on a pass or at the limit, whatever came first; the judge is asked only about a pass.
     assert len(episode.turns) <= turn_limit
-    assert episode.status == (Status.VERDICT if turns[len(episode.turns) - 1][0] == "OK" else Status.DONE)
+    assert episode.status == (
+        Status.VERDICT if turns[len(episode.turns) - 1][0] == "OK" else Status.DONE
+    )
     if episode.status == Status.VERDICT:
         assert episode.passed_public and not episode.passed
         episode = episodes.receive_verdict(episode, passes)
@@ -81,18 +105,30 @@ def test_any_conversation_keeps_the_invariants(turns, turn_limit, prompt, passes
     # I5 and the rewards, said in another way than the code does.
     rewards = episodes.task_rewards(episode, 0.2)
     assert rewards.dtype == np.float32 and len(rewards) == len(episode.turns)
-    early = [-0.2 if verdict in (None, "INVALID_PROGRAM") else 0.0 for verdict, _, _ in turns[: len(rewards) - 1]]
-    np.testing.assert_array_equal(rewards, np.array([*early, 1.0 if episode.passed else -1.0], np.float32))
+    early = [
+        -0.2 if verdict in (None, "INVALID_PROGRAM") else 0.0
+        for verdict, _, _ in turns[: len(rewards) - 1]
+    ]
+    np.testing.assert_array_equal(
+        rewards, np.array([*early, 1.0 if episode.passed else -1.0], np.float32)
+    )
 
 
 def test_an_invalid_program_costs_at_a_non_final_turn_only(play):
     assert play(["INVALID_PROGRAM", None, "WRONG_ANSWER"]) is not None
     np.testing.assert_array_equal(
-        episodes.task_rewards(play(["INVALID_PROGRAM", None, "WRONG_ANSWER"]), 0.2), np.float32([-0.2, -0.2, -1])
+        episodes.task_rewards(play(["INVALID_PROGRAM", None, "WRONG_ANSWER"]), 0.2),
+        np.float32([-0.2, -0.2, -1]),
     )
-    np.testing.assert_array_equal(episodes.task_rewards(play(["WRONG_ANSWER", "TIMEOUT", None]), 0.2), np.float32([0, 0, -1]))
-    np.testing.assert_array_equal(episodes.task_rewards(play(["RUNTIME_ERROR", "OK"]), 0.2), np.float32([0, 1]))
-    np.testing.assert_array_equal(episodes.task_rewards(play(["OK"], passed=False), 0.2), np.float32([-1]))
+    np.testing.assert_array_equal(
+        episodes.task_rewards(play(["WRONG_ANSWER", "TIMEOUT", None]), 0.2), np.float32([0, 0, -1])
+    )
+    np.testing.assert_array_equal(
+        episodes.task_rewards(play(["RUNTIME_ERROR", "OK"]), 0.2), np.float32([0, 1])
+    )
+    np.testing.assert_array_equal(
+        episodes.task_rewards(play(["OK"], passed=False), 0.2), np.float32([-1])
+    )
 
 
 def test_earlier_episodes_are_left_as_they_were():
@@ -116,7 +152,10 @@ def test_calls_out_of_turn_raise():
     for episode in (waiting, answered(), passed, failed):
         for status, call in calls.items():
             if status != episode.status:
-                with pytest.raises(ValueError, match=f"episode 3 waits for {episode.status.value}, not {status.value}"):
+                with pytest.raises(
+                    ValueError,
+                    match=f"episode 3 waits for {episode.status.value}, not {status.value}",
+                ):
                     call(episode)
 
 
@@ -141,6 +180,14 @@ def test_a_first_message_needs_two_tokens(tokens):
 
 
 def test_streams_have_fixed_dtypes():
-    stream = TokenStream.empty().append(np.array([1, 2], np.int64)).append([3], np.array([-0.7], np.float64))
-    assert (stream.tokens_T.dtype, stream.is_action_T.dtype, stream.logprobs_T.dtype) == (np.int32, bool, np.float32)
+    stream = (
+        TokenStream.empty()
+        .append(np.array([1, 2], np.int64))
+        .append([3], np.array([-0.7], np.float64))
+    )
+    assert (stream.tokens_T.dtype, stream.is_action_T.dtype, stream.logprobs_T.dtype) == (
+        np.int32,
+        bool,
+        np.float32,
+    )
     np.testing.assert_array_equal(stream.logprobs_T, np.float32([0, 0, -0.7]))

@@ -1,4 +1,5 @@
-"""Whole conversations of each data set, byte for byte: what is asked, and what is said after every kind of failure.
+"""Whole conversations of each data set, byte for byte: what is asked, and what is said after every
+kind of failure.
 
 The problems are made up. After a change that is meant, write the files anew with
 `GOLDEN=write python -m pytest tests/test_golden.py`, and read the difference.
@@ -52,7 +53,9 @@ NO_CODE = "I cannot."
 
 
 def said(name: str, problem: Problem, body: str) -> str:
-    """A response whose function does what `body` says; for CodeContests, whose program prints what the function would return."""
+    """A response whose function does what `body` says; for CodeContests, whose program prints what
+    the function would return.
+    """
     if name == "humaneval_plus":
         return f"    {body}\n```"
     if name == "mbpp_plus":
@@ -62,11 +65,25 @@ def said(name: str, problem: Problem, body: str) -> str:
 
 def conversation(name: str, problem: Problem, tokenizer, pool, feedback: str) -> str:
     """The stream of an episode in which every response fails, as text."""
-    responses = [*(said(name, problem, body) for body in FAILURES.values()), NO_CODE, "the last turn gets no message"]
+    responses = [
+        *(said(name, problem, body) for body in FAILURES.values()),
+        NO_CODE,
+        "the last turn gets no message",
+    ]
     environment = Environment(
-        tokenizer, ChatLayout.make("mini", tokenizer), MESSAGES[name], pool, "codecontests", len(responses), "turn", feedback,
-        10**6, 10**6, 10**6, 0,
-    )  # fmt: skip
+        tokenizer,
+        ChatLayout.make("mini", tokenizer),
+        MESSAGES[name],
+        pool,
+        "codecontests",
+        len(responses),
+        "turn",
+        feedback,
+        10**6,
+        10**6,
+        10**6,
+        0,
+    )
     episode = environment.start(0, dataclasses.replace(problem, limits=LIMITS))
     for response in responses:
         tokens = [*tokenizer.encode(response), environment.layout.end]
@@ -82,7 +99,9 @@ def conversation(name: str, problem: Problem, tokenizer, pool, feedback: str) ->
 def compare(path: Path, text: str) -> None:
     if os.environ.get("GOLDEN") == "write":
         path.write_text(text)
-    assert text.encode() == path.read_bytes(), f"{path.name} differs: see the docstring of this file"
+    assert text.encode() == path.read_bytes(), (
+        f"{path.name} differs: see the docstring of this file"
+    )
 
 
 @pytest.mark.parametrize("feedback", ["true", "none"])

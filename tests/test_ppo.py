@@ -1,16 +1,18 @@
 """PPO against numbers worked by hand, and against a second implementation in plain Python loops.
 
-The hand example (beta 0.05, invalid penalty 0.2). P prompt, F feedback, . padding, digits: response tokens by turn.
+The hand example (beta 0.05, invalid penalty 0.2). P prompt, F feedback, . padding, digits: response
+tokens by turn.
 
   position      0   1   2   3   4   5   6   7   8   9
-  episode A     P   P   0   0   F   1   F   2   2   .     not solved; its middle turn has no valid code
-  episode B     P   P   P   0   0   .   .   .   .   .     solved at turn 1
+  episode A     P   P   0   0   F   1   F   2   2   .     not solved; its middle turn has no valid
+  code episode B     P   P   P   0   0   .   .   .   .   .     solved at turn 1
 
-  log pi - log rho of A: turn 0: 2, 1 -> mean 1.5; turn 1: 0.2; turn 2: 0, -1 -> mean -0.5.  Of B: 0, 1 -> mean 0.5.
-  R of A:  0 - 0.05 * 1.5 = -0.075;  -0.2 - 0.05 * 0.2 = -0.21;  -1 + 0.05 * 0.5 = -0.975.   R of B: 1 - 0.025 = 0.975.
-  G of A:  -1.26, -1.185, -0.975.   G of B: 0.975.
+  log pi - log rho of A: turn 0: 2, 1 -> mean 1.5; turn 1: 0.2; turn 2: 0, -1 -> mean -0.5.  Of B:
+  0, 1 -> mean 0.5. R of A:  0 - 0.05 * 1.5 = -0.075;  -0.2 - 0.05 * 0.2 = -0.21;  -1 + 0.05 * 0.5 =
+  -0.975.   R of B: 1 - 0.025 = 0.975. G of A:  -1.26, -1.185, -0.975.   G of B: 0.975.
   V at A's positions 1, 4, 6: -0.26, -0.185, -0.475; at B's position 2: 0.475.
-  A = G - V:  -1, -1, -0.5 and 0.5: mean -0.5, variance (0.25 + 0.25 + 0 + 1) / 4 = 0.375, deviation 0.6123724.
+  A = G - V:  -1, -1, -0.5 and 0.5: mean -0.5, variance (0.25 + 0.25 + 0 + 1) / 4 = 0.375, deviation
+  0.6123724.
 """
 
 import math
@@ -24,13 +26,22 @@ from hypothesis import strategies as st
 
 from rlef_jax import ppo, trajectories
 
-TURN = np.array([[-1, -1, 0, 0, -1, 1, -1, 2, 2, -1], [-1, -1, -1, 0, 0, -1, -1, -1, -1, -1]], np.int32)
+TURN = np.array(
+    [[-1, -1, 0, 0, -1, 1, -1, 2, 2, -1], [-1, -1, -1, 0, 0, -1, -1, -1, -1, -1]], np.int32
+)
 PROMPT_END = np.array([[1, 4, 6], [2, 0, 0]], np.int32)
 MASK = np.array([[True, True, True], [True, False, False]])
 TASK = np.array([[0, -0.2, -1], [1, 0, 0]], np.float32)
-LOGPROBS = np.array([[9, 9, -1, -1, 9, -0.5, 9, -1, -2, 9], [9, 9, 9, -1, -1, 9, 9, 9, 9, 9]], np.float32)  # 9: must not count
-REFERENCE = np.array([[0, 0, -3, -2, 0, -0.7, 0, -1, -1, 0], [0, 0, 0, -1, -2, 0, 0, 0, 0, 0]], np.float32)
-VALUES = np.array([[7, -0.26, 1, 2, -0.185, 3, -0.475, 4, 7, 7], [7, 7, 0.475, 5, 7, 7, 7, 7, 7, 7]], np.float32)
+# 9: must not count
+LOGPROBS = np.array(
+    [[9, 9, -1, -1, 9, -0.5, 9, -1, -2, 9], [9, 9, 9, -1, -1, 9, 9, 9, 9, 9]], np.float32
+)
+REFERENCE = np.array(
+    [[0, 0, -3, -2, 0, -0.7, 0, -1, -1, 0], [0, 0, 0, -1, -2, 0, 0, 0, 0, 0]], np.float32
+)
+VALUES = np.array(
+    [[7, -0.26, 1, 2, -0.185, 3, -0.475, 4, 7, 7], [7, 7, 0.475, 5, 7, 7, 7, 7, 7, 7]], np.float32
+)
 RETURNS = np.array([[-1.26, -1.185, -0.975], [0.975, 0, 0]])
 DEVIATION = math.sqrt(0.375)
 
@@ -48,13 +59,22 @@ def test_returns_add_up_rewards_and_kl_of_later_turns():
 
 
 def test_without_kl_returns_are_the_task_rewards():
-    np.testing.assert_allclose(ppo.returns(TASK, np.ones((2, 3)), MASK, 0.0), [[-1.2, -1.2, -1], [1, 0, 0]], rtol=1e-6)
+    np.testing.assert_allclose(
+        ppo.returns(TASK, np.ones((2, 3)), MASK, 0.0), [[-1.2, -1.2, -1], [1, 0, 0]], rtol=1e-6
+    )
 
 
 def test_turn_level_advantages_are_one_number_for_a_response():
-    got, targets, where = ppo.advantages(np.float32(RETURNS), VALUES, TURN, PROMPT_END, MASK, "turn", normalize=False)
-    np.testing.assert_allclose(got, [[0, 0, -1, -1, 0, -1, 0, -0.5, -0.5, 0], [0, 0, 0, 0.5, 0.5, 0, 0, 0, 0, 0]], rtol=1e-5)
-    # The value network is trained where a turn's prompt ends, towards that turn's return, and nowhere else.
+    got, targets, where = ppo.advantages(
+        np.float32(RETURNS), VALUES, TURN, PROMPT_END, MASK, "turn", normalize=False
+    )
+    np.testing.assert_allclose(
+        got,
+        [[0, 0, -1, -1, 0, -1, 0, -0.5, -0.5, 0], [0, 0, 0, 0.5, 0.5, 0, 0, 0, 0, 0]],
+        rtol=1e-5,
+    )
+    # The value network is trained where a turn's prompt ends, towards that turn's return, and
+    # nowhere else.
     assert np.argwhere(where).tolist() == [[0, 1], [0, 4], [0, 6], [1, 2]]
     np.testing.assert_allclose(targets[where], [-1.26, -1.185, -0.975, 0.975], rtol=1e-6)
     assert not targets[~where].any()
@@ -62,25 +82,34 @@ def test_turn_level_advantages_are_one_number_for_a_response():
 
 
 def test_turn_level_advantages_are_normalised_over_turns_not_tokens():
-    got, *_ = ppo.advantages(np.float32(RETURNS), VALUES, TURN, PROMPT_END, MASK, "turn", normalize=True)
+    got, *_ = ppo.advantages(
+        np.float32(RETURNS), VALUES, TURN, PROMPT_END, MASK, "turn", normalize=True
+    )
     low, zero, high = -0.5 / DEVIATION, 0, 1 / DEVIATION  # -0.8165, 0, 1.6330
     expected = [[0, 0, low, low, 0, low, 0, zero, zero, 0], [0, 0, 0, high, high, 0, 0, 0, 0, 0]]
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_token_level_values_are_read_just_before_each_token():
-    got, targets, where = ppo.advantages(np.float32(RETURNS), VALUES, TURN, PROMPT_END, MASK, "token", normalize=False)
+    got, targets, where = ppo.advantages(
+        np.float32(RETURNS), VALUES, TURN, PROMPT_END, MASK, "token", normalize=False
+    )
     # A's tokens 2, 3, 5, 7, 8 read positions 1, 2, 4, 6, 7; B's 3, 4 read 2, 3.
     assert np.argwhere(where).tolist() == [[0, 1], [0, 2], [0, 4], [0, 6], [0, 7], [1, 2], [1, 3]]
-    np.testing.assert_allclose(targets[where], [-1.26, -1.26, -1.185, -0.975, -0.975, 0.975, 0.975], rtol=1e-6)
+    np.testing.assert_allclose(
+        targets[where], [-1.26, -1.26, -1.185, -0.975, -0.975, 0.975, 0.975], rtol=1e-6
+    )
     assert not targets[~where].any()
-    # G - V: A: -1.26 + 0.26, -1.26 - 1, -1.185 + 0.185, -0.975 + 0.475, -0.975 - 4; B: 0.975 - 0.475, 0.975 - 5.
+    # G - V: A: -1.26 + 0.26, -1.26 - 1, -1.185 + 0.185, -0.975 + 0.475, -0.975 - 4; B: 0.975 -
+    # 0.475, 0.975 - 5.
     expected = [[0, 0, -1, -2.26, 0, -1, 0, -0.5, -4.975, 0], [0, 0, 0, 0.5, -4.025, 0, 0, 0, 0, 0]]
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
 def test_token_level_advantages_are_normalised_over_response_tokens():
-    got, *_ = ppo.advantages(np.float32(RETURNS), VALUES, TURN, PROMPT_END, MASK, "token", normalize=True)
+    got, *_ = ppo.advantages(
+        np.float32(RETURNS), VALUES, TURN, PROMPT_END, MASK, "token", normalize=True
+    )
     raw = np.array([-1, -2.26, -1, -0.5, -4.975, 0.5, -4.025])
     np.testing.assert_allclose(got[TURN >= 0], (raw - raw.mean()) / raw.std(), rtol=1e-5)
     assert not got[TURN < 0].any()
@@ -93,7 +122,9 @@ def test_equal_advantages_normalise_to_nothing(value, gain):
     returns_BK = np.full((7, 3), gain, np.float32)
     turn = np.tile(np.array([[-1, 0, 1, 2]], np.int32), (7, 1))
     end = np.tile(np.array([[0, 1, 2]], np.int32), (7, 1))
-    got, *_ = ppo.advantages(returns_BK, np.zeros((7, 4), np.float32), turn, end, np.ones((7, 3), bool), value, True)
+    got, *_ = ppo.advantages(
+        returns_BK, np.zeros((7, 4), np.float32), turn, end, np.ones((7, 3), bool), value, True
+    )
     assert np.abs(got).max() < 1e-3
 
 
@@ -108,13 +139,15 @@ def token_loss(logprob, old, behaviour, advantage, clip=0.2):
     return float(value), float(gradient[0, 0])
 
 
-FRESH = -50.0  # a behaviour log-prob so low that min(pi / pi_b, 1) = 1: the staleness factor is out of the way
+# a behaviour log-prob so low that min(pi / pi_b, 1) = 1: the staleness factor is out of the way
+FRESH = -50.0
 
 
 @pytest.mark.parametrize(
     "ratio, advantage, objective, slope",
     [
-        # objective = min(ratio A, clip(ratio, 0.8, 1.2) A); slope = d objective / d log pi = ratio A where not clipped
+        # objective = min(ratio A, clip(ratio, 0.8, 1.2) A); slope = d objective / d log pi = ratio
+        # A where not clipped
         (1.5, 1.0, 1.2, 0.0),  # already more likely by more than epsilon: no further push
         (0.5, 1.0, 0.5, 0.5),  # less likely: pushed back up, not clipped
         (1.1, 2.0, 2.2, 2.2),
@@ -132,12 +165,14 @@ def test_policy_clip(ratio, advantage, objective, slope):
 @pytest.mark.parametrize(
     "pi, old, behaviour, advantage, objective, slope",
     [
-        # pi / old = 1.0 and pi / b = 0.5: ratio 0.5. The factor 0.5 is a constant: slope 0.5, not 0.5 * 2.
+        # pi / old = 1.0 and pi / b = 0.5: ratio 0.5. The factor 0.5 is a constant: slope 0.5, not
+        # 0.5 * 2.
         (0.2, 0.2, 0.4, 1.0, 0.5, 0.5),
         # pi / old = 1.8, pi / b = 0.5: ratio 0.9, inside the clip range although pi / old is not.
         (0.36, 0.2, 0.72, 1.0, 0.9, 0.9),
         (0.36, 0.2, 0.72, -1.0, -0.9, -0.9),
-        # pi / old = 1.0, pi / b = 0.5: ratio 0.5 < 0.8, a negative advantage is clipped to -0.8 with no slope.
+        # pi / old = 1.0, pi / b = 0.5: ratio 0.5 < 0.8, a negative advantage is clipped to -0.8
+        # with no slope.
         (0.2, 0.2, 0.4, -1.0, -0.8, 0.0),
         # pi / b = 2 counts as 1: ratio 1.1.
         (0.22, 0.2, 0.11, 1.0, 1.1, 1.1),
@@ -145,7 +180,9 @@ def test_policy_clip(ratio, advantage, objective, slope):
         (0.18, 0.2, 0.2, 1.0, 0.81, 0.81),
     ],
 )
-def test_the_staleness_factor_scales_but_has_no_gradient(pi, old, behaviour, advantage, objective, slope):
+def test_the_staleness_factor_scales_but_has_no_gradient(
+    pi, old, behaviour, advantage, objective, slope
+):
     loss, gradient = token_loss(math.log(pi), math.log(old), math.log(behaviour), advantage)
     np.testing.assert_allclose([loss, gradient], [-objective, -slope], rtol=1e-5)
 
@@ -171,7 +208,8 @@ def test_clip_fraction_is_a_share_of_the_weight():
 @pytest.mark.parametrize("aggregation", ["token_mean", "turn_mean"])
 def test_prompt_feedback_and_padding_have_no_gradient_whatever_they_hold(garbage, aggregation):
     logprobs = jnp.where(TURN >= 0, jnp.asarray(REFERENCE), garbage)
-    advantages = np.where(TURN >= 0, 1.5, 3.0).astype(np.float32)  # even a stray advantage must not matter
+    # even a stray advantage must not matter
+    advantages = np.where(TURN >= 0, 1.5, 3.0).astype(np.float32)
     weights = trajectories.loss_weights(TURN, aggregation)
     loss = lambda x: ppo.policy_loss(x, LOGPROBS, LOGPROBS, advantages, weights, 0.2)[0]
     value, gradient = jax.value_and_grad(loss)(logprobs)
@@ -187,7 +225,8 @@ def test_prompt_feedback_and_padding_have_no_gradient_whatever_they_hold(garbage
     "value, old, target, loss, slope",
     [
         (1.0, 0.5, 0.0, 0.5, 1.0),  # clipped to 0.7: errors 1.0 and 0.49; the plain one is larger
-        (1.0, 0.5, 2.0, 0.845, 0.0),  # clipped to 0.7: errors 1.0 and 1.69; the clipped one is larger: no push onwards
+        # clipped to 0.7: errors 1.0 and 1.69; the clipped one is larger: no push onwards
+        (1.0, 0.5, 2.0, 0.845, 0.0),
         (0.0, 0.5, 1.0, 0.5, -1.0),  # clipped to 0.3 from below: errors 1.0 and 0.49
         (0.0, 0.5, -1.0, 0.845, 0.0),  # clipped to 0.3: errors 1.0 and 1.69
         (0.6, 0.5, 1.0, 0.08, -0.4),  # within the range: one error, 0.16
@@ -195,16 +234,23 @@ def test_prompt_feedback_and_padding_have_no_gradient_whatever_they_hold(garbage
 )
 def test_value_clip(value, old, target, loss, slope):
     one = lambda x: jnp.full((1, 1), x, jnp.float32)
-    got, gradient = jax.value_and_grad(lambda v: ppo.value_loss(v, one(old), one(target), one(1.0), 0.2))(one(value))
-    np.testing.assert_allclose([float(got), float(gradient[0, 0])], [loss, slope], rtol=1e-5, atol=1e-7)
+    got, gradient = jax.value_and_grad(
+        lambda v: ppo.value_loss(v, one(old), one(target), one(1.0), 0.2)
+    )(one(value))
+    np.testing.assert_allclose(
+        [float(got), float(gradient[0, 0])], [loss, slope], rtol=1e-5, atol=1e-7
+    )
 
 
 def test_values_outside_the_marked_positions_have_no_gradient():
-    _, targets, where = ppo.advantages(np.float32(RETURNS), VALUES, TURN, PROMPT_END, MASK, "turn", True)
+    _, targets, where = ppo.advantages(
+        np.float32(RETURNS), VALUES, TURN, PROMPT_END, MASK, "turn", True
+    )
     weights = jnp.asarray(where / where.sum(), jnp.float32)
     loss = lambda v: ppo.value_loss(v, VALUES + 0.1, targets, weights, 0.2)
     value, gradient = jax.value_and_grad(loss)(jnp.asarray(VALUES))
-    # The errors V - G are 1, 1, 0.5, -0.5, and V_old = V + 0.1 does not clip: 0.5 * (1 + 1 + 0.25 + 0.25) / 4.
+    # The errors V - G are 1, 1, 0.5, -0.5, and V_old = V + 0.1 does not clip: 0.5 * (1 + 1 + 0.25 +
+    # 0.25) / 4.
     assert float(value) == pytest.approx(0.3125, rel=1e-5)
     np.testing.assert_allclose(np.asarray(gradient)[where], [0.25, 0.25, 0.125, -0.125], rtol=1e-5)
     assert not np.asarray(gradient)[~where].any()
@@ -213,7 +259,8 @@ def test_values_outside_the_marked_positions_have_no_gradient():
 def test_explained_variance():
     assert ppo.explained_variance(np.array([1.0, 2, 3]), np.array([1.0, 2, 3])) == 1
     assert ppo.explained_variance(np.array([5.0, 5, 5]), np.array([1.0, 2, 3])) == 0
-    # Targets 0, 2: variance 1. Errors -1, 1: variance 1... of G - V with V = 1, 1. With V = 2, 0: errors -2, 2, variance 4.
+    # Targets 0, 2: variance 1. Errors -1, 1: variance 1... of G - V with V = 1, 1. With V = 2, 0:
+    # errors -2, 2, variance 4.
     assert ppo.explained_variance(np.array([2.0, 0]), np.array([0.0, 2])) == -3
     assert ppo.explained_variance(np.array([1.0, 2]), np.array([4.0, 4])) == 0
 
@@ -221,7 +268,20 @@ def test_explained_variance():
 # ---- everything again, in plain Python loops over episodes, turns and tokens
 
 
-def slow_ppo(turn, prompt_end, n_turns, task, sampled, reference, values, old_values, logprobs, old, behaviour, options):
+def slow_ppo(
+    turn,
+    prompt_end,
+    n_turns,
+    task,
+    sampled,
+    reference,
+    values,
+    old_values,
+    logprobs,
+    old,
+    behaviour,
+    options,
+):
     """(policy loss, value loss): from the formulas of the paper, one token at a time."""
     value, normalize, aggregation, beta, clip, value_clip = options
     returns = []
@@ -249,7 +309,9 @@ def slow_ppo(turn, prompt_end, n_turns, task, sampled, reference, values, old_va
     if normalize:
         mean = sum(decisions) / len(decisions)
         deviation = math.sqrt(sum((x - mean) ** 2 for x in decisions) / len(decisions))
-        of_token = {place: ((a - mean) / (deviation + 1e-8), k, n) for place, (a, k, n) in of_token.items()}
+        of_token = {
+            place: ((a - mean) / (deviation + 1e-8), k, n) for place, (a, k, n) in of_token.items()
+        }
     policy_loss = 0.0
     for (b, t), (advantage, _, n) in of_token.items():
         weight = 1 / len(of_token) if aggregation == "token_mean" else 1 / (n * sum(n_turns))
@@ -292,13 +354,30 @@ def test_random_episodes_agree_with_plain_python(seed, value, normalize, aggrega
 
     log_ratios = ppo.turn_log_ratios(sampled, reference, turn, K)
     returns = ppo.returns(task, log_ratios, mask, 0.05)
-    advantages, targets, where = ppo.advantages(returns, old_values, turn, prompt_end, mask, value, normalize)
+    advantages, targets, where = ppo.advantages(
+        returns, old_values, turn, prompt_end, mask, value, normalize
+    )
     weights = trajectories.loss_weights(turn, aggregation)
     policy_loss, _ = ppo.policy_loss(logprobs, old, behaviour, advantages, weights, 0.2)
-    value_loss = ppo.value_loss(values, old_values, targets, (where / where.sum()).astype(np.float32), 0.2)
+    value_loss = ppo.value_loss(
+        values, old_values, targets, (where / where.sum()).astype(np.float32), 0.2
+    )
 
     options = (value, normalize, aggregation, 0.05, 0.2, 0.2)
     expected = slow_ppo(
-        turn, prompt_end, n_turns, task, sampled, reference, values, old_values, logprobs, old, behaviour, options
+        turn,
+        prompt_end,
+        n_turns,
+        task,
+        sampled,
+        reference,
+        values,
+        old_values,
+        logprobs,
+        old,
+        behaviour,
+        options,
     )
-    np.testing.assert_allclose([float(policy_loss), float(value_loss)], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        [float(policy_loss), float(value_loss)], expected, rtol=1e-4, atol=1e-5
+    )

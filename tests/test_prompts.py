@@ -1,4 +1,6 @@
-"""Messages word for word as in the paper, the program found in a response, and layouts that no text can forge."""
+"""Messages word for word as in the paper, the program found in a response, and layouts that no text
+can forge.
+"""
 
 from pathlib import Path
 
@@ -8,7 +10,15 @@ import executor
 from rlef_jax import config, prompts
 from rlef_jax import tokenizer as tokenizers
 from rlef_jax.datasets.evalplus import releases
-from rlef_jax.prompts import CODE_CONTESTS, HUMANEVAL_PLUS, MBPP_PLUS, MESSAGES, MINI, ChatLayout, extract_program
+from rlef_jax.prompts import (
+    CODE_CONTESTS,
+    HUMANEVAL_PLUS,
+    MBPP_PLUS,
+    MESSAGES,
+    MINI,
+    ChatLayout,
+    extract_program,
+)
 from rlef_jax.types import Problem
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -31,7 +41,10 @@ REMINDER = (
         "a lone fence": ("```", None),
         "text around": ("Sure:\n```python\nprint(1)\n```\nDone `x`.", "print(1)\n"),
         "two blocks, the first counts": ("```python\n1\n```\nor\n```python\n2\n```", "1\n"),
-        "python before other languages": ("```text\n3 4\n```\n```python\nprint(1)\n```", "print(1)\n"),
+        "python before other languages": (
+            "```text\n3 4\n```\n```python\nprint(1)\n```",
+            "print(1)\n",
+        ),
         "py before other languages": ("```text\n3 4\n```\n```py\nprint(1)\n```", "print(1)\n"),
         "first of other languages": ("```cpp\nint x;\n```\n```text\n1\n```", "int x;\n"),
         "CRLF": ("```python\r\nprint(1)\r\n```\r\n", "print(1)\r\n"),
@@ -39,7 +52,10 @@ REMINDER = (
         "backticks in the program": ("```python\ns = '`'\n```", "s = '`'\n"),
         "indented": ("  ```python\nprint(1)\n  ```", "print(1)\n  "),
         "the reminder quoted first": (f"{REMINDER}\n```python\nprint(1)\n```", "print(1)\n"),
-        "python3 after another language": ("```text\n3\n```\n```python3\nprint(1)\n```", "print(1)\n"),
+        "python3 after another language": (
+            "```text\n3\n```\n```python3\nprint(1)\n```",
+            "print(1)\n",
+        ),
         "a fence within a line is prose": ("Use ```python print(1) ``` here.", None),
         "text before on the same line": ("Answer: ```python\nprint(1)\n```", "print(1)\n"),
     }.values(),
@@ -84,9 +100,13 @@ def test_humaneval_responses_start_with_the_problem_in_an_open_code_block():
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no shared data at {DATA}")
-@pytest.mark.parametrize("path", ["llama2/tokenizer.model", "llama3/tokenizer.model", "phi-3-mini/tokenizer.json"])
+@pytest.mark.parametrize(
+    "path", ["llama2/tokenizer.model", "llama3/tokenizer.model", "phi-3-mini/tokenizer.json"]
+)
 def test_a_prefill_ends_where_a_token_of_the_whole_text_ends(path):
-    """What the model goes on from is what it would have read in the whole text, for every problem of HumanEval+."""
+    """What the model goes on from is what it would have read in the whole text, for every problem
+    of HumanEval+.
+    """
     tokenizer = tokenizers.open(DATA / "tokenizers" / path)
     _, tasks = releases.read("humaneval_plus", DATA / "evalplus")
     for task in tasks:
@@ -97,7 +117,9 @@ def test_a_prefill_ends_where_a_token_of_the_whole_text_ends(path):
 
 
 def test_only_humaneval_pre_fills():
-    assert {name for name, messages in MESSAGES.items() if messages.start_of_response(posed("s"))} == {"humaneval_plus"}
+    assert {
+        name for name, messages in MESSAGES.items() if messages.start_of_response(posed("s"))
+    } == {"humaneval_plus"}
 
 
 def test_every_wording_can_be_configured():
@@ -120,8 +142,16 @@ def test_no_feedback_messages_start_as_in_the_paper():
 
 
 def result_of(*verdicts_outputs_errors):
-    tests = tuple(executor.TestResult(executor.Verdict(v), 0.0, out, err) for v, out, err in verdicts_outputs_errors)
-    return executor.Result(next(t.verdict for t in tests if t.verdict != "OK"), tests, 0.0, "SyntaxError: invalid syntax")
+    tests = tuple(
+        executor.TestResult(executor.Verdict(v), 0.0, out, err)
+        for v, out, err in verdicts_outputs_errors
+    )
+    return executor.Result(
+        next(t.verdict for t in tests if t.verdict != "OK"),
+        tests,
+        0.0,
+        "SyntaxError: invalid syntax",
+    )
 
 
 TESTS = (executor.Test("1 2\n", "3\n"), executor.Test("5 6\n", "11\n"))
@@ -129,18 +159,33 @@ TESTS = (executor.Test("1 2\n", "3\n"), executor.Test("5 6\n", "11\n"))
 
 def test_mini_feedback_shows_the_first_failing_test_only():
     judged = result_of(("OK", "3\n", ""), ("WRONG_ANSWER", "12\n", ""))
-    assert executor.feedback(judged, TESTS, MINI.feedback) == "- input `5 6` failed:\nExpected output `11` but got `12`"
+    assert (
+        executor.feedback(judged, TESTS, MINI.feedback)
+        == "- input `5 6` failed:\nExpected output `11` but got `12`"
+    )
     both = result_of(("WRONG_ANSWER", "4\n", ""), ("WRONG_ANSWER", "12\n", ""))
-    assert executor.feedback(both, TESTS, MINI.feedback) == "- input `1 2` failed:\nExpected output `3` but got `4`"
+    assert (
+        executor.feedback(both, TESTS, MINI.feedback)
+        == "- input `1 2` failed:\nExpected output `3` but got `4`"
+    )
 
 
 def test_mini_feedback_on_errors_is_one_line():
-    where = 'Traceback (most recent call last):\n  File "solution.py", line 1, in <module>\n    1/0\n'
+    where = (
+        'Traceback (most recent call last):\n  File "solution.py", line 1, in <module>\n    1/0\n'
+    )
     trace = f"{where}ZeroDivisionError: division by zero\n"
-    text = executor.feedback(result_of(("RUNTIME_ERROR", "", trace), ("SKIPPED", "", "")), TESTS, MINI.feedback)
-    assert text.startswith("- input `1 2` failed:\n") and text.endswith("ZeroDivisionError: division by zero")
+    text = executor.feedback(
+        result_of(("RUNTIME_ERROR", "", trace), ("SKIPPED", "", "")), TESTS, MINI.feedback
+    )
+    assert text.startswith("- input `1 2` failed:\n") and text.endswith(
+        "ZeroDivisionError: division by zero"
+    )
     timeout = result_of(("TIMEOUT", "", ""), ("SKIPPED", "", ""))
-    assert executor.feedback(timeout, TESTS, MINI.feedback) == "- input `1 2` failed: Execution took too long."
+    assert (
+        executor.feedback(timeout, TESTS, MINI.feedback)
+        == "- input `1 2` failed: Execution took too long."
+    )
     memory = result_of(("OUT_OF_MEMORY", "", ""), ("SKIPPED", "", ""))
     assert executor.feedback(memory, TESTS, MINI.feedback) == "- input `1 2` failed: Out of memory."
     invalid = result_of(("INVALID_PROGRAM", "", ""), ("INVALID_PROGRAM", "", ""))

@@ -1,4 +1,6 @@
-"""Whole episodes with the real environment: programs run, feedback is spliced, and nothing depends on the scheduling."""
+"""Whole episodes with the real environment: programs run, feedback is spliced, and nothing depends
+on the scheduling.
+"""
 
 import dataclasses
 import threading
@@ -20,16 +22,34 @@ TEMPERATURE = 0.7  # a mixture of programs that pass, that fail, and of no progr
 COLLECTORS = {}  # each is compiled once
 
 
-def collect(world, environment=None, slots=8, order=None, temperature=TEMPERATURE, top_p=1.0, seed=0, **options):
+def collect(
+    world,
+    environment=None,
+    slots=8,
+    order=None,
+    temperature=TEMPERATURE,
+    top_p=1.0,
+    seed=0,
+    **options,
+):
     key = tuple(sorted({"slots": slots, **options}.items()))
     if key not in COLLECTORS:
         config = world.config.copy_and_resolve_references()
         config.sampler.update(slots=slots, **options)
-        COLLECTORS[key] = rollout.Collector(world.model, world.mesh, config, world.capacity, world.environment.layout.stops)
+        COLLECTORS[key] = rollout.Collector(
+            world.model, world.mesh, config, world.capacity, world.environment.layout.stops
+        )
     collector = COLLECTORS[key]
     starts = [(FIRST_ID + i, world.problems[i % len(world.problems)]) for i in range(EPISODES)]
     starts = [starts[i] for i in (range(EPISODES) if order is None else order)]
-    return collector.collect(world.policy, environment or world.environment, starts, jax.random.key(seed), temperature, top_p)
+    return collector.collect(
+        world.policy,
+        environment or world.environment,
+        starts,
+        jax.random.key(seed),
+        temperature,
+        top_p,
+    )
 
 
 def padded(episodes, length):
@@ -45,7 +65,11 @@ def assert_same(some, others, atol=1e-4):
         np.testing.assert_array_equal(a.stream.tokens_T, b.stream.tokens_T)
         np.testing.assert_array_equal(a.stream.is_action_T, b.stream.is_action_T)
         np.testing.assert_allclose(a.stream.logprobs_T, b.stream.logprobs_T, atol=atol)
-        assert (a.passed, a.passed_public, len(a.turns)) == (b.passed, b.passed_public, len(b.turns))
+        assert (a.passed, a.passed_public, len(a.turns)) == (
+            b.passed,
+            b.passed_public,
+            len(b.turns),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +108,16 @@ def test_the_cost_is_accounted_for(collected):
 
 def test_recorded_log_probs_are_those_of_a_full_forward_pass(world, collected):
     episodes, _ = collected
-    expected_BT = np.asarray(llama.token_logprobs(world.model, world.policy, padded(episodes, world.capacity), TEMPERATURE)[0])
+    expected_BT = np.asarray(
+        llama.token_logprobs(
+            world.model, world.policy, padded(episodes, world.capacity), TEMPERATURE
+        )[0]
+    )
     for expected, episode in zip(expected_BT, episodes):
         stream = episode.stream
-        np.testing.assert_allclose(stream.logprobs_T, np.where(stream.is_action_T, expected[: len(stream)], 0), atol=1e-5)
+        np.testing.assert_allclose(
+            stream.logprobs_T, np.where(stream.is_action_T, expected[: len(stream)], 0), atol=1e-5
+        )
 
 
 def test_a_stream_is_prompt_responses_and_feedback_and_nothing_else(world, collected):
@@ -97,7 +127,9 @@ def test_a_stream_is_prompt_responses_and_feedback_and_nothing_else(world, colle
         for turn in episode.turns:
             assert turn.start == len(tokens)
             response = episode.stream.tokens_T[turn.start : turn.stop].tolist()
-            assert end not in response[:-1] and (response[-1] == end or len(response) == environment.max_response_tokens)
+            assert end not in response[:-1] and (
+                response[-1] == end or len(response) == environment.max_response_tokens
+            )
             assert environment.tokenizer.decode(response) == turn.response
             tokens += response
             if turn is not episode.turns[-1]:
@@ -116,28 +148,44 @@ def test_verdicts_and_feedback_are_those_of_the_programs(world, collected):
             if turn.program is None:
                 assert turn.result is None
                 continue
-            again = environment.pool.submit(executor.Job(turn.program, episode.problem.public_tests, episode.problem.limits,
-                                                         environment.comparison, True)).result()  # fmt: skip
+            again = environment.pool.submit(
+                executor.Job(
+                    turn.program,
+                    episode.problem.public_tests,
+                    episode.problem.limits,
+                    environment.comparison,
+                    True,
+                )
+            ).result()
             assert again.verdict == turn.result.verdict
         if episode.passed_public:
             job = executor.Job(
-                episode.turns[-1].program, episode.problem.private_tests, episode.problem.limits, environment.comparison
+                episode.turns[-1].program,
+                episode.problem.private_tests,
+                episode.problem.limits,
+                environment.comparison,
             )
             assert environment.pool.submit(job).result().passed == episode.passed
 
 
-@pytest.mark.parametrize("changes", [
-    dict(slots=64),
-    dict(slots=3, chunk=40, splice_length=5),
-    dict(share=1.0, chunk=1),
-    dict(share=0.0, order=np.random.default_rng(0).permutation(EPISODES)),
-], ids=["64 slots", "3 slots, long chunks, short splices", "splices wait for all", "other order"])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(slots=64),
+        dict(slots=3, chunk=40, splice_length=5),
+        dict(share=1.0, chunk=1),
+        dict(share=0.0, order=np.random.default_rng(0).permutation(EPISODES)),
+    ],
+    ids=["64 slots", "3 slots, long chunks, short splices", "splices wait for all", "other order"],
+)
 def test_episodes_do_not_depend_on_the_scheduling(world, collected, changes):
     assert_same(collected[0], collect(world, **changes)[0])
 
 
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
-def test_episodes_do_not_depend_on_the_mesh_and_nothing_compiles_after_warm_up(world, collected, sizes, mesh_of):
+def test_episodes_do_not_depend_on_the_mesh_and_nothing_compiles_after_warm_up(
+    world, collected, sizes, mesh_of
+):
     mesh, layout = mesh_of(*sizes), world.environment.layout
     policy = jax.device_put(world.policy, sharding.shardings(world.policy, mesh))
     collector = rollout.Collector(world.model, mesh, world.config, world.capacity, layout.stops)
@@ -145,19 +193,27 @@ def test_episodes_do_not_depend_on_the_mesh_and_nothing_compiles_after_warm_up(w
     collector.warm_up(policy, [1.0])
     warm = compiles.count
     starts = [(FIRST_ID + i, world.problems[i % len(world.problems)]) for i in range(12)]
-    episodes, _ = collector.collect(policy, world.environment, starts, jax.random.key(0), TEMPERATURE)
+    episodes, _ = collector.collect(
+        policy, world.environment, starts, jax.random.key(0), TEMPERATURE
+    )
     assert compiles.count == warm
     assert_same(collected[0][:12], episodes)
 
 
 def test_another_seed_or_other_ids_give_other_episodes(world, collected):
-    same = [np.array_equal(a.stream.tokens_T, b.stream.tokens_T) for a, b in zip(collected[0], collect(world, seed=1)[0])]
+    same = [
+        np.array_equal(a.stream.tokens_T, b.stream.tokens_T)
+        for a, b in zip(collected[0], collect(world, seed=1)[0])
+    ]
     assert np.mean(same) < 0.5
-    assert len({tuple(episode.stream.tokens_T) for episode in collected[0]}) > 2 * len(world.problems)
+    assert len({tuple(episode.stream.tokens_T) for episode in collected[0]}) > 2 * len(
+        world.problems
+    )
 
 
 def test_a_low_temperature_and_a_nucleus_are_recorded_as_sampled(world):
-    # A token outside the nucleus would carry -inf; one recorded at temperature 1 would be off by nats.
+    # A token outside the nucleus would carry -inf; one recorded at temperature 1 would be off by
+    # nats.
     episodes, _ = collect(world, temperature=0.4, top_p=0.9)
     assert np.isfinite(np.concatenate([episode.stream.logprobs_T for episode in episodes])).all()
     logits_BTV = llama.logits(world.model, world.policy, padded(episodes[:6], world.capacity))
@@ -165,12 +221,17 @@ def test_a_low_temperature_and_a_nucleus_are_recorded_as_sampled(world):
         expected = np.asarray(sampler.sampled_logprobs(logits, 0.4, 0.9))
         where = np.flatnonzero(episode.stream.is_action_T)
         got = episode.stream.logprobs_T[where]
-        np.testing.assert_allclose(got, expected[where - 1, episode.stream.tokens_T[where]], atol=1e-5)
+        np.testing.assert_allclose(
+            got, expected[where - 1, episode.stream.tokens_T[where]], atol=1e-5
+        )
 
 
 @pytest.fixture(scope="module")
 def prefilling(world):
-    return dataclasses.replace(world.environment, messages=dataclasses.replace(world.environment.messages, prefill="```python\n"))
+    return dataclasses.replace(
+        world.environment,
+        messages=dataclasses.replace(world.environment.messages, prefill="```python\n"),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -178,29 +239,46 @@ def prefilled(world, prefilling):
     return collect(world, prefilling)[0]
 
 
-def test_pre_filled_streams_hold_the_prefill_before_each_response_and_none_of_it_is_an_action(prefilling, prefilled):
+def test_pre_filled_streams_hold_the_prefill_before_each_response_and_none_of_it_is_an_action(
+    prefilling, prefilled
+):
     environment, end = prefilling, prefilling.layout.end
     prefill = environment.tokenizer.encode("```python\n")
     for episode in prefilled:
-        tokens = environment.layout.first(environment.tokenizer.encode(episode.problem.statement)) + prefill
+        tokens = (
+            environment.layout.first(environment.tokenizer.encode(episode.problem.statement))
+            + prefill
+        )
         actions = [False] * len(tokens)
         for turn in episode.turns:
             assert turn.start == len(tokens)
             response = episode.stream.tokens_T[turn.start : turn.stop].tolist()
-            assert turn.response == environment.tokenizer.decode(prefill + response) and turn.program is not None
+            assert (
+                turn.response == environment.tokenizer.decode(prefill + response)
+                and turn.program is not None
+            )
             tokens, actions = tokens + response, actions + [True] * len(response)
             if turn is not episode.turns[-1]:
                 room = environment.max_feedback_tokens - environment.layout.overhead - len(prefill)
                 message = environment.tokenizer.encode(turn.feedback)[:room]
                 spliced = environment.layout.splice(message, response[-1]) + prefill
                 tokens, actions = tokens + spliced, actions + [False] * len(spliced)
-        assert episode.stream.tokens_T.tolist() == tokens and episode.stream.is_action_T.tolist() == actions
+        assert (
+            episode.stream.tokens_T.tolist() == tokens
+            and episode.stream.is_action_T.tolist() == actions
+        )
         assert end not in prefill
     assert {len(episode.turns) for episode in prefilled} == {1, 2, 3}
 
 
-def test_pre_filled_log_probs_are_those_of_a_full_forward_pass_and_the_prefill_has_no_weight(world, prefilled):
-    expected_BT = np.asarray(llama.token_logprobs(world.model, world.policy, padded(prefilled, world.capacity), TEMPERATURE)[0])
+def test_pre_filled_log_probs_are_those_of_a_full_forward_pass_and_the_prefill_has_no_weight(
+    world, prefilled
+):
+    expected_BT = np.asarray(
+        llama.token_logprobs(
+            world.model, world.policy, padded(prefilled, world.capacity), TEMPERATURE
+        )[0]
+    )
     for expected, episode in zip(expected_BT, prefilled):
         where = np.flatnonzero(episode.stream.is_action_T)
         np.testing.assert_allclose(episode.stream.logprobs_T[where], expected[where], atol=3e-5)
@@ -209,8 +287,12 @@ def test_pre_filled_log_probs_are_those_of_a_full_forward_pass_and_the_prefill_h
     n = len(world.tokenizer.encode("```python\n"))
     for b, episode in enumerate(prefilled):
         for k, turn in enumerate(episode.turns):
-            assert not weights_BT[b, turn.start - n : turn.start].any() and weights_BT[b, turn.start : turn.stop].all()
-            assert batch.prompt_end_BK[b, k] == turn.start - 1  # the value is read at the end of the prefill
+            assert (
+                not weights_BT[b, turn.start - n : turn.start].any()
+                and weights_BT[b, turn.start : turn.stop].all()
+            )
+            # the value is read at the end of the prefill
+            assert batch.prompt_end_BK[b, k] == turn.start - 1
 
 
 def test_pre_filled_episodes_do_not_depend_on_the_scheduling(world, prefilling, prefilled):
@@ -238,14 +320,22 @@ class FailingPool:
 
 
 @pytest.mark.parametrize("which", ["public_tests", "private_tests"])
-def test_a_failed_sandbox_drops_and_counts_the_episode_and_spares_the_others(world, collected, which):
+def test_a_failed_sandbox_drops_and_counts_the_episode_and_spares_the_others(
+    world, collected, which
+):
     unlucky = {problem.name for problem in world.problems[::3]}
     tests = {getattr(problem, which) for problem in world.problems if problem.name in unlucky}
-    environment = dataclasses.replace(world.environment, pool=FailingPool(world.environment.pool, lambda job: job.tests in tests))
+    environment = dataclasses.replace(
+        world.environment, pool=FailingPool(world.environment.pool, lambda job: job.tests in tests)
+    )
     episodes, stats = collect(world, environment)
 
     def hit(episode):
-        ran = any(turn.result for turn in episode.turns) if which == "public_tests" else episode.passed_public
+        ran = (
+            any(turn.result for turn in episode.turns)
+            if which == "public_tests"
+            else episode.passed_public
+        )
         return episode.problem.name in unlucky and ran
 
     assert 0 < stats.dropped == sum(map(hit, collected[0])) and stats.episodes == len(episodes)
@@ -254,7 +344,9 @@ def test_a_failed_sandbox_drops_and_counts_the_episode_and_spares_the_others(wor
 
 def test_progress_hears_of_every_episode(world):
     config, heard = world.config, []
-    collector = rollout.Collector(world.model, world.mesh, config, world.capacity, world.environment.layout.stops)
+    collector = rollout.Collector(
+        world.model, world.mesh, config, world.capacity, world.environment.layout.stops
+    )
     starts = [(i, world.problems[i % len(world.problems)]) for i in range(11)]
     told = []
     arguments = (world.policy, world.environment, starts, jax.random.key(0), TEMPERATURE)
@@ -264,8 +356,13 @@ def test_progress_hears_of_every_episode(world):
 
 
 def test_no_starts_give_no_episodes(world):
-    collector = rollout.Collector(world.model, world.mesh, world.config, world.capacity, world.environment.layout.stops)
-    assert collector.collect(world.policy, world.environment, [], jax.random.key(0), TEMPERATURE)[0] == []
+    collector = rollout.Collector(
+        world.model, world.mesh, world.config, world.capacity, world.environment.layout.stops
+    )
+    assert (
+        collector.collect(world.policy, world.environment, [], jax.random.key(0), TEMPERATURE)[0]
+        == []
+    )
 
 
 class HoldingPool:
@@ -290,7 +387,8 @@ class HoldingPool:
 
 
 def test_one_slow_program_does_not_hold_up_the_others(world, collected):
-    # Every row is asked for, and one of eight is held: in lock-step nothing could go on before its release.
+    # Every row is asked for, and one of eight is held: in lock-step nothing could go on before its
+    # release.
     pool = HoldingPool(world.environment.pool, seconds=6)
     episodes, _ = collect(world, dataclasses.replace(world.environment, pool=pool), share=1.0)
     assert pool.submitted.count(False) > 3 * 8

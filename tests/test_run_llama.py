@@ -1,4 +1,6 @@
-"""The whole circle on a small Llama 3.2 from transformers, by a user's commands: train, export, open, train again."""
+"""The whole circle on a small Llama 3.2 from transformers, by a user's commands: train, export,
+open, train again.
+"""
 
 import gzip
 import json
@@ -21,50 +23,108 @@ from rlef_jax import llama
 from rlef_jax.prompts import CODE_CONTESTS
 
 ROOT = os.path.join(os.path.dirname(__file__), "..")
-SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPECIALS = [
-    "<|begin_of_text|>", "<|end_of_text|>", "<|finetune_right_pad_id|>", "<|start_header_id|>", "<|end_header_id|>",
-    "<|eom_id|>", "<|eot_id|>",
-]  # fmt: skip
-# Grouped heads, tied embeddings, more ids than the tokenizer has; the original context is far below a conversation, so that the
-# rotary scaling matters.
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|finetune_right_pad_id|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eom_id|>",
+    "<|eot_id|>",
+]
+# Grouped heads, tied embeddings, more ids than the tokenizer has; the original context is far below
+# a conversation, so that the rotary scaling matters.
 SHAPE = dict(
-    vocab_size=512, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-    head_dim=16, max_position_embeddings=1024, rms_norm_eps=1e-5, tie_word_embeddings=True, initializer_range=0.15,
+    vocab_size=512,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    max_position_embeddings=1024,
+    rms_norm_eps=1e-5,
+    tie_word_embeddings=True,
+    initializer_range=0.15,
     rope_parameters=dict(
-        rope_type="llama3", rope_theta=5e5, factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0,
+        rope_type="llama3",
+        rope_theta=5e5,
+        factor=32.0,
+        low_freq_factor=1.0,
+        high_freq_factor=4.0,
         original_max_position_embeddings=16,
     ),
-)  # fmt: skip
+)
 OURS = dict(
-    vocab_size=512, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=16, d_ff=48, rope_theta=5e5, norm_eps=1e-5,
-    rope_scaling=dict(factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=16), tied_embeddings=True,
-    qkv_bias=False, context_length=1024,
-)  # fmt: skip
+    vocab_size=512,
+    d_model=32,
+    n_layers=2,
+    n_heads=4,
+    n_kv_heads=2,
+    head_dim=16,
+    d_ff=48,
+    rope_theta=5e5,
+    norm_eps=1e-5,
+    rope_scaling=dict(factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_context=16),
+    tied_embeddings=True,
+    qkv_bias=False,
+    context_length=1024,
+)
 SETTINGS = {
-    "data.name": "mini_contest", "data.train": 8, "data.valid": 2, "data.test": 2, "executor.workers": 2,
-    "episode.max_prompt_tokens": 256, "episode.max_response_tokens": 24, "episode.max_feedback_tokens": 160,
-    "sampler.slots": 8, "sampler.chunk": 24, "batch.lengths": "(648,)", "batch.rows": 4,
-    "ppo.updates": 3, "ppo.rollouts": 8, "ppo.minibatches": 2, "ppo.warmup_steps": 0, "ppo.learning_rate": 0.01,
-    "ppo.value_learning_rate": 0.01, "eval.temperatures": "(1.0,)", "eval.top_p": 1.0, "eval.resamples": 20,
+    "data.name": "mini_contest",
+    "data.train": 8,
+    "data.valid": 2,
+    "data.test": 2,
+    "executor.workers": 2,
+    "episode.max_prompt_tokens": 256,
+    "episode.max_response_tokens": 24,
+    "episode.max_feedback_tokens": 160,
+    "sampler.slots": 8,
+    "sampler.chunk": 24,
+    "batch.lengths": "(648,)",
+    "batch.rows": 4,
+    "ppo.updates": 3,
+    "ppo.rollouts": 8,
+    "ppo.minibatches": 2,
+    "ppo.warmup_steps": 0,
+    "ppo.learning_rate": 0.01,
+    "ppo.value_learning_rate": 0.01,
+    "eval.temperatures": "(1.0,)",
+    "eval.top_p": 1.0,
+    "eval.resamples": 20,
     "checkpoint.every": 1,
-}  # fmt: skip
+}
 
 
 def write_tokenizer(directory):
-    """A tokenizer.json of Llama 3's make: byte-level, and the special tokens with the ids that follow."""
+    """A tokenizer.json of Llama 3's make: byte-level, and the special tokens with the ids that
+    follow.
+    """
     made = tokenizers.Tokenizer(models.BPE())
     split = pre_tokenizers.Split(tokenizers.Regex(SPLIT), "isolated")
-    made.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     made.decoder = decoders.ByteLevel()
-    texts = ["```\nprint(int(input()))", "user\n\n", "assistant", CODE_CONTESTS.first, CODE_CONTESTS.feedback.footer] * 5
+    texts = [
+        "```\nprint(int(input()))",
+        "user\n\n",
+        "assistant",
+        CODE_CONTESTS.first,
+        CODE_CONTESTS.feedback.footer,
+    ] * 5
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    made.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=480, initial_alphabet=alphabet, show_progress=False))
+    made.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=480, initial_alphabet=alphabet, show_progress=False)
+    )
     made.add_special_tokens(SPECIALS)
     made.save(str(directory / "tokenizer.json"))
-    named = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": SPECIALS[0], "eos_token": "<|eot_id|>"}
+    named = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": SPECIALS[0],
+        "eos_token": "<|eot_id|>",
+    }
     (directory / "tokenizer_config.json").write_text(json.dumps(named))
 
 
@@ -82,7 +142,8 @@ def given(tmp_path_factory):
             parameter.data *= 4  # so that a wrong rotation shows
     write_tokenizer(directory)
     ids = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json")).get_vocab()
-    # Of one direction that all tokens share, the opening of a program has more: it is said often, and there is something to run.
+    # Of one direction that all tokens share, the opening of a program has more: it is said often,
+    # and there is something to run.
     table_VD = model.get_input_embeddings().weight.data
     table_VD[:, 0] = 3
     table_VD[ids["```Ċ"], 0] = 7
@@ -93,16 +154,28 @@ def given(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """One device and an optimising compiler, as on a user's machine; the runs of this file share what is compiled."""
+    """One device and an optimising compiler, as on a user's machine; the runs of this file share
+    what is compiled.
+    """
     flags = {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "false"}
     cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled"))}
-    always = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+    always = {
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
     return os.environ | flags | cache | always
 
 
 def start(environment, script, *arguments):
     command = [sys.executable, f"experiments/{script}.py", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def call(environment, script, *arguments):
@@ -112,8 +185,18 @@ def call(environment, script, *arguments):
 
 
 def training(workdir, hf_dir, **changes):
-    settings = [f"--config.{name}={value}" for name, value in (SETTINGS | changes | {"model.hf_dir": hf_dir}).items()]
-    return ["run", "--config", "experiments/configs/llama32_1b_colab.py", "--workdir", workdir, *settings]
+    settings = [
+        f"--config.{name}={value}"
+        for name, value in (SETTINGS | changes | {"model.hf_dir": hf_dir}).items()
+    ]
+    return [
+        "run",
+        "--config",
+        "experiments/configs/llama32_1b_colab.py",
+        "--workdir",
+        workdir,
+        *settings,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +215,11 @@ def exported(tmp_path_factory, environment, trained):
 
 
 def updates(workdir):
-    complete = [line for line in (workdir / "metrics.jsonl").read_text().splitlines(True) if line.endswith("\n")]
+    complete = [
+        line
+        for line in (workdir / "metrics.jsonl").read_text().splitlines(True)
+        if line.endswith("\n")
+    ]
     return [line for line in map(json.loads, complete) if line["phase"] == "rlef"]
 
 
@@ -147,7 +234,9 @@ def episodes_of(workdir):
 
 
 def opened(directory):
-    return transformers.AutoModelForCausalLM.from_pretrained(directory, local_files_only=True, dtype=torch.float32).eval()
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        directory, local_files_only=True, dtype=torch.float32
+    ).eval()
 
 
 def reference_logits(model, tokens):
@@ -156,7 +245,9 @@ def reference_logits(model, tokens):
 
 
 def assert_sampled_from(directory, workdir):
-    """What a run said first, it said with the log-probs that transformers computes from the directory, but for bfloat16."""
+    """What a run said first, it said with the log-probs that transformers computes from the
+    directory, but for bfloat16.
+    """
     model, gaps = opened(directory), []
     for episode in episodes_of(workdir):
         tokens = episode["tokens"]
@@ -172,7 +263,8 @@ def test_a_run_begins_with_the_given_weights(given, trained):
     assert {name: shape[name] for name in OURS} == OURS
     assert (shape["dtype"], shape["remat"], shape["logit_chunk"]) == ("bfloat16", True, 256)
     assert_sampled_from(given, trained)
-    assert any(turn["verdict"] for episode in episodes_of(trained) for turn in episode["turns"])  # programs were run
+    # programs were run
+    assert any(turn["verdict"] for episode in episodes_of(trained) for turn in episode["turns"])
 
 
 def test_its_metrics_hold_what_the_invariants_promise(trained):
@@ -180,7 +272,11 @@ def test_its_metrics_hold_what_the_invariants_promise(trained):
     assert [line["step"] for line in lines] == [0, 1, 2]
     assert lines[0]["kl_to_reference"] == 0 != lines[-1]["kl_to_reference"]
     for line in lines:
-        assert abs(line["first_ratio"] - 1) < 0.01 and line["dropped"] == 0 and line["recompilations"] == 0
+        assert (
+            abs(line["first_ratio"] - 1) < 0.01
+            and line["dropped"] == 0
+            and line["recompilations"] == 0
+        )
         assert 0 < line["first_logprob_gap"] < 0.5  # the sampler rounds differently
     assert set(summary_of(trained)["recompilations"].values()) == {0}
 
@@ -206,11 +302,22 @@ def test_the_exported_tokenizer_renders_the_conversations_of_the_run(trained, ex
         start = 0
         for k, turn in enumerate(episode["turns"]):
             spliced, start = episode["tokens"][start : turn["start"]], turn["stop"]
-            message = tokenizer.decode(spliced).partition("user<|end_header_id|>\n\n")[2].removesuffix(assistant)
-            assert message == episode["turns"][k - 1]["feedback"] if k else episode["statement"] in message
+            message = (
+                tokenizer.decode(spliced)
+                .partition("user<|end_header_id|>\n\n")[2]
+                .removesuffix(assistant)
+            )
+            assert (
+                message == episode["turns"][k - 1]["feedback"]
+                if k
+                else episode["statement"] in message
+            )
             messages = [{"role": "user", "content": message}]
-            rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-            # Later messages do not begin a text; after a response that was cut, they follow the token that ends it.
+            rendered = tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, return_dict=False
+            )
+            # Later messages do not begin a text; after a response that was cut, they follow the
+            # token that ends it.
             assert spliced == rendered if k == 0 else spliced[-len(rendered) + 1 :] == rendered[1:]
 
 
@@ -218,7 +325,11 @@ def test_the_export_can_be_trained_again(environment, exported, tmp_path):
     workdir = tmp_path / "again"
     call(environment, *training(workdir, exported, **{"ppo.updates": 1}))
     (line,) = updates(workdir)
-    assert line["kl_to_reference"] == 0 and abs(line["first_ratio"] - 1) < 0.01 and line["recompilations"] == 0
+    assert (
+        line["kl_to_reference"] == 0
+        and abs(line["first_ratio"] - 1) < 0.01
+        and line["recompilations"] == 0
+    )
     assert_sampled_from(exported, workdir)
 
 
@@ -232,7 +343,11 @@ def test_a_killed_run_ends_as_the_undisturbed_one(environment, given, trained, t
     process.communicate(timeout=60)
     assert len(updates(workdir)) < 3 and not (workdir / "summary.json").exists()
     call(environment, *training(workdir, given))
-    timeless = lambda line: {name: value for name, value in line.items() if not name.startswith("seconds")}
-    assert [timeless(line) for line in updates(workdir)] == [timeless(line) for line in updates(trained)]
+    timeless = lambda line: {
+        name: value for name, value in line.items() if not name.startswith("seconds")
+    }
+    assert [timeless(line) for line in updates(workdir)] == [
+        timeless(line) for line in updates(trained)
+    ]
     for when in ("before", "after", "chosen_update", "recompilations"):
         assert summary_of(workdir)[when] == summary_of(trained)[when]

@@ -12,17 +12,26 @@ from scipy import stats
 from rlef_jax import llama, sampler, sharding
 from rlef_jax.llama import LlamaConfig
 
-CONFIG = LlamaConfig(vocab_size=50, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=32)
+CONFIG = LlamaConfig(
+    vocab_size=50, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=32
+)
 ROWS, CAPACITY, SPLICE = 8, 96, 4
 NO_STOP = np.array([-1], np.int32)
 
 
 class Player:
-    """The host's side of the sampler, kept as simple as can be: streams, their log-probs, and what the cache lacks."""
+    """The host's side of the sampler, kept as simple as can be: streams, their log-probs, and what
+    the cache lacks.
+    """
 
     def __init__(self, params, mesh=None, temperature=1.0, top_p=1.0, seed=0):
         self.extend, self.decode = compiled(mesh)
-        self.params, self.temperature, self.top_p, self.key = params, temperature, top_p, jax.random.key(seed)
+        self.params, self.temperature, self.top_p, self.key = (
+            params,
+            temperature,
+            top_p,
+            jax.random.key(seed),
+        )
         self.slots = sampler.init_slots(CONFIG, ROWS, CAPACITY)
         if mesh is not None:
             self.params = jax.device_put(params, sharding.shardings(params, mesh))
@@ -51,8 +60,21 @@ class Player:
                 tokens_BC[row, :n], counts[row], pending[row] = tokens[:n], n, tokens[n]
                 left[row] = budget if n == len(tokens) - 1 else 0
                 is_fresh[row], ids[row] = first and row in fresh, fresh.get(row, 0)
-            self.slots = self.extend(self.params, self.slots, tokens_BC, counts, pending, ids.astype(np.uint32), left, is_fresh)
-            missing = {row: tokens[counts[row] :] for row, tokens in missing.items() if len(tokens) - counts[row] > 1}
+            self.slots = self.extend(
+                self.params,
+                self.slots,
+                tokens_BC,
+                counts,
+                pending,
+                ids.astype(np.uint32),
+                left,
+                is_fresh,
+            )
+            missing = {
+                row: tokens[counts[row] :]
+                for row, tokens in missing.items()
+                if len(tokens) - counts[row] > 1
+            }
             first = False
 
     def speak(self, n=5, stop=NO_STOP):
@@ -78,7 +100,10 @@ def params(random_params):
 
 def ragged(seed, least, most, rows=range(ROWS)):
     rng = np.random.default_rng(seed)
-    return {row: rng.integers(0, CONFIG.vocab_size, rng.integers(least, most + 1)).tolist() for row in rows}
+    return {
+        row: rng.integers(0, CONFIG.vocab_size, rng.integers(least, most + 1)).tolist()
+        for row in rows
+    }
 
 
 def padded(streams, length):
@@ -101,12 +126,17 @@ def test_three_spliced_ragged_turns_score_as_the_learner_scores_them(sizes, para
     player.speak()
     player.splice(ragged(2, 1, 9, rows=[1, 2, 3]), budget=9)
     player.speak()
-    expected_BT = np.asarray(llama.token_logprobs(CONFIG, params, padded(player.streams, 80), 0.8)[0])
+    expected_BT = np.asarray(
+        llama.token_logprobs(CONFIG, params, padded(player.streams, 80), 0.8)[0]
+    )
     lengths = [len(stream) for stream in player.streams]
-    np.testing.assert_array_equal(player.slots.lengths_B, np.array(lengths) - 1)  # all but the pending token is cached
+    # all but the pending token is cached
+    np.testing.assert_array_equal(player.slots.lengths_B, np.array(lengths) - 1)
     for row, logprobs in enumerate(player.logprobs):
         spoken = [t for t, x in enumerate(logprobs) if x is not None]
-        np.testing.assert_allclose([logprobs[t] for t in spoken], expected_BT[row, spoken], atol=1e-5)
+        np.testing.assert_allclose(
+            [logprobs[t] for t in spoken], expected_BT[row, spoken], atol=1e-5
+        )
 
 
 def test_rows_with_a_count_of_zero_are_untouched_bit_for_bit(params):
@@ -158,10 +188,13 @@ def test_a_chunk_ends_when_all_are_silent_and_counts_what_each_said(params):
     player = Player(params)
     player.splice(ragged(0, 2, 9, rows=[1, 2]), budget=3, episodes={1: 1, 2: 2})
     player.splice(ragged(1, 2, 9, rows=[4]), budget=6, episodes={4: 4})
-    slots, tokens, _, counts = player.decode(20, 1.0, player.params, player.slots, player.key, 1.0, NO_STOP)
+    slots, tokens, _, counts = player.decode(
+        20, 1.0, player.params, player.slots, player.key, 1.0, NO_STOP
+    )
     np.testing.assert_array_equal(counts, [0, 3, 3, 0, 6, 0, 0, 0])
     np.testing.assert_array_equal(slots.left_B, 0)
-    # Silent rows draw too, so columns that were never computed are the only ones that are zero throughout.
+    # Silent rows draw too, so columns that were never computed are the only ones that are zero
+    # throughout.
     assert np.asarray(tokens)[:, :6].any(axis=0).all() and not np.asarray(tokens)[:, 6:].any()
 
 
@@ -172,7 +205,11 @@ def test_an_episode_does_not_depend_on_row_chunk_or_company(n, params):
     plain.splice(prompts, budget=10, episodes={row: 1000 + row for row in prompts})
     plain.speak(n=5)
     moved = {7: 0, 2: 1, 5: 2, 0: 3}
-    other.splice({row: prompts[was] for row, was in moved.items()}, budget=10, episodes={r: 1000 + w for r, w in moved.items()})
+    other.splice(
+        {row: prompts[was] for row, was in moved.items()},
+        budget=10,
+        episodes={r: 1000 + w for r, w in moved.items()},
+    )
     other.splice(ragged(9, 2, 30, rows=[1, 3]), budget=25, episodes={1: 5, 3: 6})
     other.speak(n=n)
     for row, was in moved.items():
@@ -192,7 +229,9 @@ def test_noise_is_a_function_of_seed_episode_and_position_alone():
 
 def test_the_same_prompt_under_two_ids_goes_two_ways(params):
     player = Player(params)
-    player.splice({0: [1, 2, 3], 1: [1, 2, 3], 2: [1, 2, 3]}, budget=20, episodes={0: 4, 1: 5, 2: 4})
+    player.splice(
+        {0: [1, 2, 3], 1: [1, 2, 3], 2: [1, 2, 3]}, budget=20, episodes={0: 4, 1: 5, 2: 4}
+    )
     player.speak()
     assert player.streams[0] != player.streams[1] and player.streams[0] == player.streams[2]
 
@@ -218,14 +257,17 @@ def test_the_recorded_log_prob_is_that_of_the_nucleus_at_the_temperature(params)
     for row, stream in enumerate(player.streams):
         expected = np.asarray(sampler.sampled_logprobs(logits_BTV[row], 0.5, 0.6))
         for t in range(len(prompts[row]), len(stream)):
-            assert abs(player.logprobs[row][t] - expected[t - 1, stream[t]]) < 1e-5  # finite: never outside the nucleus
+            # finite: never outside the nucleus
+            assert abs(player.logprobs[row][t] - expected[t - 1, stream[t]]) < 1e-5
 
 
 def test_frequencies_match_probabilities():
     rows = 20_000
     logits = np.random.default_rng(3).normal(size=12).astype(np.float32)
     logprobs_BV = sampler.sampled_logprobs(jnp.broadcast_to(logits, (rows, 12)), 0.8, 1.0)
-    keys_B = sampler.token_keys(jax.random.key(7), np.arange(rows, dtype=np.uint32), np.full(rows, 9))
+    keys_B = sampler.token_keys(
+        jax.random.key(7), np.arange(rows, dtype=np.uint32), np.full(rows, 9)
+    )
     counts = np.bincount(sampler.sample(logprobs_BV, keys_B), minlength=12)
     expected = np.exp(logits / 0.8, dtype=np.float64)
     expected /= expected.sum()
@@ -234,20 +276,27 @@ def test_frequencies_match_probabilities():
 
 @pytest.mark.parametrize("vocab", [50, 771, 32_000])
 def test_a_token_of_probability_zero_is_never_drawn(vocab):
-    # Sums of floats are not quite monotone, so the uniform numbers are laid where they could slip onto a zero: right at,
-    # just below and just above every step of the cumulative distribution.
+    # Sums of floats are not quite monotone, so the uniform numbers are laid where they could slip
+    # onto a zero: right at, just below and just above every step of the cumulative distribution.
     rng, draw = np.random.default_rng(0), jax.jit(sampler.draw)
     for _ in range(5):
         logprobs = np.full(vocab, -np.inf, np.float32)
         kept = rng.choice(vocab, 40, replace=False)
         logprobs[kept] = rng.normal(size=40) * 3
         logprobs = np.asarray(jax.nn.log_softmax(logprobs))
-        cdf = np.asarray(jax.jit(lambda x: jnp.cumsum(jnp.exp(x), axis=-1))(np.tile(logprobs, (2, 1))))[0]
+        cdf = np.asarray(
+            jax.jit(lambda x: jnp.cumsum(jnp.exp(x), axis=-1))(np.tile(logprobs, (2, 1)))
+        )[0]
         steps = np.unique(cdf / cdf[-1]).astype(np.float32)
-        uniform = np.concatenate([steps, np.nextafter(steps, np.float32(0)), np.nextafter(steps, np.float32(2)), [0]])
+        uniform = np.concatenate(
+            [steps, np.nextafter(steps, np.float32(0)), np.nextafter(steps, np.float32(2)), [0]]
+        )
         uniform = uniform[(0 <= uniform) & (uniform < 1)].astype(np.float32)
         tokens = np.concatenate(
-            [draw(np.tile(logprobs, (len(u), 1)), u) for u in np.array_split(uniform, len(uniform) // 64 + 1)]
+            [
+                draw(np.tile(logprobs, (len(u), 1)), u)
+                for u in np.array_split(uniform, len(uniform) // 64 + 1)
+            ]
         )
         assert np.isfinite(logprobs[tokens]).all()
 
@@ -258,7 +307,8 @@ def test_the_ends_of_the_unit_interval_draw_the_first_and_last_possible_token():
 
 
 def test_the_tail_of_a_large_vocabulary_is_sampled_as_recorded():
-    # One token of nearly all the mass amid 128,256, whose tail a float32 cumulative sum could not resolve behind it.
+    # One token of nearly all the mass amid 128,256, whose tail a float32 cumulative sum could not
+    # resolve behind it.
     rows, V, peak = 4096, 128_256, 64_000
     tail = np.random.default_rng(5).normal(size=V).astype(np.float32) - 9
     logits = np.where(np.arange(V) == peak, 3.0, tail).astype(np.float32)
@@ -266,8 +316,12 @@ def test_the_tail_of_a_large_vocabulary_is_sampled_as_recorded():
     sample = jax.jit(lambda keys_B: sampler.sample(jnp.broadcast_to(logprobs, (256, V)), keys_B))
     keys = sampler.token_keys(jax.random.key(3), np.arange(rows, dtype=np.uint32), np.full(rows, 9))
     drawn = np.concatenate([np.asarray(sample(keys[i : i + 256])) for i in range(0, rows, 256)])
-    # The tail by where it lies and how likely its tokens are: before or behind the peak, in four bands of log-probability.
-    band = np.digitize(logprobs, np.quantile(tail - tail.max() + logprobs[np.arange(V) != peak].max(), [0.5, 0.9, 0.99]))
+    # The tail by where it lies and how likely its tokens are: before or behind the peak, in four
+    # bands of log-probability.
+    band = np.digitize(
+        logprobs,
+        np.quantile(tail - tail.max() + logprobs[np.arange(V) != peak].max(), [0.5, 0.9, 0.99]),
+    )
     group = np.where(np.arange(V) == peak, 8, band + 4 * (np.arange(V) > peak))
     expected = np.bincount(group, weights=np.exp(logprobs, dtype=np.float64), minlength=9)
     counts = np.bincount(group[drawn], minlength=9)

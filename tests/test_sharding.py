@@ -12,7 +12,9 @@ from jax.sharding import PartitionSpec as P
 from rlef_jax import llama, sharding
 from rlef_jax.llama import LlamaConfig
 
-CONFIG = LlamaConfig(vocab_size=48, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=4, d_ff=24)
+CONFIG = LlamaConfig(
+    vocab_size=48, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=4, d_ff=24
+)
 
 
 def shapes_of(config):
@@ -22,7 +24,9 @@ def shapes_of(config):
 def shard_shapes(tree, mesh):
     """{path: shape of one device's shard}"""
     at = sharding.shardings(tree, mesh)
-    placed = jax.tree.map(lambda leaf, s: jax.device_put(np.zeros(leaf.shape, leaf.dtype), s), tree, at)
+    placed = jax.tree.map(
+        lambda leaf, s: jax.device_put(np.zeros(leaf.shape, leaf.dtype), s), tree, at
+    )
     flat = jax.tree_util.tree_flatten_with_path(placed)[0]
     return {sharding.path_of(path): leaf.addressable_shards[0].data.shape for path, leaf in flat}
 
@@ -52,7 +56,10 @@ def test_fsdp_and_tensor_really_split_the_leaves(mesh_of):
 
 def test_the_data_axis_replicates_weights(mesh_of):
     shapes = shapes_of(CONFIG)
-    whole = {sharding.path_of(path): leaf.shape for path, leaf in jax.tree_util.tree_flatten_with_path(shapes)[0]}
+    whole = {
+        sharding.path_of(path): leaf.shape
+        for path, leaf in jax.tree_util.tree_flatten_with_path(shapes)[0]
+    }
     assert shard_shapes(shapes, mesh_of(8, 1, 1)) == whole
 
 
@@ -63,7 +70,9 @@ def test_cache_rows_lie_over_data_and_fsdp_and_heads_over_tensor(mesh_of):
 
 def test_an_axis_that_does_not_divide_is_kept_whole_and_logged(mesh_of, caplog):
     with caplog.at_level(logging.INFO, logger="rlef_jax.sharding"):
-        assert sharding.spec_for("policy/embed_tokens", (49, 16), mesh_of(2, 2, 2)) == P(None, "fsdp")
+        assert sharding.spec_for("policy/embed_tokens", (49, 16), mesh_of(2, 2, 2)) == P(
+            None, "fsdp"
+        )
     assert "policy/embed_tokens" in caplog.text and "49" in caplog.text
 
 
@@ -75,7 +84,13 @@ def test_an_unmatched_path_is_an_error_unless_it_is_a_scalar(mesh_of):
 
 @pytest.mark.parametrize(
     ("sizes", "expected"),
-    [((-1, 1, 1), (8, 1, 1)), ((2, -1, 2), (2, 2, 2)), ((1, 4, -1), (1, 4, 2)), ((1, 8, 1), (1, 8, 1)), ((-1, 8, 1), (1, 8, 1))],
+    [
+        ((-1, 1, 1), (8, 1, 1)),
+        ((2, -1, 2), (2, 2, 2)),
+        ((1, 4, -1), (1, 4, 2)),
+        ((1, 8, 1), (1, 8, 1)),
+        ((-1, 8, 1), (1, 8, 1)),
+    ],
 )
 def test_minus_one_takes_what_is_left(sizes, expected):
     mesh = sharding.make_mesh(*sizes)
@@ -83,14 +98,29 @@ def test_minus_one_takes_what_is_left(sizes, expected):
 
 
 @pytest.mark.parametrize(
-    "sizes", [(-1, 1, 3), (2, 2, 1), (3, 3, 1), (-1, -1, 1), (-1, -1, 2), (0, 1, 1), (-1, 0, 1), (-2, 2, 2), (16, 1, 1)]
+    "sizes",
+    [
+        (-1, 1, 3),
+        (2, 2, 1),
+        (3, 3, 1),
+        (-1, -1, 1),
+        (-1, -1, 2),
+        (0, 1, 1),
+        (-1, 0, 1),
+        (-2, 2, 2),
+        (16, 1, 1),
+    ],
 )
 def test_sizes_that_cannot_be_laid_out_are_refused_with_all_three_named(sizes):
-    with pytest.raises(ValueError, match=f"mesh.data={sizes[0]}, mesh.fsdp={sizes[1]}, mesh.tensor={sizes[2]}"):
+    with pytest.raises(
+        ValueError, match=f"mesh.data={sizes[0]}, mesh.fsdp={sizes[1]}, mesh.tensor={sizes[2]}"
+    ):
         sharding.make_mesh(*sizes)
 
 
-@pytest.mark.parametrize(("heads", "kv_heads", "field"), [(6, 4, "model.n_heads=6"), (8, 2, "model.n_kv_heads=2")])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "field"), [(6, 4, "model.n_heads=6"), (8, 2, "model.n_kv_heads=2")]
+)
 def test_heads_that_cannot_be_dealt_out_name_the_field(heads, kv_heads, field):
     with pytest.raises(ValueError, match=field):
         sharding.check_heads(4, heads, kv_heads)
@@ -100,4 +130,6 @@ def test_heads_that_cannot_be_dealt_out_name_the_field(heads, kv_heads, field):
 def test_batch_rows_lie_over_data_and_fsdp(mesh_of):
     mesh = mesh_of(2, 2, 2)
     assert sharding.batch_ways(mesh) == 4
-    assert jax.device_put(jnp.zeros((8, 5)), sharding.batch_sharding(mesh)).addressable_shards[0].data.shape == (2, 5)
+    assert jax.device_put(jnp.zeros((8, 5)), sharding.batch_sharding(mesh)).addressable_shards[
+        0
+    ].data.shape == (2, 5)

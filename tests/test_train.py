@@ -1,4 +1,6 @@
-"""The main job from the command line: what it leaves behind, and that a killed run ends where an undisturbed one does."""
+"""The main job from the command line: what it leaves behind, and that a killed run ends where an
+undisturbed one does.
+"""
 
 import gzip
 import json
@@ -12,28 +14,68 @@ import pytest
 
 ROOT = os.path.join(os.path.dirname(__file__), "..")
 SETTINGS = {
-    "data.train": 40, "data.valid": 6, "data.test": 8, "tokenizer.vocab_size": 400,
-    "model.d_model": 32, "model.n_layers": 1, "model.n_heads": 2, "model.n_kv_heads": 2, "model.head_dim": 16, "model.d_ff": 64,
-    "episode.max_prompt_tokens": 48, "episode.max_response_tokens": 40, "episode.max_feedback_tokens": 48,
-    "sampler.slots": 16, "batch.rows": 8, "batch.lengths": "(136,264)", "executor.workers": 2,
-    "sft.steps": 40, "sft.demonstrations": "(16,16,0)", "sft.batch": "(4,4,0)", "checkpoint.sft_every": 5,
-    "ppo.updates": 6, "ppo.rollouts": 16, "ppo.minibatches": 2, "checkpoint.every": 2,
-    "eval.every": 3, "eval.rollouts": 3, "eval.resamples": 50, "eval.temperatures": "(0.5,1.0)", "episodes_every": 3,
-}  # fmt: skip
+    "data.train": 40,
+    "data.valid": 6,
+    "data.test": 8,
+    "tokenizer.vocab_size": 400,
+    "model.d_model": 32,
+    "model.n_layers": 1,
+    "model.n_heads": 2,
+    "model.n_kv_heads": 2,
+    "model.head_dim": 16,
+    "model.d_ff": 64,
+    "episode.max_prompt_tokens": 48,
+    "episode.max_response_tokens": 40,
+    "episode.max_feedback_tokens": 48,
+    "sampler.slots": 16,
+    "batch.rows": 8,
+    "batch.lengths": "(136,264)",
+    "executor.workers": 2,
+    "sft.steps": 40,
+    "sft.demonstrations": "(16,16,0)",
+    "sft.batch": "(4,4,0)",
+    "checkpoint.sft_every": 5,
+    "ppo.updates": 6,
+    "ppo.rollouts": 16,
+    "ppo.minibatches": 2,
+    "checkpoint.every": 2,
+    "eval.every": 3,
+    "eval.rollouts": 3,
+    "eval.resamples": 50,
+    "eval.temperatures": "(0.5,1.0)",
+    "episodes_every": 3,
+}
 
 
 def environment(cache):
-    # One device and an optimising compiler, as on a user's machine; compiled programs are shared between the runs of this file.
-    flags = {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "false", "JAX_COMPILATION_CACHE_DIR": str(cache)}
-    persistent = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+    # One device and an optimising compiler, as on a user's machine; compiled programs are shared
+    # between the runs of this file.
+    flags = {
+        "XLA_FLAGS": "",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "false",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+    }
+    persistent = {
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
     return os.environ | flags | persistent
 
 
 def start(workdir, cache, **changes):
     settings = [f"--config.{name}={value}" for name, value in (SETTINGS | changes).items()]
-    command = [sys.executable, "experiments/run.py", "--config", "experiments/configs/mini.py", "--workdir", str(workdir)]
+    command = [
+        sys.executable,
+        "experiments/run.py",
+        "--config",
+        "experiments/configs/mini.py",
+        "--workdir",
+        str(workdir),
+    ]
     log = open(f"{workdir}.log", "a")
-    return subprocess.Popen(command + settings, cwd=ROOT, env=environment(cache), stdout=log, stderr=log)
+    return subprocess.Popen(
+        command + settings, cwd=ROOT, env=environment(cache), stdout=log, stderr=log
+    )
 
 
 def run(workdir, cache, **changes):
@@ -48,7 +90,11 @@ def run(workdir, cache, **changes):
 def lines(workdir, phase):
     if not (workdir / "metrics.jsonl").exists():
         return []
-    complete = [line for line in (workdir / "metrics.jsonl").read_text().splitlines(True) if line.endswith("\n")]
+    complete = [
+        line
+        for line in (workdir / "metrics.jsonl").read_text().splitlines(True)
+        if line.endswith("\n")
+    ]
     return [line for line in map(json.loads, complete) if line["phase"] == phase]
 
 
@@ -84,11 +130,18 @@ def test_the_workdir_holds_everything_it_should(whole):
     assert json.loads((whole / "config.json").read_text())["ppo"]["rollouts"] == 16
     assert [line["step"] for line in lines(whole, "sft")] == list(range(40))
     assert [line["step"] for line in lines(whole, "rlef")] == list(range(6))
-    assert any((whole / "tensorboard").iterdir()) and (whole / "checkpoints" / "rlef" / "6").is_dir()
+    assert (
+        any((whole / "tensorboard").iterdir()) and (whole / "checkpoints" / "rlef" / "6").is_dir()
+    )
     assert (whole / "figure.png").stat().st_size > 1000
     assert "finished" in (whole / "report.html").read_text()
     names = {path.name for path in (whole / "episodes").iterdir()}
-    assert {"before_T0.5.jsonl.gz", "before_T1.0.jsonl.gz", "after_T0.5.jsonl.gz", "after_T1.0.jsonl.gz"} <= names
+    assert {
+        "before_T0.5.jsonl.gz",
+        "before_T1.0.jsonl.gz",
+        "after_T0.5.jsonl.gz",
+        "after_T1.0.jsonl.gz",
+    } <= names
     assert {"rlef_000000.jsonl.gz", "rlef_000003.jsonl.gz"} <= names
     with gzip.open(whole / "episodes" / "rlef_000000.jsonl.gz", "rt") as file:
         episodes = [json.loads(line) for line in file]
@@ -97,10 +150,14 @@ def test_the_workdir_holds_everything_it_should(whole):
         assert len(episode["tokens"]) == len(episode["is_action"]) == len(episode["logprobs"])
         spans = [t for turn in episode["turns"] for t in range(turn["start"], turn["stop"])]
         assert spans == [t for t, is_action in enumerate(episode["is_action"]) if is_action]
-        # Of the first collection: what sampled is the reference (I6), and the policy has moved since, where it was sampled.
+        # Of the first collection: what sampled is the reference (I6), and the policy has moved
+        # since, where it was sampled.
         assert episode["reference_logprobs"] == pytest.approx(episode["logprobs"], abs=1e-4)
         assert {t for t, ratio in enumerate(episode["ratios"]) if ratio != 1} <= set(spans)
-        assert all(turn["return"] == pytest.approx(2 * episode["passed"] - 1, abs=0.5) for turn in episode["turns"])
+        assert all(
+            turn["return"] == pytest.approx(2 * episode["passed"] - 1, abs=0.5)
+            for turn in episode["turns"]
+        )
     assert any(ratio != 1 for episode in episodes for ratio in episode["ratios"])
     leftovers = [path for path in whole.rglob("*") if ".part" in path.name or "tmp" in path.name]
     assert not leftovers
@@ -121,10 +178,20 @@ def test_the_metrics_hold_what_the_invariants_promise(whole):
     sft, rlef = lines(whole, "sft"), lines(whole, "rlef")
     assert sft[-1]["loss"] < sft[0]["loss"] / 2
     for line in rlef:
-        assert line["reward_outcome"] + line["reward_invalid"] + line["reward_kl"] == pytest.approx(line["return"], abs=1e-6)
-        assert line["seconds_device"] + line["seconds_executor_wait"] <= line["seconds_collect"] + 0.002  # each is rounded
+        assert line["reward_outcome"] + line["reward_invalid"] + line["reward_kl"] == pytest.approx(
+            line["return"], abs=1e-6
+        )
+        # each is rounded
+        assert (
+            line["seconds_device"] + line["seconds_executor_wait"]
+            <= line["seconds_collect"] + 0.002
+        )
         assert 0 < line["seconds_judging"] <= line["workers"] * line["seconds_collect"] + 0.002
-        assert abs(line["first_ratio"] - 1) < 1e-4 and line["first_logprob_gap"] < 1e-4 and line["dropped"] == 0
+        assert (
+            abs(line["first_ratio"] - 1) < 1e-4
+            and line["first_logprob_gap"] < 1e-4
+            and line["dropped"] == 0
+        )
         assert ("valid_1@3" in line) == (line["step"] in (2, 5))
     assert abs(rlef[0]["kl_to_reference"]) < 1e-6 < abs(rlef[-1]["kl_to_reference"])
 
@@ -151,8 +218,12 @@ def test_a_run_killed_twice_ends_as_the_undisturbed_one(whole, cache, tmp_path):
     status, said = run(workdir, cache)
     assert status == 0, said
     for phase in ("sft", "rlef"):
-        timeless = lambda line: {name: value for name, value in line.items() if not name.startswith("seconds")}
-        assert [timeless(line) for line in lines(workdir, phase)] == [timeless(line) for line in lines(whole, phase)]
+        timeless = lambda line: {
+            name: value for name, value in line.items() if not name.startswith("seconds")
+        }
+        assert [timeless(line) for line in lines(workdir, phase)] == [
+            timeless(line) for line in lines(whole, phase)
+        ]
     resumed, undisturbed = summary_of(workdir), summary_of(whole)
     assert resumed["before"] == undisturbed["before"] and resumed["after"] == undisturbed["after"]
     assert set(resumed["recompilations"].values()) == {0}
@@ -183,13 +254,25 @@ def test_ablations_run_from_the_command_line(tmp_path, cache, changes):
     status, said = run(tmp_path / "run", cache, **short | changes)
     assert status == 0, said
     updates = lines(tmp_path / "run", "rlef")
-    assert len(updates) == 2 and abs(updates[0]["first_ratio"] - 1) < 1e-4 and abs(updates[0]["kl_to_reference"]) < 1e-6
+    assert (
+        len(updates) == 2
+        and abs(updates[0]["first_ratio"] - 1) < 1e-4
+        and abs(updates[0]["kl_to_reference"]) < 1e-6
+    )
     assert updates[-1]["turns"] <= changes.get("episode.turn_limit", 3)
     assert sum(summary_of(tmp_path / "run")["recompilations"].values()) == 0
 
 
 def test_a_run_whose_numbers_break_stops_before_it_keeps_them(tmp_path, cache):
     workdir = tmp_path / "broken"
-    status, said = run(workdir, cache, **{"ppo.learning_rate": 1e30, "sft.steps": 5, "checkpoint.every": 1})
-    assert status == 1 and "\nerror: update 0: " in said and " is nan, and the weights are broken" in said, said
-    assert not lines(workdir, "rlef") and not list((workdir / "checkpoints" / "rlef").glob("[0-9]*"))
+    status, said = run(
+        workdir, cache, **{"ppo.learning_rate": 1e30, "sft.steps": 5, "checkpoint.every": 1}
+    )
+    assert (
+        status == 1
+        and "\nerror: update 0: " in said
+        and " is nan, and the weights are broken" in said
+    ), said
+    assert not lines(workdir, "rlef") and not list(
+        (workdir / "checkpoints" / "rlef").glob("[0-9]*")
+    )

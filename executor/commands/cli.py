@@ -29,7 +29,9 @@ class _BadInput(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status: 0, 1 where isolation failed or cannot be had, 2 for bad input."""
+    """Run a command; the exit status: 0, 1 where isolation failed or cannot be had, 2 for bad
+    input.
+    """
     sys.stdout.reconfigure(errors="backslashreplace")
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     options = _parser().parse_args(arguments)
@@ -46,26 +48,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m executor", description="Runs untrusted Python programs on tests.")
+    parser = argparse.ArgumentParser(
+        "python -m executor", description="Runs untrusted Python programs on tests."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    doctor = commands.add_parser("doctor", help="what isolation this machine gives, and whether it holds against real attacks")
+    doctor = commands.add_parser(
+        "doctor",
+        help="what isolation this machine gives, and whether it holds against real attacks",
+    )
     doctor.set_defaults(command=_doctor)
     run = commands.add_parser("run", help="judge one program")
     run.set_defaults(command=_run)
     run.add_argument("program", metavar="PROGRAM", type=Path, help="a file of Python source")
-    run.add_argument("--tests", metavar="FILE", type=Path, required=True, help="JSON; see executor/testfile.py for its fields")
-    run.add_argument("--shared", action="store_true", help="run all tests in one process; again by themselves if they fail")
-    run.add_argument("--stop", action="store_true", help="skip the tests after the first one that fails")
-    run.add_argument("--isolation", choices=ISOLATIONS, default="best", help="how much isolation is enough (default: best)")
+    run.add_argument(
+        "--tests",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="JSON; see executor/testfile.py for its fields",
+    )
+    run.add_argument(
+        "--shared",
+        action="store_true",
+        help="run all tests in one process; again by themselves if they fail",
+    )
+    run.add_argument(
+        "--stop", action="store_true", help="skip the tests after the first one that fails"
+    )
+    run.add_argument(
+        "--isolation",
+        choices=ISOLATIONS,
+        default="best",
+        help="how much isolation is enough (default: best)",
+    )
     measure = commands.add_parser("bench", help="how many tests a second this machine judges")
     measure.set_defaults(command=_bench)
     measure.add_argument("--quick", action="store_true", help="one short round")
     for command in (doctor, run, measure):
-        command.add_argument("--json", action="store_true", help="one JSON object instead of tables")
+        command.add_argument(
+            "--json", action="store_true", help="one JSON object instead of tables"
+        )
     return parser
 
 
-# ---- doctor ----------------------------------------------------------------------------------------------------------
+# ---- doctor
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -93,9 +120,14 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _show_isolation(isolation: Isolation) -> None:
-    rows = [[layer.name, "on" if layer.on else "off", LAYERS[layer.name], layer.why] for layer in isolation.layers]
+    rows = [
+        [layer.name, "on" if layer.on else "off", LAYERS[layer.name], layer.why]
+        for layer in isolation.layers
+    ]
     show_table(["layer", "", "keeps a program from", "why it is off"], rows)
-    print(f"\nLevel {isolation.level} of {len(LEVELS) - 1}: {LEVELS[isolation.level]}.\n", flush=True)
+    print(
+        f"\nLevel {isolation.level} of {len(LEVELS) - 1}: {LEVELS[isolation.level]}.\n", flush=True
+    )
 
 
 def _show_attempts(attempts: list[Attempt]) -> None:
@@ -117,7 +149,9 @@ def _show_attempts(attempts: list[Attempt]) -> None:
     for attempt in failed:
         print(f"{attempt.attack.name} tried to {attempt.attack.what}: {harmless(attempt.seen)}")
     if broken:
-        print(f"{broken} that the layers in force should have held did not: do not run programs that you do not trust here.")
+        print(
+            f"{broken} that the layers in force should have held did not: do not run programs that you do not trust here."
+        )
     elif failed:
         print("The others need layers that this machine does not give.")
 
@@ -134,7 +168,8 @@ def _attempt_fields(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-# ---- run -------------------------------------------------------------------------------------------------------------
+# ---- run
+# -------------------------------------------------------------------------------------------------------------
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -158,7 +193,13 @@ def _run(options: argparse.Namespace) -> int:
             {
                 "verdict": result.verdict.value,
                 "tests": [
-                    {"verdict": t.verdict.value, "seconds": t.seconds, "output": t.output, "error": t.error} for t in result.tests
+                    {
+                        "verdict": t.verdict.value,
+                        "seconds": t.seconds,
+                        "output": t.output,
+                        "error": t.error,
+                    }
+                    for t in result.tests
                 ],
                 "feedback": told,
                 "isolation": _isolation_fields(isolation),
@@ -189,13 +230,25 @@ def _show_result(result: Result, tests: tuple[AnyTest, ...], told: str) -> None:
     show_table(
         ["test", "verdict", "seconds", "expected", "got"],
         [
-            [str(number), judged.verdict.value, f"{judged.seconds:.3f}", cut(_expected(test), _SHOWN), cut(judged.output, _SHOWN)]
+            [
+                str(number),
+                judged.verdict.value,
+                f"{judged.seconds:.3f}",
+                cut(_expected(test), _SHOWN),
+                cut(judged.output, _SHOWN),
+            ]
             for number, (test, judged) in enumerate(zip(tests, result.tests), 1)
         ],
     )
     print(f"\n{result.verdict.value}, {result.seconds:.3f} s, isolation level {result.isolation}")
     if result.verdict is Verdict.INFRASTRUCTURE:
-        print(harmless(result.error or next(t.error for t in result.tests if t.verdict is Verdict.INFRASTRUCTURE), "\n\t"))
+        print(
+            harmless(
+                result.error
+                or next(t.error for t in result.tests if t.verdict is Verdict.INFRASTRUCTURE),
+                "\n\t",
+            )
+        )
     if told:
         print("\n" + harmless(told, "\n\t"))
 
@@ -206,18 +259,28 @@ def _expected(test: AnyTest) -> str:
     return repr(test.expected) if isinstance(test, CallTest) else test.expected
 
 
-# ---- bench -----------------------------------------------------------------------------------------------------------
+# ---- bench
+# -----------------------------------------------------------------------------------------------------------
 
 
 def _bench(options: argparse.Namespace) -> int:
-    report = bench.measure(rounds=1 if options.quick else 5, seconds=0.3 if options.quick else 1.0, progress=show_progress)
+    report = bench.measure(
+        rounds=1 if options.quick else 5,
+        seconds=0.3 if options.quick else 1.0,
+        progress=show_progress,
+    )
     show_progress("")
     if options.json:
         _write_json(report)
         return 0
-    rows = [[name, f"{rate:,.0f}", _overhead(report, name)] for name, rate in report["tests_per_second"].items()]
+    rows = [
+        [name, f"{rate:,.0f}", _overhead(report, name)]
+        for name, rate in report["tests_per_second"].items()
+    ]
     show_table(["", "tests a second", "ms above a bare fork"], rows)
-    print(f"\n{report['processors']} processors, isolation level {report['isolation']['level']}, Python {report['python']}")
+    print(
+        f"\n{report['processors']} processors, isolation level {report['isolation']['level']}, Python {report['python']}"
+    )
     return 0
 
 

@@ -1,4 +1,6 @@
-"""Tables for people: coloured where `rich` is installed and the output is a terminal, else plain text."""
+"""Tables for people: coloured where `rich` is installed and the output is a terminal, else plain
+text.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,20 @@ _COLOURS = {
     "NOT HELD": "bold red",
     "not promised": "yellow",
 }
-_FAILED = {"WRONG_ANSWER", "RUNTIME_ERROR", "TIMEOUT", "OUT_OF_MEMORY", "OUTPUT_LIMIT", "INVALID_PROGRAM"}
+_FAILED = {
+    "WRONG_ANSWER",
+    "RUNTIME_ERROR",
+    "TIMEOUT",
+    "OUT_OF_MEMORY",
+    "OUTPUT_LIMIT",
+    "INVALID_PROGRAM",
+}
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
-    """Write a table to standard output. Cells are made harmless to the terminal first; see `harmless`."""
+    """Write a table to standard output. Cells are made harmless to the terminal first; see
+    `harmless`.
+    """
     rows = [[harmless(cell) for cell in row] for row in rows]
     try:
         from rich import box
@@ -30,7 +41,13 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str
     except ImportError:
         _show_plain(columns, rows, title)
         return
-    table = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False)
+    table = Table(
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+    )
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
@@ -55,7 +72,9 @@ def harmless(text: str, keep: str = "") -> str:
 
     Programs are hostile, and control characters in their output would steer the terminal.
     """
-    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def cut(text: str, length: int) -> str:
@@ -65,7 +84,9 @@ def cut(text: str, length: int) -> str:
 
 
 def show_progress(text: str) -> None:
-    """Replace the line of progress on standard error by `text`; nothing where that is not a terminal."""
+    """Replace the line of progress on standard error by `text`; nothing where that is not a
+    terminal.
+    """
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\033[K{text}")
         sys.stderr.flush()

@@ -26,8 +26,9 @@ _numbers = itertools.count(1)
 class Bait:
     """What attacks are to find if they can: a context manager.
 
-    A port of 127.0.0.1 and a socket without a name in the file system that listen, this process, and a directory where
-    everyone may write, with a file "bait" that everyone may read. `stray` is the name that processes of attacks take.
+    A port of 127.0.0.1 and a socket without a name in the file system that listen, this process,
+    and a directory where everyone may write, with a file "bait" that everyone may read. `stray` is
+    the name that processes of attacks take.
     """
 
     def __init__(self) -> None:
@@ -53,7 +54,10 @@ class Bait:
 
     def given(self, first: str) -> str:
         """The input of an attack whose first line is `first`."""
-        return "\n".join((first, str(self.port), str(os.getpid()), self.stray, str(self.directory))) + "\n"
+        return (
+            "\n".join((first, str(self.port), str(os.getpid()), self.stray, str(self.directory)))
+            + "\n"
+        )
 
 
 @dataclass(frozen=True)
@@ -73,14 +77,24 @@ class Attempt:
 
 
 def try_attack(pool: Pool, attack: Attack, bait: Bait, layers: Collection[str]) -> Attempt:
-    """Run `attack`, then look for what it left. `layers`: names of the layers of isolation that are on."""
-    before = (Test(bait.given("0"), "executor-secret-" + secrets.token_hex(16)),) if attack.second else ()
+    """Run `attack`, then look for what it left. `layers`: names of the layers of isolation that are
+    on.
+    """
+    before = (
+        (Test(bait.given("0"), "executor-secret-" + secrets.token_hex(16)),)
+        if attack.second
+        else ()
+    )
     job = Job(attack.program, (*before, Test(bait.given("1"), "2\n")), LIMITS)
     judged = pool.submit(job).result().tests[-1]
     seen = []
     if judged.verdict.value not in attack.verdicts:
         lines = [line for line in judged.output.splitlines() if line.strip() not in ("", "2")]
-        seen += lines[:3] or judged.error.splitlines()[-1:] or [f"the verdict is {judged.verdict.value}"]
+        seen += (
+            lines[:3]
+            or judged.error.splitlines()[-1:]
+            or [f"the verdict is {judged.verdict.value}"]
+        )
     if left := end_strays(bait.stray):
         seen.append(f"{left} processes left")
     if files := sorted(path.name for path in bait.directory.iterdir() if path.name != "bait"):
@@ -94,9 +108,15 @@ def try_attack(pool: Pool, attack: Attack, bait: Bait, layers: Collection[str]) 
 
 
 def judges(pool: Pool) -> bool:
-    """Whether the pool finds a right program right. It is another input each time, so that it has to run."""
+    """Whether the pool finds a right program right. It is another input each time, so that it has
+    to run.
+    """
     number = next(_numbers)
-    return pool.submit(Job("print(int(input()) + 1)", (Test(f"{number}\n", f"{number + 1}\n"),))).result().passed
+    return (
+        pool.submit(Job("print(int(input()) + 1)", (Test(f"{number}\n", f"{number + 1}\n"),)))
+        .result()
+        .passed
+    )
 
 
 def strays(name: str) -> list[int]:

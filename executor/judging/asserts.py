@@ -1,4 +1,6 @@
-"""Parts of an assert statement: what the program must be asked for, and the rest, which it must not see."""
+"""Parts of an assert statement: what the program must be asked for, and the rest, which it must not
+see.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,15 @@ from executor.types import AssertTest
 
 _BUILTINS = frozenset(dir(builtins))
 _MODULES = sys.stdlib_module_names | {"numpy", "np"}
-# Functions that do nothing to an argument but walk over it once, so that they see no difference between it and a list.
-_WALKING = frozenset("all any enumerate filter frozenset list map max min set sorted sum tuple zip".split())
-NO_LITERAL = (ValueError, TypeError, SyntaxError, MemoryError, RecursionError)  # what literal_eval raises
-# Methods of plain data that say yes or no. What they are called on is the program's, but not what they say.
+# Functions that do nothing to an argument but walk over it once, so that they see no difference
+# between it and a list.
+_WALKING = frozenset(
+    "all any enumerate filter frozenset list map max min set sorted sum tuple zip".split()
+)
+# what literal_eval raises
+NO_LITERAL = (ValueError, TypeError, SyntaxError, MemoryError, RecursionError)
+# Methods of plain data that say yes or no. What they are called on is the program's, but not what
+# they say.
 _PREDICATES = frozenset(
     "__contains__ __eq__ __ge__ __gt__ __le__ __lt__ __ne__ endswith is_integer isdisjoint issubset issuperset startswith".split()
 ) | {name for name in dir(str) if name.startswith("is")}
@@ -28,7 +35,8 @@ class Hoisted:
 
     expressions: sources of what the program's process evaluates, in order.
     rest: the expression asserted, where each of them is replaced by the name `prefix` + its index.
-    only_truth: indices of the values of which the rest asks no more than whether they are true or None.
+    only_truth: indices of the values of which the rest asks no more than whether they are true or
+        None.
     note: the assert's own message, with a comma before it, if that is a literal; else empty.
     """
 
@@ -47,10 +55,10 @@ class Hoisted:
 def hoist(test: AssertTest) -> Hoisted:
     """Take the program's part out of an assert.
 
-    Names that are neither builtins nor defined by the setup nor bound within the assert are the program's. It is asked
-    for the longest chains of calls, attributes and subscripts that start at such a name, arguments included: `f(1)`,
-    `Solution().solve([1])[0]`. Where no such name occurs, and one builtin is called once, the program is taken to
-    define a function of that name.
+    Names that are neither builtins nor defined by the setup nor bound within the assert are the
+    program's. It is asked for the longest chains of calls, attributes and subscripts that start at
+    such a name, arguments included: `f(1)`, `Solution().solve([1])[0]`. Where no such name occurs,
+    and one builtin is called once, the program is taken to define a function of that name.
 
     Raises ValueError, saying why, where that does not keep apart what the assert expects.
     """
@@ -59,7 +67,11 @@ def hoist(test: AssertTest) -> Hoisted:
     prefix = "_value"
     while prefix in test.source or prefix in test.setup:
         prefix = "_" + prefix
-    called = [node.func.id for node in ast.walk(statement.test) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    called = [
+        node.func.id
+        for node in ast.walk(statement.test)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    ]
     bound = _bound(statement.test)
     hoister = _Hoister(test.source, names, constants, bound, _BUILTINS, prefix)
     rest = hoister.conjunct(statement.test)
@@ -76,7 +88,9 @@ def _parse(source: str) -> ast.Assert:
     try:
         statements = ast.parse(source.strip()).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(f"AssertTest.source cannot be parsed: {error}: {source[:200]!r}") from error
+        raise ValueError(
+            f"AssertTest.source cannot be parsed: {error}: {source[:200]!r}"
+        ) from error
     if len(statements) != 1 or not isinstance(statements[0], ast.Assert):
         raise ValueError(f"AssertTest.source must be one assert statement, got {source[:200]!r}")
     return statements[0]
@@ -85,41 +99,72 @@ def _parse(source: str) -> ast.Assert:
 def _read_setup(setup: str) -> tuple[set[str], dict[str, ast.expr]]:
     """The names that a setup defines, and for some an expression that gives the same without it.
 
-    Those are names that imports of standard modules bind; and, if there is nothing else in the setup, literals.
+    Those are names that imports of standard modules bind; and, if there is nothing else in the
+    setup, literals.
     """
     try:
         tree, table = ast.parse(setup), symtable.symtable(setup, "setup", "exec")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"AssertTest.setup cannot be parsed: {error}: {setup[:200]!r}") from error
-    if any(alias.name == "*" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names):
-        raise ValueError(f"AssertTest.setup must import names one by one, not with a star: {setup[:200]!r}")
-    names = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_imported() or symbol.is_assigned()}
+    if any(
+        alias.name == "*"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    ):
+        raise ValueError(
+            f"AssertTest.setup must import names one by one, not with a star: {setup[:200]!r}"
+        )
+    names = {
+        symbol.get_name()
+        for symbol in table.get_symbols()
+        if symbol.is_imported() or symbol.is_assigned()
+    }
     found = [_constants(statement) for statement in tree.body]
     constants: dict[str, ast.expr] = {}
     for statement, expressions in zip(tree.body, found):
         for name, expression in (expressions or {}).items():
-            if None not in found or (not isinstance(statement, ast.Assign) and not table.lookup(name).is_assigned()):
+            if None not in found or (
+                not isinstance(statement, ast.Assign) and not table.lookup(name).is_assigned()
+            ):
                 constants[name] = expression
     return names, constants
 
 
 def _constants(statement: ast.stmt) -> dict[str, ast.expr] | None:
-    """Expressions for what an import of a standard module or the assignment of a literal binds; None for the rest."""
-    if isinstance(statement, ast.Assign) and len(statement.targets) == 1 and isinstance(statement.targets[0], ast.Name):
+    """Expressions for what an import of a standard module or the assignment of a literal binds;
+    None for the rest.
+    """
+    if (
+        isinstance(statement, ast.Assign)
+        and len(statement.targets) == 1
+        and isinstance(statement.targets[0], ast.Name)
+    ):
         try:
             ast.literal_eval(statement.value)
         except NO_LITERAL:
             return None
         return {statement.targets[0].id: statement.value}
     sources = {}
-    if isinstance(statement, ast.Import) and all(_standard(alias.name) for alias in statement.names):
+    if isinstance(statement, ast.Import) and all(
+        _standard(alias.name) for alias in statement.names
+    ):
         for alias in statement.names:
-            # With a list of names, the import gives the module itself and not the package that it is in.
+            # With a list of names, the import gives the module itself and not the package that it
+            # is in.
             wanted = f", None, None, {[alias.asname]!r}" if alias.asname else ""
-            sources[alias.asname or alias.name.partition(".")[0]] = f"__import__({alias.name!r}{wanted})"
-    elif isinstance(statement, ast.ImportFrom) and statement.level == 0 and _standard(statement.module):
+            sources[alias.asname or alias.name.partition(".")[0]] = (
+                f"__import__({alias.name!r}{wanted})"
+            )
+    elif (
+        isinstance(statement, ast.ImportFrom)
+        and statement.level == 0
+        and _standard(statement.module)
+    ):
         for alias in statement.names:
-            sources[alias.asname or alias.name] = f"__import__({statement.module!r}, None, None, {[alias.name]!r}).{alias.name}"
+            sources[alias.asname or alias.name] = (
+                f"__import__({statement.module!r}, None, None, {[alias.name]!r}).{alias.name}"
+            )
     else:
         return None
     return {name: ast.parse(source, mode="eval").body for name, source in sources.items()}
@@ -127,7 +172,11 @@ def _constants(statement: ast.stmt) -> dict[str, ast.expr] | None:
 
 def _bound(tree: ast.AST) -> set[str]:
     """The names that comprehensions, lambdas and `:=` within an expression bind."""
-    stored = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    stored = {
+        node.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
     return stored | {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
 
 
@@ -138,7 +187,8 @@ def _standard(module: str) -> bool:
 class _Hoister(ast.NodeTransformer):
     """Replaces what is the program's in an expression by names, and collects it in `expressions`.
 
-    setup: names that the setup defines; `constants`: see `_read_setup`. bound: names bound within the assert. builtins:
+    setup: names that the setup defines; `constants`: see `_read_setup`. bound: names bound within
+        the assert. builtins:
     names of builtins that are not taken to be the program's.
     """
 
@@ -151,7 +201,13 @@ class _Hoister(ast.NodeTransformer):
         builtins: frozenset[str],
         prefix: str,
     ) -> None:
-        self.source, self.setup, self.constants, self.bound, self.prefix = source, setup, constants, bound, prefix
+        self.source, self.setup, self.constants, self.bound, self.prefix = (
+            source,
+            setup,
+            constants,
+            bound,
+            prefix,
+        )
         self.known = setup | bound | builtins  # names that are not the program's
         self.expressions: list[str] = []
         self.certain = True  # whether Python evaluates the expression at hand in any case
@@ -161,7 +217,9 @@ class _Hoister(ast.NodeTransformer):
         return ValueError(f"{what}: {why}: {self.source[:200]!r}")
 
     def conjunct(self, node: ast.expr) -> ast.expr:
-        """Transform an expression whose falsity fails the assert, so that its parts may be evaluated in any case."""
+        """Transform an expression whose falsity fails the assert, so that its parts may be
+        evaluated in any case.
+        """
         if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.And):
             node.values = [self.conjunct(value) for value in node.values]
             return node
@@ -170,11 +228,18 @@ class _Hoister(ast.NodeTransformer):
         return self.visit(node)
 
     def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
-        node.values = [self.visit(node.values[0]), *(self.perhaps(value) for value in node.values[1:])]
+        node.values = [
+            self.visit(node.values[0]),
+            *(self.perhaps(value) for value in node.values[1:]),
+        ]
         return node
 
     def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
-        node.test, node.body, node.orelse = self.visit(node.test), self.perhaps(node.body), self.perhaps(node.orelse)
+        node.test, node.body, node.orelse = (
+            self.visit(node.test),
+            self.perhaps(node.body),
+            self.perhaps(node.orelse),
+        )
         return node
 
     def visit_Compare(self, node: ast.Compare) -> ast.expr:
@@ -184,8 +249,14 @@ class _Hoister(ast.NodeTransformer):
         sides = [node.left, *node.comparators]
         for operation, left, right in zip(node.ops, sides, sides[1:]):
             one_is_theirs = self.is_chain(left) or self.is_chain(right)
-            if isinstance(operation, (ast.Is, ast.IsNot)) and one_is_theirs and not (_singleton(left) or _singleton(right)):
-                raise self.refusal("`is` with anything but None, True and False means nothing between two processes")
+            if (
+                isinstance(operation, (ast.Is, ast.IsNot))
+                and one_is_theirs
+                and not (_singleton(left) or _singleton(right))
+            ):
+                raise self.refusal(
+                    "`is` with anything but None, True and False means nothing between two processes"
+                )
         node.left, node.comparators[0] = self.visit(node.left), self.visit(node.comparators[0])
         later = self.visit if fails else self.perhaps
         node.comparators[1:] = [later(side) for side in node.comparators[1:]]
@@ -223,7 +294,10 @@ class _Hoister(ast.NodeTransformer):
             node.func.value = self.visit(node.func.value)
         else:
             node.func = self.visit(node.func)
-        node.args = [self.walked(part) if at in walks else self.argument(part) for at, part in enumerate(node.args)]
+        node.args = [
+            self.walked(part) if at in walks else self.argument(part)
+            for at, part in enumerate(node.args)
+        ]
         for keyword in node.keywords:
             keyword.value = self.argument(keyword.value)
         return node
@@ -233,7 +307,11 @@ class _Hoister(ast.NodeTransformer):
         function, count = node.func, len(node.args)
         if isinstance(function, ast.Attribute):
             return range(function.attr == "join" and isinstance(function.value, ast.Constant))
-        if not isinstance(function, ast.Name) or function.id in self.setup or function.id not in _WALKING:
+        if (
+            not isinstance(function, ast.Name)
+            or function.id in self.setup
+            or function.id not in _WALKING
+        ):
             return range(0)
         if function.id in ("filter", "map"):
             return range(1, count)
@@ -243,11 +321,15 @@ class _Hoister(ast.NodeTransformer):
 
     def argument(self, node: ast.expr) -> ast.expr:
         if isinstance(node, ast.Name) and self.is_chain(node):
-            raise self.refusal(f"{node.id}, a name of the program, cannot be an argument of what is not the program's")
+            raise self.refusal(
+                f"{node.id}, a name of the program, cannot be an argument of what is not the program's"
+            )
         return self.visit(node)
 
     def walked(self, node: ast.expr) -> ast.expr:
-        """Transform what is walked over once: of a generator or a view, the program gives what it yields."""
+        """Transform what is walked over once: of a generator or a view, the program gives what it
+        yields.
+        """
         return self.replaced(node, "[*{}]") if self.is_chain(node) else self.visit(node)
 
     def is_chain(self, node: ast.expr) -> bool:
@@ -270,7 +352,9 @@ class _Hoister(ast.NodeTransformer):
             if node.id in self.bound and (node.id not in bound or node.id in self.setup):
                 raise self.refusal(f"{shown} depends on {node.id}, which is bound outside of it")
             if node.id in self.setup and node.id not in self.constants:
-                raise self.refusal(f"{shown} depends on {node.id}, which is no literal or standard module of the setup")
+                raise self.refusal(
+                    f"{shown} depends on {node.id}, which is no literal or standard module of the setup"
+                )
         expression = form.format(ast.unparse(_Substituted(self.constants).visit(chain)))
         if not self.certain and expression in self.expressions:
             # Python may not get so far as to evaluate it again.
@@ -296,8 +380,14 @@ def _singleton(node: ast.expr) -> bool:
 
 
 def _is_predicate(node: ast.expr) -> bool:
-    """Whether this is such as `f(1).startswith("x")`. Of `Trie().startswith("x")`, the program has made the method."""
-    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _PREDICATES):
+    """Whether this is such as `f(1).startswith("x")`. Of `Trie().startswith("x")`, the program has
+    made the method.
+    """
+    if not (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in _PREDICATES
+    ):
         return False
     receiver = node.func.value
     if not isinstance(receiver, ast.Call):
@@ -306,7 +396,9 @@ def _is_predicate(node: ast.expr) -> bool:
 
 
 def _only_truth(rest: ast.expr, prefix: str) -> frozenset[int]:
-    """The indices of the values that occur only where no more than their truth, or whether they are None, matters."""
+    """The indices of the values that occur only where no more than their truth, or whether they are
+    None, matters.
+    """
     fine, uses = {id(rest)}, []
     for node in ast.walk(rest):  # a parent comes before its children
         harmless: list[ast.expr] = []
@@ -316,7 +408,9 @@ def _only_truth(rest: ast.expr, prefix: str) -> frozenset[int]:
             harmless = [node.operand]
         elif isinstance(node, ast.IfExp):
             harmless = [node.test, *((node.body, node.orelse) if id(node) in fine else ())]
-        elif isinstance(node, ast.Compare) and all(isinstance(operation, (ast.Is, ast.IsNot)) for operation in node.ops):
+        elif isinstance(node, ast.Compare) and all(
+            isinstance(operation, (ast.Is, ast.IsNot)) for operation in node.ops
+        ):
             harmless = [node.left, *node.comparators]
         elif isinstance(node, ast.Name) and (found := re.fullmatch(rf"{prefix}([0-9]+)", node.id)):
             uses.append((int(found[1]), id(node) in fine))

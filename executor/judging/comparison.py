@@ -24,12 +24,15 @@ def check_comparison(name: str) -> None:
 def compare(expected: str, got: str, comparison: str = "strict") -> bool:
     """Whether the output `got` is right where `expected` is expected.
 
-    `codecontests`: as the CodeContests data set judges. Tokens between white space, ASCII case ignored; tokens that
-        both read as numbers (decimal, hexadecimal, inf, nan) are compared as doubles and may differ by less than 1e-5,
-        so integers above 2**53 tie. Made for the figures of the paper.
-    `strict`: tokens between white space, case ignored; integers are exact; where the expected token has a decimal point
-        or an exponent, numbers may differ by 1e-5, or by 1e-6 of the expected one. Infinities and NaN match as words.
-    `exact-lines`: line by line, case matters; white space at the end of a line and empty lines at the end do not.
+    `codecontests`: as the CodeContests data set judges. Tokens between white space, ASCII case
+        ignored; tokens that both read as numbers (decimal, hexadecimal, inf, nan) are compared as
+        doubles and may differ by less than 1e-5, so integers above 2**53 tie. Made for the figures
+        of the paper.
+    `strict`: tokens between white space, case ignored; integers are exact; where the expected token
+        has a decimal point or an exponent, numbers may differ by 1e-5, or by 1e-6 of the expected
+        one. Infinities and NaN match as words.
+    `exact-lines`: line by line, case matters; white space at the end of a line and empty lines at
+        the end do not.
 
     Raises ValueError for any other name.
     """
@@ -90,7 +93,8 @@ def _code_contests_match(expected: str, got: str) -> bool:
     expected_value, got_value = _double(expected), _double(got)
     if expected_value is None or got_value is None:
         return expected == got
-    # Infinity less infinity is NaN, which is not below the bound: equal infinities differ here, as they do there.
+    # Infinity less infinity is NaN, which is not below the bound: equal infinities differ here, as
+    # they do there.
     return abs(expected_value - got_value) < 1e-5
 
 

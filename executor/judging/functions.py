@@ -1,8 +1,9 @@
-"""Tests of functions: what the program's process is asked for, and how the values that it gives back are judged.
+"""Tests of functions: what the program's process is asked for, and how the values that it gives
+back are judged.
 
-That process gets expressions and arguments, never an expected value, and gives values back as data. They are compared
-in this process, by operators on plain data alone; or, where a test says more than that ("math.isclose(f(1), 2.0)"), in
-a sandboxed process that never sees the program.
+That process gets expressions and arguments, never an expected value, and gives values back as data.
+They are compared in this process, by operators on plain data alone; or, where a test says more than
+that ("math.isclose(f(1), 2.0)"), in a sandboxed process that never sees the program.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ from executor.worker.worker_values import Opaque, decode, encode
 CUT_MARK = "... (cut)"
 LONGEST_SHOWN = 512  # characters of one value
 RELATIVE_TOLERANCE = 1e-7  # numpy.testing.assert_allclose has the same
-_LONGEST_DECIMAL = 14_000  # bits; the interpreter refuses to write integers of more than 4,300 digits
+# bits; the interpreter refuses to write integers of more than 4,300 digits
+_LONGEST_DECIMAL = 14_000
 _DEEPEST_SHOWN = 50  # containers within containers
 _ARGUMENTS = "__call_test_arguments__"
 
 
 @dataclass(frozen=True)
 class Judged:
-    """The end of a test. message: why it failed, such as "assert 3 == 2". value: what a CallTest's call returned."""
+    """The end of a test. message: why it failed, such as "assert 3 == 2". value: what a CallTest's
+    call returned.
+    """
 
     passed: bool
     message: str = ""
@@ -39,7 +43,9 @@ class Judged:
 
 @dataclass(frozen=True)
 class Check:
-    """Run `program`, which is not the untrusted one, on `payload` in a sandbox, and give the values to `finish`."""
+    """Run `program`, which is not the untrusted one, on `payload` in a sandbox, and give the values
+    to `finish`.
+    """
 
     program: str
     payload: bytes
@@ -50,9 +56,9 @@ class Check:
 class Plan:
     """What to ask the program's process, and how to judge its answer.
 
-    payload: the encoding of ([sources of expressions], {name: value}). The process runs the program, adds the names to
-        the program's own and evaluates the expressions in that one namespace, in order. It answers with the encoding
-        of the list of their values.
+    payload: the encoding of ([sources of expressions], {name: value}). The process runs the
+        program, adds the names to the program's own and evaluates the expressions in that one
+        namespace, in order. It answers with the encoding of the list of their values.
     judge: takes that list, decoded; never raises, whatever a hostile process made of it.
     """
 
@@ -61,7 +67,9 @@ class Plan:
 
 
 def plan(test: CallTest | AssertTest) -> Plan:
-    """How to run `test`. Raises ValueError, saying why, where it cannot be run without showing what it expects."""
+    """How to run `test`. Raises ValueError, saying why, where it cannot be run without showing what
+    it expects.
+    """
     try:
         return _plan_call(test) if isinstance(test, CallTest) else _plan_assert(test)
     except RecursionError:
@@ -69,7 +77,9 @@ def plan(test: CallTest | AssertTest) -> Plan:
 
 
 def shown(test: CallTest | AssertTest) -> str:
-    """The text of a test: an assert as it is; a call as the assert that it amounts to, with long values cut."""
+    """The text of a test: an assert as it is; a call as the assert that it amounts to, with long
+    values cut.
+    """
     if isinstance(test, AssertTest):
         return test.source.strip()
     arguments = _cut(", ".join(map(_text, test.args)))
@@ -94,8 +104,9 @@ def checker_call(checker: Checker, input: str, output: str, expected: str) -> Ch
 def same_value(expected: Any, got: Any, tolerance: float = 0.0) -> bool:
     """Whether two values of plain data are equal, as Python's == has it. Never raises.
 
-    With a tolerance, numbers of which one is a float or complex may differ by `tolerance` + 1e-7 * |expected|, wherever
-    they stand in lists, tuples and values of dicts; NaN equals NaN; and a list may equal a tuple.
+    With a tolerance, numbers of which one is a float or complex may differ by `tolerance` + 1e-7 *
+    |expected|, wherever they stand in lists, tuples and values of dicts; NaN equals NaN; and a list
+    may equal a tuple.
     """
     try:
         if not tolerance:
@@ -114,7 +125,8 @@ def same_value(expected: Any, got: Any, tolerance: float = 0.0) -> bool:
             elif not _close(want, have, tolerance):
                 return False
         return True
-    except Exception:  # such as an integer too large to be compared with a float, or nesting too deep to compare
+    # such as an integer too large to be compared with a float, or nesting too deep to compare
+    except Exception:
         return False
 
 
@@ -122,7 +134,11 @@ def _close(want: Any, have: Any, tolerance: float) -> bool:
     if want == have:
         return True
     inexact = isinstance(want, (float, complex)) or isinstance(have, (float, complex))
-    if not (inexact and isinstance(want, (int, float, complex)) and isinstance(have, (int, float, complex))):
+    if not (
+        inexact
+        and isinstance(want, (int, float, complex))
+        and isinstance(have, (int, float, complex))
+    ):
         return False
     if want != want or have != have:
         return want != want and have != have
@@ -131,13 +147,16 @@ def _close(want: Any, have: Any, tolerance: float) -> bool:
     return abs(have - want) <= tolerance + RELATIVE_TOLERANCE * abs(want)
 
 
-# ---- calls -----------------------------------------------------------------------------------------------------------
+# ---- calls
+# -----------------------------------------------------------------------------------------------------------
 
 
 def _plan_call(test: CallTest) -> Plan:
     for part in test.entry_point.split("."):
         if not part.isidentifier() or keyword.iskeyword(part):
-            raise ValueError(f"CallTest.entry_point must be a name, perhaps with dots, got {test.entry_point!r}")
+            raise ValueError(
+                f"CallTest.entry_point must be a name, perhaps with dots, got {test.entry_point!r}"
+            )
     if not test.tolerance >= 0:
         raise ValueError(f"CallTest.tolerance must not be negative, got {test.tolerance!r}")
     arguments = _data(tuple(test.args), f"CallTest.args of {test.entry_point}")
@@ -150,7 +169,9 @@ def _plan_call(test: CallTest) -> Plan:
         if same_value(expected, got, test.tolerance):
             return Judged(True, value=got)
         opaque = _find_opaque(got)
-        return Judged(False, _message(got, "==", expected) + ("" if opaque is None else _cannot(opaque)), got)
+        return Judged(
+            False, _message(got, "==", expected) + ("" if opaque is None else _cannot(opaque)), got
+        )
 
     return Plan(encode(([f"{test.entry_point}(*{_ARGUMENTS})"], {_ARGUMENTS: arguments})), judge)
 
@@ -163,11 +184,14 @@ def _data(value: Any, what: str) -> Any:
         raise ValueError(f"{what}: {error}") from error
     opaque = _find_opaque(plain)
     if opaque is not None:
-        raise ValueError(f"{what} holds a value of type {opaque.kind}, which is not data: {opaque.text}")
+        raise ValueError(
+            f"{what} holds a value of type {opaque.kind}, which is not data: {opaque.text}"
+        )
     return plain
 
 
-# ---- asserts ---------------------------------------------------------------------------------------------------------
+# ---- asserts
+# ---------------------------------------------------------------------------------------------------------
 
 _OPERATORS: dict[type, tuple[str, Callable[[Any, Any], bool]]] = {
     ast.Eq: ("==", operator.eq),
@@ -188,18 +212,32 @@ def _plan_assert(test: AssertTest) -> Plan:
     judge = _judge_here(hoisted) or _judge_apart(hoisted, test.setup)
 
     def judge_values(values: list) -> Judged | Check:
-        return judge(values) if _are(values, len(hoisted.expressions)) else Judged(False, "the program gave no value")
+        return (
+            judge(values)
+            if _are(values, len(hoisted.expressions))
+            else Judged(False, "the program gave no value")
+        )
 
     return Plan(encode((hoisted.expressions, {})), judge_values)
 
 
 def _judge_here(hoisted: Hoisted) -> Callable[[list], Judged] | None:
-    """The judge of an assert that compares values of the program and literals, or asks for the truth of one value."""
+    """The judge of an assert that compares values of the program and literals, or asks for the
+    truth of one value.
+    """
     rest, note = hoisted.rest, hoisted.note
     if isinstance(rest, ast.Name):
-        return lambda values: Judged(True) if values[0] else Judged(False, f"assert {_shown(values[0])}{note}")
-    if isinstance(rest, ast.UnaryOp) and isinstance(rest.op, ast.Not) and isinstance(rest.operand, ast.Name):
-        return lambda values: Judged(False, f"assert not {_shown(values[0])}{note}") if values[0] else Judged(True)
+        return lambda values: (
+            Judged(True) if values[0] else Judged(False, f"assert {_shown(values[0])}{note}")
+        )
+    if (
+        isinstance(rest, ast.UnaryOp)
+        and isinstance(rest.op, ast.Not)
+        and isinstance(rest.operand, ast.Name)
+    ):
+        return lambda values: (
+            Judged(False, f"assert not {_shown(values[0])}{note}") if values[0] else Judged(True)
+        )
     if not (isinstance(rest, ast.Compare) and len(rest.ops) == 1):
         return None
     left_of, right_of = _operand(rest.left, hoisted), _operand(rest.comparators[0], hoisted)
@@ -209,7 +247,8 @@ def _judge_here(hoisted: Hoisted) -> Callable[[list], Judged] | None:
 
     def judge(values: list) -> Judged:
         left, right = left_of(values), right_of(values)
-        # What is no data is surely not None, nor True or False, which are all that `is` is used with.
+        # What is no data is surely not None, nor True or False, which are all that `is` is used
+        # with.
         certain = symbol in ("is", "is not") or (symbol == "!=" and (left is None or right is None))
         opaque = None if certain else _find_opaque((left, right))
         why = "" if opaque is None else _cannot(opaque)
@@ -224,7 +263,9 @@ def _judge_here(hoisted: Hoisted) -> Callable[[list], Judged] | None:
 
 
 def _operand(node: ast.expr, hoisted: Hoisted) -> Callable[[list], Any] | None:
-    """How to find a side of a comparison among the program's values; None for what is neither there nor a literal."""
+    """How to find a side of a comparison among the program's values; None for what is neither there
+    nor a literal.
+    """
     if isinstance(node, ast.Name):
         at = hoisted.index_of(node.id)
         return None if at is None else lambda values: values[at]
@@ -235,7 +276,8 @@ def _operand(node: ast.expr, hoisted: Hoisted) -> Callable[[list], Any] | None:
     return lambda values: literal
 
 
-# Appended to the setup. What the rest raises is the fault of the program's values, and is told apart from a setup that fails.
+# Appended to the setup. What the rest raises is the fault of the program's values, and is told
+# apart from a setup that fails.
 _QUESTION = """
 
 def {prefix}check():
@@ -253,13 +295,17 @@ def {prefix}check():
 
 
 def _judge_apart(hoisted: Hoisted, setup: str) -> Callable[[list], Judged | Check]:
-    """The judge of any other assert, whose rest is evaluated in a process that has the setup and the values."""
+    """The judge of any other assert, whose rest is evaluated in a process that has the setup and
+    the values.
+    """
     rest, prefix = hoisted.rest, hoisted.prefix
     sides, symbol = (rest, ast.Constant(True)), ""
     if isinstance(rest, ast.Compare) and len(rest.ops) == 1:
         sides, symbol = (rest.left, rest.comparators[0]), _OPERATORS[type(rest.ops[0])][0]
     left, right = map(ast.unparse, sides)
-    program = setup + _QUESTION.format(prefix=prefix, left=left, right=right, symbol=symbol or "and")
+    program = setup + _QUESTION.format(
+        prefix=prefix, left=left, right=right, symbol=symbol or "and"
+    )
 
     def judge(values: list) -> Judged | Check:
         for at, value in enumerate(values):
@@ -282,7 +328,10 @@ def _judge_apart(hoisted: Hoisted, setup: str) -> Callable[[list], Judged | Chec
             return Judged(True)
         if error is not None:
             return Judged(False, f"{_filled(hoisted, values)}: {_cut(str(error))}")
-        return Judged(False, _message(left, symbol, right, hoisted.note) if symbol else _filled(hoisted, values))
+        return Judged(
+            False,
+            _message(left, symbol, right, hoisted.note) if symbol else _filled(hoisted, values),
+        )
 
     return judge
 
@@ -294,7 +343,8 @@ def _filled(hoisted: Hoisted, values: list) -> str:
     return f"assert {re.sub(rf'{hoisted.prefix}([0-9]+)', lambda found: texts[int(found[1])], rest)}{hoisted.note}"
 
 
-# ---- values ----------------------------------------------------------------------------------------------------------
+# ---- values
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _are(values: Any, count: int) -> bool:
@@ -332,11 +382,15 @@ def _cut(text: str) -> str:
 
 
 def _text(value: Any, depth: int = 0) -> str:
-    """The repr of a value, of which what lies far behind LONGEST_SHOWN may be left out. Sets are in a fixed order."""
+    """The repr of a value, of which what lies far behind LONGEST_SHOWN may be left out. Sets are in
+    a fixed order.
+    """
     kind = type(value)
     if kind is int and value.bit_length() > _LONGEST_DECIMAL:
         return hex(value)
-    if kind not in (list, tuple, dict, set, frozenset) or (not value and kind is not list and kind is not tuple):
+    if kind not in (list, tuple, dict, set, frozenset) or (
+        not value and kind is not list and kind is not tuple
+    ):
         return repr(value)
     if depth == _DEEPEST_SHOWN:
         return "..."
@@ -346,9 +400,12 @@ def _text(value: Any, depth: int = 0) -> str:
     if kind is tuple:
         return f"({_joined(texts)}{',' if len(value) == 1 else ''})"
     if kind is dict:
-        texts = (f"{_text(key, depth + 1)}: {_text(part, depth + 1)}" for key, part in value.items())
+        texts = (
+            f"{_text(key, depth + 1)}: {_text(part, depth + 1)}" for key, part in value.items()
+        )
         return f"{{{_joined(texts)}}}"
-    # Short ones first, which puts natural numbers in their order. The order of a set differs from run to run.
+    # Short ones first, which puts natural numbers in their order. The order of a set differs from
+    # run to run.
     members = f"{{{_joined(sorted(texts, key=lambda text: (len(text), text)))}}}"
     return members if kind is set else f"frozenset({members})"
 

@@ -1,4 +1,6 @@
-"""From what a worker saw to verdicts. Expected outputs are compared here, in the parent, and go nowhere else."""
+"""From what a worker saw to verdicts. Expected outputs are compared here, in the parent, and go
+nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,14 @@ from typing import Any, NamedTuple, Union
 from executor.judging.comparison import check_comparison, compare
 from executor.judging.functions import Check, Judged, checker_call, plan
 from executor.types import Checker, Job, Result, Test, TestResult, Verdict, summarise
-from executor.worker.worker_protocol import BROKEN, EXITED, FUNCTIONS, NO_MEMORY, TIMED_OUT, TOO_MUCH_OUTPUT
+from executor.worker.worker_protocol import (
+    BROKEN,
+    EXITED,
+    FUNCTIONS,
+    NO_MEMORY,
+    TIMED_OUT,
+    TOO_MUCH_OUTPUT,
+)
 from executor.worker.worker_values import decode
 
 _VERDICTS = {
@@ -44,7 +53,9 @@ class Outcome:
 
 
 class Deferred(NamedTuple):
-    """A verdict that waits for a check in the sandbox: what to run, and what its outcome makes of the test."""
+    """A verdict that waits for a check in the sandbox: what to run, and what its outcome makes of
+    the test.
+    """
 
     check: Check
     finish: Callable[[Outcome], TestResult]
@@ -54,7 +65,9 @@ Judge = Callable[[Outcome], Union[TestResult, Deferred]]
 
 
 class Prepared(NamedTuple):
-    """A job made ready for a worker: flags of worker_protocol, the input of each test, and what judges its outcome."""
+    """A job made ready for a worker: flags of worker_protocol, the input of each test, and what
+    judges its outcome.
+    """
 
     flags: int
     inputs: list[bytes]
@@ -62,7 +75,9 @@ class Prepared(NamedTuple):
 
 
 def prepare(job: Job) -> Prepared:
-    """Raises ValueError for tests of mixed kinds, an unknown comparison, and asserts that cannot be split."""
+    """Raises ValueError for tests of mixed kinds, an unknown comparison, and asserts that cannot be
+    split.
+    """
     if isinstance(job.comparison, str):
         check_comparison(job.comparison)
     kinds = {isinstance(test, Test) for test in job.tests}
@@ -70,14 +85,21 @@ def prepare(job: Job) -> Prepared:
         raise ValueError("a job's tests are either all Test, or all CallTest and AssertTest")
     if kinds == {False}:
         if job.shared_process:
-            raise ValueError("shared_process is for tests of standard input and output, not for calls and asserts")
+            raise ValueError(
+                "shared_process is for tests of standard input and output, not for calls and asserts"
+            )
         plans = [plan(test) for test in job.tests]
-        return Prepared(FUNCTIONS, [each.payload for each in plans], [_function_judge(each.judge) for each in plans])
+        return Prepared(
+            FUNCTIONS,
+            [each.payload for each in plans],
+            [_function_judge(each.judge) for each in plans],
+        )
     inputs = [test.input.encode("utf-8", "surrogatepass") for test in job.tests]
     return Prepared(0, inputs, [_output_judge(test, job.comparison) for test in job.tests])
 
 
-# ---- standard output -------------------------------------------------------------------------------------------------
+# ---- standard output
+# -------------------------------------------------------------------------------------------------
 
 
 def _output_judge(test: Test, comparison: Any) -> Judge:
@@ -85,7 +107,10 @@ def _output_judge(test: Test, comparison: Any) -> Judge:
         return lambda outcome: judge_outcome(outcome, test, comparison)
     if isinstance(comparison, Checker):
         return lambda outcome: _check_output(outcome, test, comparison)
-    return lambda outcome: _stopped(outcome) or _compared(outcome, bool(comparison(test.input, outcome.output, test.expected)))
+    return lambda outcome: (
+        _stopped(outcome)
+        or _compared(outcome, bool(comparison(test.input, outcome.output, test.expected)))
+    )
 
 
 def judge_outcome(outcome: Outcome, test: Test, comparison: str) -> TestResult:
@@ -128,7 +153,8 @@ def _how_it_died(exit_status: int) -> str:
         return f"Killed by signal {-exit_status}"
 
 
-# ---- function calls and asserts --------------------------------------------------------------------------------------
+# ---- function calls and asserts
+# --------------------------------------------------------------------------------------
 
 
 def _function_judge(judge: Callable[[list], Judged | Check]) -> Judge:
@@ -138,10 +164,17 @@ def _function_judge(judge: Callable[[list], Judged | Check]) -> Judge:
             return stopped
         values = _values(outcome)
         if values is None:
-            return TestResult(Verdict.RUNTIME_ERROR, outcome.seconds, "", "The program ended before the function returned")
+            return TestResult(
+                Verdict.RUNTIME_ERROR,
+                outcome.seconds,
+                "",
+                "The program ended before the function returned",
+            )
         judged = judge(values)
         if isinstance(judged, Check):
-            return Deferred(judged, _finisher(judged, lambda judged: _from_judged(outcome, judged), outcome))
+            return Deferred(
+                judged, _finisher(judged, lambda judged: _from_judged(outcome, judged), outcome)
+            )
         return _from_judged(outcome, judged)
 
     return judge_values
@@ -149,11 +182,19 @@ def _function_judge(judge: Callable[[list], Judged | Check]) -> Judge:
 
 def _from_judged(outcome: Outcome, judged: Judged) -> TestResult:
     verdict = Verdict.OK if judged.passed else Verdict.WRONG_ANSWER
-    return TestResult(verdict, outcome.seconds, "" if judged.passed else judged.message, outcome.error, judged.value)
+    return TestResult(
+        verdict,
+        outcome.seconds,
+        "" if judged.passed else judged.message,
+        outcome.error,
+        judged.value,
+    )
 
 
 def _values(outcome: Outcome) -> list | None:
-    """What a function test gave back; None for what is no list of values, which only tampering leaves."""
+    """What a function test gave back; None for what is no list of values, which only tampering
+    leaves.
+    """
     try:
         values = decode(outcome.value)
     except ValueError:
@@ -161,28 +202,42 @@ def _values(outcome: Outcome) -> list | None:
     return values if isinstance(values, list) else None
 
 
-def _finisher(check: Check, finish: Callable[[Judged], TestResult], of: Outcome | None = None) -> Callable[[Outcome], TestResult]:
-    """Reads the outcome of a check. A checker that fails says nothing about the program; an assert that takes too long on
-    the values of the program, whose outcome is `of`, fails."""
+def _finisher(
+    check: Check, finish: Callable[[Judged], TestResult], of: Outcome | None = None
+) -> Callable[[Outcome], TestResult]:
+    """Reads the outcome of a check. A checker that fails says nothing about the program; an assert
+    that takes too long on the values of the program, whose outcome is `of`, fails.
+    """
 
     def finish_check(outcome: Outcome) -> TestResult:
         stopped = _stopped(outcome)
         values = _values(outcome) if stopped is None else None
         if values is not None:
             return finish(check.finish(values))
-        why = "it gave no answer" if stopped is None else f"{stopped.verdict.value} {stopped.error}".strip()
+        why = (
+            "it gave no answer"
+            if stopped is None
+            else f"{stopped.verdict.value} {stopped.error}".strip()
+        )
         if of is None or (stopped is not None and stopped.verdict is Verdict.INFRASTRUCTURE):
-            return TestResult(Verdict.INFRASTRUCTURE, error=f"the check of the output failed: {why}")
-        return TestResult(Verdict.WRONG_ANSWER, of.seconds, f"the assert could not be evaluated: {why}", of.error)
+            return TestResult(
+                Verdict.INFRASTRUCTURE, error=f"the check of the output failed: {why}"
+            )
+        return TestResult(
+            Verdict.WRONG_ANSWER, of.seconds, f"the assert could not be evaluated: {why}", of.error
+        )
 
     return finish_check
 
 
-# ---- jobs ------------------------------------------------------------------------------------------------------------
+# ---- jobs
+# ------------------------------------------------------------------------------------------------------------
 
 
 def judge_job(job: Job, judged: list[TestResult | None]) -> Result:
-    """The result of a job that compiled. Only after a failure that stopped it may tests lack a result."""
+    """The result of a job that compiled. Only after a failure that stopped it may tests lack a
+    result.
+    """
     results: list[TestResult] = []
     stopped = False
     for result in judged:

@@ -2,8 +2,9 @@
 
     parent --exec--> judge --fork--> zygote, in the jail --fork per test--> program
 
-The judge puts the zygote into its jail (worker_setup.py), hands it jobs, keeps the time and the memory of the program that runs,
-ends what passes a limit, and passes the answers on (worker_judge.py). The zygote forks the programs (worker_zygote.py).
+The judge puts the zygote into its jail (worker_setup.py), hands it jobs, keeps the time and the
+memory of the program that runs, ends what passes a limit, and passes the answers on
+(worker_judge.py). The zygote forks the programs (worker_zygote.py).
 """
 
 import _signal as signal
@@ -25,12 +26,16 @@ def prepare_streams():
         os.dup2(file, descriptor)
         os.close(file)
     open_streams()
-    builtins.exit, builtins.quit = _sitebuiltins.Quitter("exit", ""), _sitebuiltins.Quitter("quit", "")
+    builtins.exit, builtins.quit = (
+        _sitebuiltins.Quitter("exit", ""),
+        _sitebuiltins.Quitter("quit", ""),
+    )
     sys.argv = ["solution.py"]
     os.chdir("/")
     os.environ.clear()
     os.umask(0o077)
-    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it: ends a program at its output limit
+    # Python ignores it: ends a program at its output limit
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 
 
 def main(root, wanted, *packages):
@@ -45,10 +50,17 @@ def main(root, wanted, *packages):
     from worker_judge import ParentGone, serve_parent, write_all
 
     try:
-        off = {name: worker.off.get(name, "" if name in worker.wanted else "left off") for name in LAYERS}
+        off = {
+            name: worker.off.get(name, "" if name in worker.wanted else "left off")
+            for name in LAYERS
+        }
         if worker.jail.keep_reading and off["landlock"]:  # they run as another user none the less
-            off["user"] = "the interpreter is in a private directory, so programs keep the right to read every file"
-        write_all(CHANNEL, frame(READY, "\n".join(f"{name}\t{why}" for name, why in off.items()).encode()))
+            off["user"] = (
+                "the interpreter is in a private directory, so programs keep the right to read every file"
+            )
+        write_all(
+            CHANNEL, frame(READY, "\n".join(f"{name}\t{why}" for name, why in off.items()).encode())
+        )
         serve_parent(worker)
     except (ParentGone, BrokenPipeError, ConnectionResetError):
         pass

@@ -1,18 +1,23 @@
-"""A control group for one worker: memory and processes bounded by the kernel. Part of the worker: standard library only.
+"""A control group for one worker: memory and processes bounded by the kernel. Part of the worker:
+standard library only.
 
-Version 2 needs the controllers delegated to our group; version 1 needs the right to make a group, which root has.
+Version 2 needs the controllers delegated to our group; version 1 needs the right to make a group,
+which root has.
 """
 
 import os
 import time
 
 _PREFIX = "executor-"
-MEMORY_SLACK = 64 << 20  # above the limit of a program: the zygote, and what the judge sees before the kernel acts
+# above the limit of a program: the zygote, and what the judge sees before the kernel acts
+MEMORY_SLACK = 64 << 20
 PROCESS_SLACK = 16
 
 
 class ControlGroup:
-    """The group `name` below that of this process. Raises OSError or RuntimeError, saying why, if it cannot be had."""
+    """The group `name` below that of this process. Raises OSError or RuntimeError, saying why, if
+    it cannot be had.
+    """
 
     def __init__(self, name):
         self.memory_limit, self.process_limit = 0, 0
@@ -24,11 +29,16 @@ class ControlGroup:
                 os.mkdir(path)
                 made.append(path)
             self.limits = {}
-            for controller, names in (("memory", ("memory.max", "memory.limit_in_bytes")), ("pids", ("pids.max",))):
+            for controller, names in (
+                ("memory", ("memory.max", "memory.limit_in_bytes")),
+                ("pids", ("pids.max",)),
+            ):
                 files = [os.path.join(self.paths[controller], file) for file in names]
                 found = [file for file in files if os.path.exists(file)]
                 if not found:
-                    raise RuntimeError(f"the {controller} controller is not delegated to this process's group")
+                    raise RuntimeError(
+                        f"the {controller} controller is not delegated to this process's group"
+                    )
                 self.limits[controller] = found[0]
             self.limit(1 << 30, 64)
         except BaseException:
@@ -42,7 +52,9 @@ class ControlGroup:
                 file.write(str(pid))
 
     def limit(self, memory, processes):
-        """Bound the group's memory in bytes and its processes, with what the worker itself needs on top."""
+        """Bound the group's memory in bytes and its processes, with what the worker itself needs on
+        top.
+        """
         if memory != self.memory_limit:
             with open(self.limits["memory"], "w") as file:
                 file.write(str(memory + MEMORY_SLACK))
@@ -57,7 +69,9 @@ class ControlGroup:
         for name in ("memory.events", "memory.oom_control"):
             try:
                 with open(os.path.join(self.paths["memory"], name)) as file:
-                    return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0)
+                    return next(
+                        (int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0
+                    )
             except OSError:
                 continue
         return 0
@@ -69,7 +83,9 @@ def group_name(parent, judge):
 
 
 def remove_group(paths):
-    """Remove the group at `paths`, once no process is left in it; the kernel may take a moment to see that."""
+    """Remove the group at `paths`, once no process is left in it; the kernel may take a moment to
+    see that.
+    """
     for path in dict.fromkeys(paths):
         for _ in range(50):
             try:
@@ -94,7 +110,9 @@ def sweep(paths):
 
 
 def group_paths(name):
-    """{controller: directory of the group `name`}. Raises RuntimeError where there is no such controller."""
+    """{controller: directory of the group `name`}. Raises RuntimeError where there is no such
+    controller.
+    """
     mounts = {}
     with open("/proc/self/mountinfo") as file:
         for line in file:

@@ -1,8 +1,8 @@
-"""A process for each test: forked from a zygote or a submission, given memory files as its streams, waited for, cleared up
-behind. Part of the worker: standard library only, imported by path.
+"""A process for each test: forked from a zygote or a submission, given memory files as its streams,
+waited for, cleared up behind. Part of the worker: standard library only, imported by path.
 
-Each page of memory that either side writes to after the fork costs a copy, which is most of a test's time. Hence the plain
-loop, and the names bound once.
+Each page of memory that either side writes to after the fork costs a copy, which is most of a
+test's time. Hence the plain loop, and the names bound once.
 """
 
 import _signal as signal
@@ -32,7 +32,14 @@ from os import (
 from time import monotonic
 
 from worker_processes import end_all_below, libc
-from worker_program import dropping, fail_setup, run_function, run_program, run_shared_program, start_program
+from worker_program import (
+    dropping,
+    fail_setup,
+    run_function,
+    run_program,
+    run_shared_program,
+    start_program,
+)
 from worker_protocol import (
     BOARD,
     BROKEN,
@@ -62,13 +69,15 @@ pack_board = BOARD.pack
 
 
 def run_each(job, depth, jail, code, work, tell):
-    """Run the program on each input in a fork of its own; the last RESULT frame, all others are told.
+    """Run the program on each input in a fork of its own; the last RESULT frame, all others are
+    told.
 
     Stops early if the judge says so.
     """
     functions, source, table, limits = work.flags & FUNCTIONS, work.source, work.table, work.limits
     memory_limit, output_limit = limits[2] >> 10, limits[3]  # in KiB and bytes
-    # The use of resources costs as much as all else here, and nobody fills the memory in so short a time.
+    # The use of resources costs as much as all else here, and nobody fills the memory in so short a
+    # time.
     quick = limits[2] / FASTEST_FILLING
     user, drop = dropping(jail)
     # The files serve all tests of the program, emptied in between: new ones cost more.
@@ -131,7 +140,9 @@ def run_each(job, depth, jail, code, work, tell):
         outcome, exit_status = EXITED, 0
         if status or written > output_limit or complained > output_limit or peak > memory_limit:
             exit_status = os.waitstatus_to_exitcode(status)
-            outcome = classify(job, exit_status, max(written, complained), error, peak << 10, limits)
+            outcome = classify(
+                job, exit_status, max(written, complained), error, peak << 10, limits
+            )
         last = pack_result(index, outcome, exit_status, seconds, output, error, returned)
     for file in (stdin, stdout, errors, *((value,) if functions else ())):
         close(file)
@@ -139,13 +150,19 @@ def run_each(job, depth, jail, code, work, tell):
 
 
 def run_shared(job, depth, jail, code, work, tell):
-    """Run the program on all inputs in one fork; the SHARED frame with the outputs of those that ended well."""
+    """Run the program on all inputs in one fork; the SHARED frame with the outputs of those that
+    ended well.
+    """
     chmod(".", 0o700)
     empty_directory(jail.scratch)
     inputs = [pread(job, size, offset) for offset, size in work.places]
     stdout, errors, value = (memfd_create(name) for name in ("stdout", "stderr", "value"))
-    stdin = os.open(".", os.O_PATH)  # it cannot be read: the program finds its inputs at sys.stdin alone
-    table = [(kind, (SHARED_OUTPUT,) * 2 if kind == resource.RLIMIT_FSIZE else limit) for kind, limit in work.table]
+    # it cannot be read: the program finds its inputs at sys.stdin alone
+    stdin = os.open(".", os.O_PATH)
+    table = [
+        (kind, (SHARED_OUTPUT,) * 2 if kind == resource.RLIMIT_FSIZE else limit)
+        for kind, limit in work.table
+    ]
     started = monotonic()
     pwrite(job, pack_board(0, started, depth), 0)
     pid = fork()
@@ -188,16 +205,27 @@ def classify(job, exit_status, output_bytes, error, peak_bytes, limits):
         return TOO_MUCH_OUTPUT
     if exit_status == -signal.SIGXCPU:
         return TIMED_OUT
-    if peak_bytes > limits[2] or (exit_status == 1 and error.rstrip().rpartition(b"\n")[2].startswith(b"MemoryError")):
+    if peak_bytes > limits[2] or (
+        exit_status == 1 and error.rstrip().rpartition(b"\n")[2].startswith(b"MemoryError")
+    ):
         return NO_MEMORY
     return EXITED
 
 
 def fork_into_new_pid_namespace():
-    """As os.fork, but the child is the first process of a new PID namespace: nothing in there can end it."""
+    """As os.fork, but the child is the first process of a new PID namespace: nothing in there can
+    end it.
+    """
     python = ctypes.pythonapi
     python.PyOS_BeforeFork()
-    pid = libc.syscall(ctypes.c_long(_CLONE[os.uname().machine]), ctypes.c_long(_CLONE_NEW_PID_SIGCHLD), None, None, None, None)
+    pid = libc.syscall(
+        ctypes.c_long(_CLONE[os.uname().machine]),
+        ctypes.c_long(_CLONE_NEW_PID_SIGCHLD),
+        None,
+        None,
+        None,
+        None,
+    )
     if pid == 0:
         python.PyOS_AfterFork_Child()
         return 0

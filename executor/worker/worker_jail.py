@@ -1,6 +1,8 @@
-"""The layers around programs, put up one after the other. Part of the worker: standard library only, imported by path.
+"""The layers around programs, put up one after the other. Part of the worker: standard library
+only, imported by path.
 
-Setting a layer up is how it is probed: a layer that fails says why, and the judge starts again without it.
+Setting a layer up is how it is probed: a layer that fails says why, and the judge starts again
+without it.
 """
 
 import _signal as signal
@@ -13,7 +15,14 @@ import struct
 import sys
 
 from worker_landlock import restrict
-from worker_processes import PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_PDEATHSIG, libc, prctl
+from worker_processes import (
+    PR_SET_CHILD_SUBREAPER,
+    PR_SET_DUMPABLE,
+    PR_SET_KEEPCAPS,
+    PR_SET_PDEATHSIG,
+    libc,
+    prctl,
+)
 from worker_seccomp import build_filter, install_filter
 
 # What a layer cannot do without.
@@ -32,7 +41,16 @@ STACK_BYTES = 120 << 20
 SCRATCH_IN_JAIL = "/scratch"
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _FILES = ("/etc/ld.so.cache", "/etc/localtime")
-_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = (
+    1,
+    2,
+    4,
+    8,
+    32,
+    4096,
+    16384,
+    1 << 18,
+)
 _MNT_DETACH = 2
 _MOUNT_SETATTR = 442
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
@@ -40,9 +58,12 @@ _AT_RECURSIVE = 0x8000
 _CAPABILITY_HEADER = struct.pack("<Ii", 0x20080522, 0)
 _CAP_DAC_READ_SEARCH, _CAP_SYS_ADMIN = 2, 21
 
-# layers: the names of those that are on. judge, zygote, program: user ids that the zygote and the programs have outside; None
-# where they are ours. inside: the user id that programs have where they are. root: a directory for this worker alone.
-Jail = collections.namedtuple("Jail", "layers zygote_user program_user inside root scratch packages keep_reading")
+# layers: the names of those that are on. judge, zygote, program: user ids that the zygote and the
+# programs have outside; None where they are ours. inside: the user id that programs have where they
+# are. root: a directory for this worker alone.
+Jail = collections.namedtuple(
+    "Jail", "layers zygote_user program_user inside root scratch packages keep_reading"
+)
 
 
 class LayerFailed(Exception):
@@ -85,12 +106,16 @@ def plan_jail(layers, root, packages):
         zygote_user = program_user and program_user - 1
         if keep_reading and "user namespace" in layers:
             layers.discard("user namespace")
-            why["user namespace"] = "the interpreter is in a private directory, which only the real root may read"
+            why["user namespace"] = (
+                "the interpreter is in a private directory, which only the real root may read"
+            )
     else:
         keep_reading = False
     if "root" in layers and not can_end_all(layers, program_user):
         layers -= {"root", "scratch"}
-        why["root"] = why["scratch"] = "needs pid namespace or user: without them, what a program leaves behind is found in /proc"
+        why["root"] = why["scratch"] = (
+            "needs pid namespace or user: without them, what a program leaves behind is found in /proc"
+        )
     inside = program_user
     if "user namespace" in layers:
         inside = 1 if program_user is not None else None
@@ -100,7 +125,9 @@ def plan_jail(layers, root, packages):
     if "root" not in layers and program_user is not None:
         os.chmod(root, 0o711)
         os.chown(scratch, program_user, program_user)
-    return Jail(frozenset(layers), zygote_user, program_user, inside, root, scratch, packages, keep_reading), why
+    return Jail(
+        frozenset(layers), zygote_user, program_user, inside, root, scratch, packages, keep_reading
+    ), why
 
 
 def can_end_all(layers, program_user):
@@ -109,7 +136,9 @@ def can_end_all(layers, program_user):
 
 
 def _choose_user(in_jail):
-    """(user, keep_reading): a user id that this machine accepts, and whether it must keep the right to read private files."""
+    """(user, keep_reading): a user id that this machine accepts, and whether it must keep the right
+    to read private files.
+    """
     for user in (0x30000001 + 2 * os.getpid(), 20001 + 2 * (os.getpid() % 20000)):
         for keep_reading in (False,) if in_jail else (False, True):
             pid = os.fork()
@@ -126,7 +155,8 @@ def _choose_user(in_jail):
     return None, False
 
 
-# ---- namespaces and mounts -------------------------------------------------------------------------------------------
+# ---- namespaces and mounts
+# -------------------------------------------------------------------------------------------
 
 
 def _check(result):
@@ -149,7 +179,10 @@ def map_users(pid, jail):
     if jail.program_user is not None:
         users = groups = f"0 {jail.zygote_user} 1\n1 {jail.program_user} 1\n"
     else:
-        users, groups = f"{os.geteuid() or 1} {os.geteuid()} 1\n", f"{os.getegid() or 1} {os.getegid()} 1\n"
+        users, groups = (
+            f"{os.geteuid() or 1} {os.geteuid()} 1\n",
+            f"{os.getegid() or 1} {os.getegid()} 1\n",
+        )
         if os.geteuid() != 0:
             with open(f"/proc/{pid}/setgroups", "w") as file:
                 file.write("deny")
@@ -166,7 +199,9 @@ def enter_namespaces(jail):
 
 
 def _mount(source, target, kind=None, flags=0, options=None):
-    encoded = [None if text is None else os.fsencode(text) for text in (source, target, kind, options)]
+    encoded = [
+        None if text is None else os.fsencode(text) for text in (source, target, kind, options)
+    ]
     _check(libc.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3]))
 
 
@@ -183,7 +218,9 @@ def readable_paths(packages):
 
 
 def enter_root(jail):
-    """Make a root of memory that holds what an interpreter needs, read-only, and a scratch directory; move there."""
+    """Make a root of memory that holds what an interpreter needs, read-only, and a scratch
+    directory; move there.
+    """
     new = jail.root
     os.umask(0o022)  # programs, who are others, must find their way
     _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
@@ -194,9 +231,16 @@ def enter_root(jail):
         if os.path.islink(path):
             os.symlink(os.readlink(path), new + path)
     os.makedirs(new + "/proc")
-    for group in (",gid=65534", ""):  # members of this group see all processes: not 0, which may be that of programs
+    # members of this group see all processes: not 0, which may be that of programs
+    for group in (",gid=65534", ""):
         try:
-            _mount("proc", new + "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, "hidepid=invisible,subset=pid" + group)
+            _mount(
+                "proc",
+                new + "/proc",
+                "proc",
+                _MS_NOSUID | _MS_NODEV | _MS_NOEXEC,
+                "hidepid=invisible,subset=pid" + group,
+            )
             break
         except OSError:
             pass  # programs do without it, but for /dev/stdin
@@ -229,16 +273,22 @@ def _bind(source, target, flags):
     flags |= 0 if source in _DEVICES else _MS_RDONLY
     attributes = struct.pack("<QQQQ", flags, 0, 0, 0)
     result = libc.syscall(
-        ctypes.c_long(_MOUNT_SETATTR), ctypes.c_int(-100), os.fsencode(target), ctypes.c_uint(_AT_RECURSIVE), attributes,
+        ctypes.c_long(_MOUNT_SETATTR),
+        ctypes.c_int(-100),
+        os.fsencode(target),
+        ctypes.c_uint(_AT_RECURSIVE),
+        attributes,
         ctypes.c_size_t(len(attributes)),
-    )  # fmt: skip
-    if result < 0 and ctypes.get_errno() == errno.ENOSYS:  # before Linux 5.12, and then without what is mounted below
+    )
+    # before Linux 5.12, and then without what is mounted below
+    if result < 0 and ctypes.get_errno() == errno.ENOSYS:
         _mount("none", target, None, _MS_REMOUNT | _MS_BIND | flags)
     else:
         _check(result)
 
 
-# ---- what binds the process itself -----------------------------------------------------------------------------------
+# ---- what binds the process itself
+# -----------------------------------------------------------------------------------
 
 
 def bind_zygote(jail):
@@ -291,7 +341,9 @@ def check_packages(jail):
     """Raises RuntimeError, naming it, for a directory of packages that programs cannot read."""
     for path in jail.packages:
         if not _can_open([path], jail):
-            raise RuntimeError(f"programs cannot read {path!r}, a directory to import from: it must be open to every user")
+            raise RuntimeError(
+                f"programs cannot read {path!r}, a directory to import from: it must be open to every user"
+            )
 
 
 def _can_open(paths, jail):
@@ -318,7 +370,9 @@ def _become_zygote(group):
 
 
 def drop_privileges(user, keep_reading):
-    """Become `user` if that is one, and give up every capability but, where needed, that to read a private interpreter."""
+    """Become `user` if that is one, and give up every capability but, where needed, that to read a
+    private interpreter.
+    """
     if keep_reading:
         prctl(PR_SET_KEEPCAPS, 1)
     if user is not None:

@@ -1,5 +1,6 @@
-"""The judge at work: hands jobs to the zygote, watches over the test that runs, passes the answers on. Part of the worker:
-standard library only, imported by path."""
+"""The judge at work: hands jobs to the zygote, watches over the test that runs, passes the answers
+on. Part of the worker: standard library only, imported by path.
+"""
 
 import _signal as signal
 import itertools
@@ -8,7 +9,13 @@ import select
 import time
 
 from worker_jail import SCRATCH_BYTES
-from worker_processes import descendants, longest_wait, process_table, processor_seconds, resident_bytes
+from worker_processes import (
+    descendants,
+    longest_wait,
+    process_table,
+    processor_seconds,
+    resident_bytes,
+)
 from worker_protocol import (
     BOARD,
     BROKEN,
@@ -70,7 +77,10 @@ def serve_parent(worker):
         if kind != JOB:  # a CANCEL here came too late to matter
             continue
         try:
-            if number % GROWTH_EVERY == GROWTH_EVERY - 1 and resident_bytes(worker.pid) > worker.size + MOST_GROWTH:
+            if (
+                number % GROWTH_EVERY == GROWTH_EVERY - 1
+                and resident_bytes(worker.pid) > worker.size + MOST_GROWTH
+            ):
                 worker.replace_zygote()
             run_job(worker, body)
         except RuntimeError as error:
@@ -78,7 +88,9 @@ def serve_parent(worker):
 
 
 def wait_for_parent(parent):
-    """Wait for something to read. Raises ParentGone, even if a fork of the parent holds the socket open."""
+    """Wait for something to read. Raises ParentGone, even if a fork of the parent holds the socket
+    open.
+    """
     poller = select.poll()
     poller.register(CHANNEL, select.POLLIN)
     while not poller.poll(500):
@@ -89,7 +101,9 @@ def wait_for_parent(parent):
 
 
 def run_job(worker, body):
-    """Have the zygote run a job, and pass its answers on until END or CRASH. Raises RuntimeError if the zygote dies."""
+    """Have the zygote run a job, and pass its answers on until END or CRASH. Raises RuntimeError if
+    the zygote dies.
+    """
     os.ftruncate(worker.job, 0)
     os.pwrite(worker.job, BOARD.pack(-1, 0.0, 0) + bytes(JOB_AT - BOARD.size), 0)
     at, view = JOB_AT, memoryview(body)
@@ -144,7 +158,8 @@ class Watch:
                 raise RuntimeError("the zygote died")
             nap = min(2 * nap, LONGEST_NAP)
             test = self.board()[0]
-            if not ready and test == looked_at and test >= 0:  # so it has run for a while: quick tests cost no look
+            # so it has run for a while: quick tests cost no look
+            if not ready and test == looked_at and test >= 0:
                 nap = max(FIRST_NAP, min(nap, self.check()))
             looked_at = test
 
@@ -183,13 +198,19 @@ class Watch:
         return done
 
     def correct(self, at):
-        """Put right, in a RESULT, what only the judge knows: which limit ended the test, and what it waited."""
+        """Put right, in a RESULT, what only the judge knows: which limit ended the test, and what
+        it waited.
+        """
         index, kind, status, seconds, output, error = RESULT_HEAD.unpack_from(self.buffer, at)
         if index == self.test:
             seconds = max(0.0, seconds - self.waited)
         if index in self.ended_for and kind != TOO_MUCH_OUTPUT:
             kind = self.ended_for[index]
-        elif status == -signal.SIGKILL and self.worker.group is not None and self.worker.group.kills() > self.kills:
+        elif (
+            status == -signal.SIGKILL
+            and self.worker.group is not None
+            and self.worker.group.kills() > self.kills
+        ):
             kind = NO_MEMORY
         elif index != self.test:
             return
@@ -197,10 +218,13 @@ class Watch:
             seconds = min(seconds, self.seconds)
         RESULT_HEAD.pack_into(self.buffer, at, index, kind, status, seconds, output, error)
 
-    # ---- limits --------------------------------------------------------------------------------------------------------
+    # ---- limits
+    # --------------------------------------------------------------------------------------------------------
 
     def check(self):
-        """End the test that runs if it has passed a limit; seconds after which it should be looked at again."""
+        """End the test that runs if it has passed a limit; seconds after which it should be looked
+        at again.
+        """
         test, started, depth = self.board()
         if test < 0 or test in self.ended_for:
             return LONGEST_NAP
@@ -212,7 +236,8 @@ class Watch:
         pids = [pid for level in levels for pid in level]
         left = self.seconds - wall
         if pids:
-            # Time spent waiting for a processor is forgiven, unless the program keeps the processors busy itself.
+            # Time spent waiting for a processor is forgiven, unless the program keeps the
+            # processors busy itself.
             self.waited = max(self.waited, longest_wait(pids))
             left = min(left + self.waited, self.seconds - processor_seconds(table, pids))
         if left <= 0:
@@ -221,14 +246,19 @@ class Watch:
             self.end_test(test, depth, BROKEN)
         elif self.memory_used(pids) > self.memory:
             self.end_test(test, depth, NO_MEMORY)
-        elif "root" not in self.worker.jail.layers and tree_bytes(self.worker.jail.scratch) > SCRATCH_BYTES:
+        elif (
+            "root" not in self.worker.jail.layers
+            and tree_bytes(self.worker.jail.scratch) > SCRATCH_BYTES
+        ):
             self.end_test(test, depth, TOO_MUCH_OUTPUT)
         return left
 
     def memory_used(self, pids):
         """Resident bytes of all processes; what they share with the zygote counts once."""
         sizes = [resident_bytes(pid) for pid in pids]
-        return max(sizes, default=0) + sum(max(0, size - self.worker.size) for size in sorted(sizes)[:-1])
+        return max(sizes, default=0) + sum(
+            max(0, size - self.worker.size) for size in sorted(sizes)[:-1]
+        )
 
     def end_test(self, test, depth, limit):
         """Kill the process of `test`; the zygote clears up behind it."""
@@ -238,10 +268,13 @@ class Watch:
                     process = os.pidfd_open(pid)
                 except ProcessLookupError:
                     continue
-                except OSError:  # a kernel without them: a process number is as good but for its reuse within this moment
+                # a kernel without them: a process number is as good but for its reuse within this
+                # moment
+                except OSError:
                     process = -1
                 try:
-                    if self.board()[0] == test:  # it runs still, so this is its process and not that of the next
+                    # it runs still, so this is its process and not that of the next
+                    if self.board()[0] == test:
                         self.ended_for[test] = limit
                         if process < 0:
                             os.kill(pid, signal.SIGKILL)

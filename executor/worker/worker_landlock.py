@@ -1,5 +1,6 @@
-"""Landlock: what of the file system a process may touch, by a rule that it binds itself to. Part of the worker: standard
-library only, imported by path."""
+"""Landlock: what of the file system a process may touch, by a rule that it binds itself to. Part of
+the worker: standard library only, imported by path.
+"""
 
 import ctypes
 import os
@@ -11,8 +12,10 @@ _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # on every architect
 _VERSION, _PATH_BENEATH = 1, 1
 _READ_FILE, _READ_DIR = 1 << 2, 1 << 3
 _WRITE_FILE, _TRUNCATE = 1 << 1, 1 << 14
-_FILE_RIGHTS = _READ_FILE | _WRITE_FILE | _TRUNCATE | 1  # and EXECUTE; the others are of directories
-# Rights over files that each version of the kernel's interface knows: 13 at first, then REFER, TRUNCATE, IOCTL_DEV.
+# and EXECUTE; the others are of directories
+_FILE_RIGHTS = _READ_FILE | _WRITE_FILE | _TRUNCATE | 1
+# Rights over files that each version of the kernel's interface knows: 13 at first, then REFER,
+# TRUNCATE, IOCTL_DEV.
 _KNOWN_RIGHTS = (0, 13, 14, 15, 15, 16)
 _BIND_AND_CONNECT = 3  # TCP, from version 4
 _ABSTRACT_SOCKETS_AND_SIGNALS = 3  # to processes outside, from version 6
@@ -26,7 +29,8 @@ def _call(number, *arguments):
 
 
 def restrict(readable, writable):
-    """Let this process and its descendants read beneath the paths `readable`, do all beneath `writable`, and no more.
+    """Let this process and its descendants read beneath the paths `readable`, do all beneath
+    `writable`, and no more.
 
     Paths that do not exist are passed over. Raises OSError where the kernel has no Landlock.
     """
@@ -34,8 +38,12 @@ def restrict(readable, writable):
     rights = (1 << _KNOWN_RIGHTS[min(version, len(_KNOWN_RIGHTS) - 1)]) - 1
     network = _BIND_AND_CONNECT if version >= 4 else 0
     scopes = _ABSTRACT_SOCKETS_AND_SIGNALS if version >= 6 else 0
-    attributes = struct.pack("<QQQ", rights, network, scopes)[: 8 if version < 4 else 16 if version < 6 else 24]
-    ruleset = _call(_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0))
+    attributes = struct.pack("<QQQ", rights, network, scopes)[
+        : 8 if version < 4 else 16 if version < 6 else 24
+    ]
+    ruleset = _call(
+        _CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0)
+    )
     try:
         for paths, granted in ((readable, _READ_FILE | _READ_DIR), (writable, rights)):
             for path in paths:
@@ -55,6 +63,8 @@ def _allow(ruleset, path, granted):
         if not os.path.isdir(path):
             granted &= _FILE_RIGHTS
         rule = struct.pack("<Qi", granted, place)
-        _call(_ADD_RULE, ctypes.c_int(ruleset), ctypes.c_int(_PATH_BENEATH), rule, ctypes.c_uint32(0))
+        _call(
+            _ADD_RULE, ctypes.c_int(ruleset), ctypes.c_int(_PATH_BENEATH), rule, ctypes.c_uint32(0)
+        )
     finally:
         os.close(place)

@@ -1,6 +1,9 @@
-"""Processes as the kernel shows them, and how to end them. Part of the worker: standard library only, imported by path."""
+"""Processes as the kernel shows them, and how to end them. Part of the worker: standard library
+only, imported by path.
+"""
 
-import _signal as signal  # without the enum module, which signal imports and each zygote would carry
+# without the enum module, which signal imports and each zygote would carry
+import _signal as signal
 import ctypes
 import os
 import resource
@@ -8,7 +11,13 @@ import time
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.prctl.argtypes = (ctypes.c_int,) + (ctypes.c_ulong,) * 4
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 8, 36, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = (
+    1,
+    4,
+    8,
+    36,
+    38,
+)
 
 
 def prctl(option, argument):
@@ -17,7 +26,9 @@ def prctl(option, argument):
 
 
 def count_tasks(user):
-    """Threads and processes of `user` now: the process limit counts those of other programs of this user too."""
+    """Threads and processes of `user` now: the process limit counts those of other programs of this
+    user too.
+    """
     count = 0
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -79,7 +90,8 @@ def resident_bytes(pid):
 
 
 def end_all_below(user):
-    """Kill and reap all that is left below this process, which is a subreaper. Raises RuntimeError if that takes too long.
+    """Kill and reap all that is left below this process, which is a subreaper. Raises RuntimeError
+    if that takes too long.
 
     user: whom the programs run as if that is a user of their own: one call then ends them all.
     In a PID namespace of our own, one call ends everything, and no storm of forks can outrun it.

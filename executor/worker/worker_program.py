@@ -1,4 +1,6 @@
-"""What happens in the process of a program. Part of the worker: standard library only, imported by path."""
+"""What happens in the process of a program. Part of the worker: standard library only, imported by
+path.
+"""
 
 import _signal as signal
 import builtins
@@ -19,7 +21,8 @@ from worker_seccomp import build_signal_filter, install_filter
 from worker_trace import describe, format_chain
 
 ADDRESS_HEADROOM = 1 << 30  # thread stacks and allocator arenas are reserved, seldom used
-VALUE = 3  # the descriptor that takes what function tests return, and the outputs of a shared process
+# the descriptor that takes what function tests return, and the outputs of a shared process
+VALUE = 3
 
 _MODULE = type(sys)
 _FILES = frozenset((io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom))
@@ -41,7 +44,8 @@ _REHEARSALS = 12  # enough for the interpreter to settle on specialised instruct
 
 
 def start_program(stdin, stdout, stderr, value, table, user, drop):
-    """Turn a fresh fork into a confined process that has nothing but its streams, and `value` as VALUE if that is not -1.
+    """Turn a fresh fork into a confined process that has nothing but its streams, and `value` as
+    VALUE if that is not -1.
 
     user: the user id to become; None where that takes more, and then `drop` is called.
     """
@@ -73,13 +77,16 @@ def dropping(jail):
             if "seccomp" in jail.layers and jail.inside is None:
                 install_filter(build_signal_filter(os.uname().machine, os.getpid()))
 
-    # In a user namespace a change of user takes the zygote's rights away, and what a PID namespace holds ends with it.
+    # In a user namespace a change of user takes the zygote's rights away, and what a PID namespace
+    # holds ends with it.
     simple = jail.inside is not None and {"user namespace", "pid namespace"} <= jail.layers
     return (jail.inside, drop) if simple else (None, drop)
 
 
 def limit_table(limits, tasks):
-    """What `start_program` sets: [(kind, (soft, hard))]. `tasks`: those of the same user that are not the program's."""
+    """What `start_program` sets: [(kind, (soft, hard))]. `tasks`: those of the same user that are
+    not the program's.
+    """
     seconds, _, memory, output, processes = limits
     cpu = int(seconds) + 2
     table = []
@@ -107,17 +114,25 @@ def new_main():
 
 def open_streams():
     """Fresh standard streams over descriptors 0, 1 and 2, as the interpreter makes them."""
-    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape", newline="\n", closefd=False)
-    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)
+    sys.stdin = sys.__stdin__ = open(
+        0, encoding="utf-8", errors="surrogateescape", newline="\n", closefd=False
+    )
+    sys.stdout = sys.__stdout__ = open(
+        1, "w", encoding="utf-8", errors="surrogateescape", closefd=False
+    )
     raw = open(2, "wb", closefd=False)
-    sys.stderr = sys.__stderr__ = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    sys.stderr = sys.__stderr__ = io.TextIOWrapper(
+        raw, encoding="utf-8", errors="backslashreplace", line_buffering=True
+    )
 
 
 def rehearse():
-    """Run a small program in this process, the zygote, again and again, then start afresh with clean streams.
+    """Run a small program in this process, the zygote, again and again, then start afresh with
+    clean streams.
 
-    What the interpreter sets up on first use (method caches, specialised instructions, decoders) is then ready before the
-    fork. Otherwise each process would write it anew, and each page written to costs a copy: a third of a test's time.
+    What the interpreter sets up on first use (method caches, specialised instructions, decoders) is
+    then ready before the fork. Otherwise each process would write it anew, and each page written to
+    costs a copy: a third of a test's time.
     """
     os.ftruncate(0, 0)
     os.pwrite(0, b"3\n4 5 6\nline\n" + b"rest\n" * 99, 0)
@@ -134,7 +149,9 @@ def rehearse():
 
 
 def run_program(code, source):
-    """Run `code` as the main module, end as the interpreter would, and leave with its exit status. Never returns."""
+    """Run `code` as the main module, end as the interpreter would, and leave with its exit status.
+    Never returns.
+    """
     status = 1
     try:
         status = run_main(code, source)
@@ -161,7 +178,8 @@ def run_main(code, source):
     for value in namespace.values():
         if type(value) in _FILES:
             flush(value)
-    if stdout is not sys.__stdout__ or stderr is not sys.__stderr__:  # the program has put others in their places
+    # the program has put others in their places
+    if stdout is not sys.__stdout__ or stderr is not sys.__stderr__:
         flush(sys.__stdout__)
         flush(sys.__stderr__)
     return status
@@ -177,7 +195,9 @@ def finish(module, ending, source):
 
 
 def run_function(code, source, payload, encode, decode):
-    """Run `code`, then evaluate the payload's expressions in its namespace; their values go to VALUE. Never returns."""
+    """Run `code`, then evaluate the payload's expressions in its namespace; their values go to
+    VALUE. Never returns.
+    """
     status = 1
     write, evaluate = os.pwrite, eval
     try:
@@ -200,10 +220,11 @@ def run_function(code, source, payload, encode, decode):
 
 
 def run_shared_program(code, inputs, started):
-    """Run `code` on each input in this one process, and note the outputs of runs that end well. Never returns.
+    """Run `code` on each input in this one process, and note the outputs of runs that end well.
+    Never returns.
 
-    Reading from descriptor 0 fails, and writing to descriptor 1 voids all that was noted; see run_shared. The parent runs
-    again all that is not noted.
+    Reading from descriptor 0 fails, and writing to descriptor 1 voids all that was noted; see
+    run_shared. The parent runs again all that is not noted.
     """
     write = os.write
     try:
@@ -212,7 +233,9 @@ def run_shared_program(code, inputs, started):
                 io.BytesIO(data), encoding="utf-8", errors="surrogateescape", newline="\n"
             )
             raw = io.BytesIO()
-            sys.stdout = sys.__stdout__ = stdout = io.TextIOWrapper(raw, encoding="utf-8", errors="surrogateescape")
+            sys.stdout = sys.__stdout__ = stdout = io.TextIOWrapper(
+                raw, encoding="utf-8", errors="surrogateescape"
+            )
             try:
                 good = ends_well(code)
                 stdout.flush()
@@ -230,7 +253,9 @@ def run_shared_program(code, inputs, started):
 
 
 def ends_well(code):
-    """Run `code` as run_main does, but leave everything in place for more; whether its exit status would be 0."""
+    """Run `code` as run_main does, but leave everything in place for more; whether its exit status
+    would be 0.
+    """
     namespace, modules = new_main(), sys.modules
     try:
         exec(code, namespace)

@@ -1,12 +1,15 @@
-"""What the parent, the judge and the zygote say to each other. Imported by all, so it imports next to nothing.
+"""What the parent, the judge and the zygote say to each other. Imported by all, so it imports next
+to nothing.
 
-A frame is a kind, the length of its body, and the body. The judge says READY once, with a line for each layer that is off. The
-parent sends a JOB, and may CANCEL it. The answers are RESULT frames in the order of the tests, or one INVALID with the compiler's
-message, then END; or CRASH in place of END if the job could not be carried through. A job in one shared process has one
-SHARED frame in place of results.
+A frame is a kind, the length of its body, and the body. The judge says READY once, with a line for
+each layer that is off. The parent sends a JOB, and may CANCEL it. The answers are RESULT frames in
+the order of the tests, or one INVALID with the compiler's message, then END; or CRASH in place of
+END if the job could not be carried through. A job in one shared process has one SHARED frame in
+place of results.
 
-The judge writes the job to a memory file that it shares with the zygote: first BOARD, which the zygote keeps up to date so
-that the judge knows which test runs since when, then the body of the JOB frame.
+The judge writes the job to a memory file that it shares with the zygote: first BOARD, which the
+zygote keeps up to date so that the judge knows which test runs since when, then the body of the JOB
+frame.
 """
 
 import struct
@@ -17,20 +20,33 @@ READY, JOB, CANCEL, RESULT, SHARED, INVALID, END, CRASH = range(8)
 # What became of one test, as far as the worker can know.
 EXITED, TIMED_OUT, NO_MEMORY, TOO_MUCH_OUTPUT, BROKEN = range(5)
 
-# How a job is run. IN_SUBMISSION: compiled in a process of its own, so that a crash of the compiler is recognised.
+# How a job is run. IN_SUBMISSION: compiled in a process of its own, so that a crash of the compiler
+# is recognised.
 IN_SUBMISSION, FUNCTIONS, SHARED_PROCESS = 1, 2, 4
 
 # Layers that can be missing. Having a process and limits of its own cannot.
 LAYERS = (
-    "user namespace", "mount namespace", "network namespace", "ipc namespace", "pid namespace", "cgroup", "root", "session",
-    "scratch", "user", "landlock", "seccomp",
-)  # fmt: skip
+    "user namespace",
+    "mount namespace",
+    "network namespace",
+    "ipc namespace",
+    "pid namespace",
+    "cgroup",
+    "root",
+    "session",
+    "scratch",
+    "user",
+    "landlock",
+    "seccomp",
+)
 
-BOARD = struct.Struct("<qdi")  # the test that runs or -1, the monotonic time at its start, processes between it and the zygote
+# the test that runs or -1, the monotonic time at its start, processes between it and the zygote
+BOARD = struct.Struct("<qdi")
 CANCELLED_AT = BOARD.size  # a byte that the judge sets
 FAILED_AT = BOARD.size + 1  # a byte that the process of a test sets if it could not be confined
 JOB_AT = 64
-CRASH_HEAD = struct.Struct("<i")  # wait status of the submission as an exit code; the message follows
+# wait status of the submission as an exit code; the message follows
+CRASH_HEAD = struct.Struct("<i")
 SHARED_RECORD = struct.Struct("<IdI")  # test, seconds, length of the output that follows
 JOB_HEAD = struct.Struct("<BddQQIII")
 RESULT_HEAD = struct.Struct("<IBidII")
@@ -43,19 +59,25 @@ def frame(kind, body=b""):
 
 def pack_job(flags, seconds, wall_cap, memory, output, processes, program, inputs):
     """Times in seconds, sizes in bytes; `program` and `inputs` are bytes."""
-    head = JOB_HEAD.pack(flags, seconds, wall_cap, memory, output, processes, len(inputs), len(program))
+    head = JOB_HEAD.pack(
+        flags, seconds, wall_cap, memory, output, processes, len(inputs), len(program)
+    )
     lengths = struct.pack(f"<{len(inputs)}I", *map(len, inputs))
     return frame(JOB, b"".join((head, lengths, program, *inputs)))
 
 
 def pack_result(index, outcome, exit_status, seconds, output, error, value):
     size = RESULT_HEAD.size + len(output) + len(error) + len(value)
-    head = _RESULT_FRAME.pack(RESULT, size, index, outcome, exit_status, seconds, len(output), len(error))
+    head = _RESULT_FRAME.pack(
+        RESULT, size, index, outcome, exit_status, seconds, len(output), len(error)
+    )
     return b"".join((head, output, error, value))
 
 
 def unpack_result(body):
-    """(index, outcome, exit_status, seconds, output, error, value); exit_status is minus the signal that ended the program."""
+    """(index, outcome, exit_status, seconds, output, error, value); exit_status is minus the signal
+    that ended the program.
+    """
     index, outcome, exit_status, seconds, output_size, error_size = RESULT_HEAD.unpack_from(body)
     at = RESULT_HEAD.size
     middle, end = at + output_size, at + output_size + error_size

@@ -1,10 +1,14 @@
-"""The directory that programs start in. Part of the worker: standard library only, imported by path."""
+"""The directory that programs start in. Part of the worker: standard library only, imported by
+path.
+"""
 
 import os
 
 
 def enter_scratch(path, user):
-    """Make `path` the current directory, empty and owned by `user` if that is one. Raises OSError if that cannot be had."""
+    """Make `path` the current directory, empty and owned by `user` if that is one. Raises OSError
+    if that cannot be had.
+    """
     os.chdir("/")
     if os.path.islink(path):
         os.unlink(path)

@@ -1,8 +1,10 @@
-"""The system calls that programs may make, as a seccomp filter. Part of the worker: standard library only, imported by path.
+"""The system calls that programs may make, as a seccomp filter. Part of the worker: standard
+library only, imported by path.
 
-What is not listed as allowed fails: with EPERM where it is known and refused, with ENOSYS where it is not known, so that
-the C library falls back to an older call (from clone3 to clone, say, whose flags a filter can read). One filter, installed
-once, serves the zygote and the programs alike; the kernel caches what does not depend on arguments.
+What is not listed as allowed fails: with EPERM where it is known and refused, with ENOSYS where it
+is not known, so that the C library falls back to an older call (from clone3 to clone, say, whose
+flags a filter can read). One filter, installed once, serves the zygote and the programs alike; the
+kernel caches what does not depend on arguments.
 """
 
 import ctypes
@@ -21,7 +23,8 @@ _X32_BIT = 0x40000000
 
 NEW_NAMESPACES = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET
 CLONE_NEW_PID_SIGCHLD = 0x20000000 | 17
-_TERMINAL_QUESTIONS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIO(N)CLEX
+# TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIO(N)CLEX
+_TERMINAL_QUESTIONS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 
 # name, number on x86_64, number on aarch64; "-" where it has none.
 _ALLOWED = """
@@ -112,7 +115,8 @@ def build_filter(machine):
         code.append((_JUMP_EQUAL, 0, len(then), number))
         code.extend(then)
 
-    # A new PID namespace is for the zygote: the kernel refuses it to a program, which has no capability.
+    # A new PID namespace is for the zygote: the kernel refuses it to a program, which has no
+    # capability.
     when(
         allowed.pop("clone"),
         (_LOAD, 0, 0, _ARGUMENT_AT),
@@ -124,7 +128,10 @@ def build_filter(machine):
     when(
         allowed.pop("ioctl"),
         (_LOAD, 0, 0, _ARGUMENT_AT + 8),
-        *((_JUMP_EQUAL, len(_TERMINAL_QUESTIONS) - at, 0, value) for at, value in enumerate(_TERMINAL_QUESTIONS)),
+        *(
+            (_JUMP_EQUAL, len(_TERMINAL_QUESTIONS) - at, 0, value)
+            for at, value in enumerate(_TERMINAL_QUESTIONS)
+        ),
         (_RETURN, 0, 0, refuse),
         (_RETURN, 0, 0, _ALLOW),
     )
@@ -138,12 +145,18 @@ def build_filter(machine):
         )
     # Ranges of numbers that fare alike, so that the filter stays short.
     for first, last, action in _ranges(allowed.values(), refused.values(), refuse):
-        code += [(_JUMP_GREATER_EQUAL, 0, 2, first), (_JUMP_GREATER_EQUAL, 1, 0, last + 1), (_RETURN, 0, 0, action)]
+        code += [
+            (_JUMP_GREATER_EQUAL, 0, 2, first),
+            (_JUMP_GREATER_EQUAL, 1, 0, last + 1),
+            (_RETURN, 0, 0, action),
+        ]
     return [*code, (_RETURN, 0, 0, unknown)]
 
 
 def build_signal_filter(machine, pid):
-    """A filter that lets a process send signals to `pid`, itself, alone: for where others of its user are in reach."""
+    """A filter that lets a process send signals to `pid`, itself, alone: for where others of its
+    user are in reach.
+    """
     architecture, column = _MACHINES[machine]
     allowed = _numbers(_ALLOWED, column)
     code = _beginning(architecture)
@@ -175,7 +188,9 @@ class _Program(ctypes.Structure):
 
 
 def install_filter(code):
-    """Bind this process and its descendants by the instructions `code`. Raises OSError where the kernel has no support."""
+    """Bind this process and its descendants by the instructions `code`. Raises OSError where the
+    kernel has no support.
+    """
     instructions = b"".join(struct.pack("<HBBI", *instruction) for instruction in code)
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     program = _Program(len(code), instructions)

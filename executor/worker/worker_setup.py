@@ -1,6 +1,8 @@
-"""Starting and ending a zygote: the judge's side and the zygote's side of putting up the jail. Part of the worker.
+"""Starting and ending a zygote: the judge's side and the zygote's side of putting up the jail. Part
+of the worker.
 
-Nothing that the judge alone needs is imported here: a zygote keeps the memory of what was loaded when it was forked.
+Nothing that the judge alone needs is imported here: a zygote keeps the memory of what was loaded
+when it was forked.
 """
 
 import _signal as signal
@@ -50,7 +52,9 @@ class Worker:
         self.off[name] = " ".join(why.split())
 
     def start_zygote(self):
-        """Start a zygote in the layers wanted; False, and one layer less is wanted, if that layer fails."""
+        """Start a zygote in the layers wanted; False, and one layer less is wanted, if that layer
+        fails.
+        """
         self.jail, lacking = plan_jail(self.wanted, self.root, self.packages)
         for name, why in lacking.items():
             self.drop(name, why)
@@ -79,7 +83,9 @@ class Worker:
             return False
 
     def help_zygote(self, outer):
-        """Do the judge's part of the set-up, as the zygote asks for it, until it is ready. Raises LayerFailed."""
+        """Do the judge's part of the set-up, as the zygote asks for it, until it is ready. Raises
+        LayerFailed.
+        """
         self.pid = outer
         with open(self.answers, encoding="utf-8", closefd=False) as lines:
             for line in lines:
@@ -126,7 +132,8 @@ class Worker:
         if self.group is not None:
             remove_group(self.group.paths.values())
         scratch = os.path.join(self.root, "scratch")
-        above = [os.path.dirname(self.root)] if os.getppid() != self.parent else []  # a dead pool's, once it is empty
+        # a dead pool's, once it is empty
+        above = [os.path.dirname(self.root)] if os.getppid() != self.parent else []
         for path in (scratch, self.root, *above):
             try:
                 if path == scratch and not os.path.islink(path):
@@ -136,11 +143,14 @@ class Worker:
                 pass
 
 
-# ---- the zygote's side -----------------------------------------------------------------------------------------------
+# ---- the zygote's side
+# -----------------------------------------------------------------------------------------------
 
 
 def become_zygote(jail, orders, answers, bell, job):
-    """In a fork of the judge: enter the jail and serve jobs. Tells the judge, line by line, what it should do."""
+    """In a fork of the judge: enter the jail and serve jobs. Tells the judge, line by line, what it
+    should do.
+    """
 
     def say(*words):
         line = "\t".join(" ".join(word.split()) for word in words)

@@ -1,5 +1,6 @@
-"""Stack traces as a reader of the program wants them: alike on every Python, without the frames that ran the program.
-Part of the worker: standard library only, imported by path."""
+"""Stack traces as a reader of the program wants them: alike on every Python, without the frames
+that ran the program. Part of the worker: standard library only, imported by path.
+"""
 
 import os
 
@@ -11,7 +12,10 @@ def format_chain(error, source_lines):
     while error is not None and id(error) not in seen and len(parts) < 10:
         seen.add(id(error))
         if error.__cause__ is not None:
-            link, following = "The above exception was the direct cause of the following exception:", error.__cause__
+            link, following = (
+                "The above exception was the direct cause of the following exception:",
+                error.__cause__,
+            )
         else:
             link = "During handling of the above exception, another exception occurred:"
             following = None if error.__suppress_context__ else error.__context__

@@ -1,16 +1,18 @@
-"""Python values as bytes and back: how arguments reach a program, and how what it returns leaves it. Imported by the
-worker by path, and by the parent.
+"""Python values as bytes and back: how arguments reach a program, and how what it returns leaves
+it. Imported by the worker by path, and by the parent.
 
-A value is a tag of one byte, then what the tag announces: a number of fixed size, a length and that many bytes, or a
-count and that many values (twice as many for a dict). Numbers are little-endian. What is not data becomes an Opaque.
+A value is a tag of one byte, then what the tag announces: a number of fixed size, a length and that
+many bytes, or a count and that many values (twice as many for a dict). Numbers are little-endian.
+What is not data becomes an Opaque.
 """
 
 import struct
 
 DEEPEST = 200  # containers within containers
 LONGEST_TEXT = 1000  # characters of an Opaque
-# Keys of a dict or set that hash alike are compared one with another, which for a million of them would take hours, and
-# comparing sets takes such comparisons in turn. So many may be alike, by how many sets there are within one another.
+# Keys of a dict or set that hash alike are compared one with another, which for a million of them
+# would take hours, and comparing sets takes such comparisons in turn. So many may be alike, by how
+# many sets there are within one another.
 MOST_ALIKE = {0: 64, 1: 8}  # else 1
 
 _SIZE = struct.Struct("<I")
@@ -22,7 +24,8 @@ _SMALL = 1 << 63
 
 
 class Opaque:
-    """What stands for a value that is no data: the name of its type, its repr, and whether it was true.
+    """What stands for a value that is no data: the name of its type, its repr, and whether it was
+    true.
 
     Equal to itself alone.
     """
@@ -39,15 +42,17 @@ class Opaque:
         return self.truth
 
 
-# ---- to bytes --------------------------------------------------------------------------------------------------------
+# ---- to bytes
+# --------------------------------------------------------------------------------------------------------
 
 
 def encode(value):
-    """The bytes of None, bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set and frozenset.
+    """The bytes of None, bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set
+    and frozenset.
 
-    A subclass counts as its base, read by the base's own methods. Scalars and arrays of numpy become what their
-    `tolist` gives. Anything else becomes an Opaque. Raises ValueError for a value that is nested too deep, as one that
-    contains itself is, and for 4 GiB in one piece.
+    A subclass counts as its base, read by the base's own methods. Scalars and arrays of numpy
+    become what their `tolist` gives. Anything else becomes an Opaque. Raises ValueError for a value
+    that is nested too deep, as one that contains itself is, and for 4 GiB in one piece.
     """
     parts, outer = [], []
     put, items = parts.append, iter((value,))
@@ -63,7 +68,9 @@ def encode(value):
             elements = elements_of(item)
             put(_head(tag, len(elements) // per_count))
             if len(outer) == DEEPEST:
-                raise ValueError(f"the value is nested too deep: more than {DEEPEST} containers within one another")
+                raise ValueError(
+                    f"the value is nested too deep: more than {DEEPEST} containers within one another"
+                )
             outer.append(items)
             items = iter(elements)
             break
@@ -110,7 +117,9 @@ def _encode_bytearray(value):
 
 def _encode_opaque(value):
     kind, text = (part.encode("utf-8", "backslashreplace") for part in (value.kind, value.text))
-    return b"".join((_head(b"o", len(kind)), kind, _SIZE.pack(len(text)), text, b"T" if value.truth else b"F"))
+    return b"".join(
+        (_head(b"o", len(kind)), kind, _SIZE.pack(len(text)), text, b"T" if value.truth else b"F")
+    )
 
 
 _SCALARS = {
@@ -165,11 +174,13 @@ def _opaque(value):
     return Opaque(name, text, truth)
 
 
-# ---- from bytes ------------------------------------------------------------------------------------------------------
+# ---- from bytes
+# ------------------------------------------------------------------------------------------------------
 
 
 def decode(data):
-    """The value of which `data` are the bytes. Raises ValueError, and nothing else, for any other bytes.
+    """The value of which `data` are the bytes. Raises ValueError, and nothing else, for any other
+    bytes.
 
     `data` may come from a hostile program. Memory and time stay in proportion to their length.
     """
@@ -194,13 +205,21 @@ def decode(data):
             per_count, at = _COUNTED[head], at + _SIZE.size
             count = per_count * _read_size(data, at - _SIZE.size)
             if count > len(data) - at:
-                raise ValueError(f"{count} elements announced where {len(data) - at} bytes are left")
+                raise ValueError(
+                    f"{count} elements announced where {len(data) - at} bytes are left"
+                )
             if len(outer) == DEEPEST:
-                raise ValueError(f"the value is nested too deep: more than {DEEPEST} containers within one another")
+                raise ValueError(
+                    f"the value is nested too deep: more than {DEEPEST} containers within one another"
+                )
             outer.append((tag, missing, items))
             tag, missing, items = head, count, []
         else:
-            raise ValueError(f"tag {bytes(head)!r} at byte {at - 1} is unknown" if head else "the value is cut off")
+            raise ValueError(
+                f"tag {bytes(head)!r} at byte {at - 1} is unknown"
+                if head
+                else "the value is cut off"
+            )
 
 
 def _read_size(data, at):

@@ -1,14 +1,17 @@
-"""The zygote: a warm interpreter inside the jail that forks a process for each test. Part of the worker: standard library only.
+"""The zygote: a warm interpreter inside the jail that forks a process for each test. Part of the
+worker: standard library only.
 
     judge, outside --> zygote --fork per test--> program
                        zygote --fork per job--> submission --fork per test--> program
 
-The zygote compiles a short program itself. A long one, or one that broke a worker before, is compiled by a submission, so that
-a compiler that crashes takes nothing else with it; a submission also imports the modules of a program once for all its
-tests, and they do not stay in the zygote. Whoever compiled forks, waits and clears up after one process a test.
+The zygote compiles a short program itself. A long one, or one that broke a worker before, is
+compiled by a submission, so that a compiler that crashes takes nothing else with it; a submission
+also imports the modules of a program once for all its tests, and they do not stay in the zygote.
+Whoever compiled forks, waits and clears up after one process a test.
 
-Input comes from a memory file and output goes to memory files, so that nothing blocks and the file-size limit is the
-output limit. The judge keeps the time and ends what runs too long; expected outputs never come here.
+Input comes from a memory file and output goes to memory files, so that nothing blocks and the
+file-size limit is the output limit. The judge keeps the time and ends what runs too long; expected
+outputs never come here.
 """
 
 import _signal as signal
@@ -21,9 +24,25 @@ import sys
 from os import write
 
 from worker_forks import fork_into_new_pid_namespace, run_each, run_shared
-from worker_processes import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, count_tasks, end_all_below, prctl
+from worker_processes import (
+    PR_SET_CHILD_SUBREAPER,
+    PR_SET_PDEATHSIG,
+    count_tasks,
+    end_all_below,
+    prctl,
+)
 from worker_program import limit_table
-from worker_protocol import CRASH, CRASH_HEAD, END, IN_SUBMISSION, INVALID, JOB_AT, JOB_HEAD, SHARED_PROCESS, frame
+from worker_protocol import (
+    CRASH,
+    CRASH_HEAD,
+    END,
+    IN_SUBMISSION,
+    INVALID,
+    JOB_AT,
+    JOB_HEAD,
+    SHARED_PROCESS,
+    frame,
+)
 from worker_scratch import enter_scratch
 from worker_trace import describe
 
@@ -41,7 +60,8 @@ Work = collections.namedtuple("Work", "flags limits source places table")
 
 
 class Zygote:
-    """What the serving loop needs: the memory file with the job, the pipes to the judge, and the jail it is in.
+    """What the serving loop needs: the memory file with the job, the pipes to the judge, and the
+    jail it is in.
 
     The judge looks into the pipe `answers` now and then; a byte in `bell` wakes it up.
     """
@@ -63,7 +83,8 @@ class Zygote:
             at += length
         key = (self._other_tasks(), *limits)
         if key not in self.tables:
-            self.tables = {key: limit_table(limits, key[0])}  # as a rule, job after job has the same
+            # as a rule, job after job has the same
+            self.tables = {key: limit_table(limits, key[0])}
         return Work(flags, limits, source, places, self.tables[key])
 
     def _other_tasks(self):
@@ -73,11 +94,13 @@ class Zygote:
         # In a user namespace of their own: the zygote, a submission, and one to spare.
         return 3 if "user namespace" in self.jail.layers else count_tasks(os.geteuid())
 
-    # ---- a job ---------------------------------------------------------------------------------------------------------
+    # ---- a job
+    # ---------------------------------------------------------------------------------------------------------
 
     def run_job(self):
         work = self.read_job()
-        if "root" not in self.jail.layers:  # where a program could have put another directory in its place
+        # where a program could have put another directory in its place
+        if "root" not in self.jail.layers:
             enter_scratch(self.jail.scratch, self.jail.inside)
         if work.flags & IN_SUBMISSION or len(work.source) > LONGEST_COMPILED_HERE:
             self.run_submission(None, work)
@@ -118,9 +141,15 @@ class Zygote:
     def compile_or_tell(self, source, bounded):
         """The code of the program; None if it does not compile, and then the judge has been told."""
         try:
-            return compile_bounded(source) if bounded else compile(source, "solution.py", "exec", dont_inherit=True)
+            return (
+                compile_bounded(source)
+                if bounded
+                else compile(source, "solution.py", "exec", dont_inherit=True)
+            )
         except Exception as error:
-            self.tell(frame(INVALID, describe(error).encode("utf-8", "replace")) + frame(END), wake=True)
+            self.tell(
+                frame(INVALID, describe(error).encode("utf-8", "replace")) + frame(END), wake=True
+            )
             return None
 
     def run_tests(self, code, work):
@@ -134,7 +163,9 @@ class Zygote:
         self.tell(last, wake=True)
 
     def tell(self, data, wake=False):
-        """Write to the judge. What is told without waking it up it reads a little later, unless that is much."""
+        """Write to the judge. What is told without waking it up it reads a little later, unless
+        that is much.
+        """
         size = len(data)
         self.untold = untold = self.untold + size
         if wake or untold > MOST_UNTOLD:
@@ -158,7 +189,9 @@ def compile_bounded(source):
     bounds = ((resource.RLIMIT_CPU, COMPILE_SECONDS), (resource.RLIMIT_AS, COMPILE_BYTES))
     before = [resource.getrlimit(kind) for kind, _ in bounds]
     for (kind, bound), (_, hard) in zip(bounds, before):
-        resource.setrlimit(kind, (bound if hard == resource.RLIM_INFINITY else min(bound, hard), hard))
+        resource.setrlimit(
+            kind, (bound if hard == resource.RLIM_INFINITY else min(bound, hard), hard)
+        )
     try:
         return compile(source, "solution.py", "exec", dont_inherit=True)
     finally:

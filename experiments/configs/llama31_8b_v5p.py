@@ -1,9 +1,11 @@
 """RLEF on Llama 3.1 8B Instruct, with the paper's settings, on a TPU v5p slice of 16 chips (2x2x4).
 
-Give the weights: --config.model.hf_dir=DIR, which the tokenizer is taken from as well. Without them the shape below serves to
-plan: python -m rlef_jax.plan --config experiments/configs/llama31_8b_v5p.py --topology v5p:2x2x4
+Give the weights: --config.model.hf_dir=DIR, which the tokenizer is taken from as well. Without them
+the shape below serves to plan: python -m rlef_jax.plan --config
+experiments/configs/llama31_8b_v5p.py --topology v5p:2x2x4
 
-The problems are those of CodeContests, prepared under data/: python -m rlef_jax.datasets prepare code_contests --from DIR.
+The problems are those of CodeContests, prepared under data/: python -m rlef_jax.datasets prepare
+code_contests --from DIR.
 """
 
 from experiments.configs import common
@@ -15,9 +17,18 @@ def get_config(arg=None):
 
     config.tokenizer.layout = "llama3"
     config.model.update(
-        vocab_size=128_256, d_model=4096, n_layers=32, n_heads=32, n_kv_heads=8, head_dim=128, d_ff=14_336,
-        rope_theta=500_000.0, rope_factor=8.0, tied_embeddings=False, context_length=131_072,
-    )  # fmt: skip
+        vocab_size=128_256,
+        d_model=4096,
+        n_layers=32,
+        n_heads=32,
+        n_kv_heads=8,
+        head_dim=128,
+        d_ff=14_336,
+        rope_theta=500_000.0,
+        rope_factor=8.0,
+        tied_embeddings=False,
+        context_length=131_072,
+    )
     config.model.logit_chunk = 1024
 
     config.mesh.update(data=1, fsdp=16, tensor=1)

@@ -1,7 +1,7 @@
 """RLEF on Llama 3.1 8B Instruct, with the paper's settings, on a TPU v6e slice of 16 chips (4x4).
 
-What differs from llama31_8b_v5p is the layout: python -m rlef_jax.plan --config experiments/configs/llama31_8b_v6e.py --topology
-v6e:4x4
+What differs from llama31_8b_v5p is the layout: python -m rlef_jax.plan --config
+experiments/configs/llama31_8b_v6e.py --topology v6e:4x4
 """
 
 from experiments.configs import llama31_8b_v5p

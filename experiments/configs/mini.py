@@ -1,4 +1,6 @@
-"""The default job: a tiny Llama learns, from nothing and on a CPU, to use execution feedback on the mini contest."""
+"""The default job: a tiny Llama learns, from nothing and on a CPU, to use execution feedback on the
+mini contest.
+"""
 
 from rlef_jax.config import default
 

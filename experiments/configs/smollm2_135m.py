@@ -1,10 +1,11 @@
-"""RLEF on SmolLM2 135M Instruct: a real model, small enough, with patience, for a CPU, where it needs 8.7 GiB of memory.
+"""RLEF on SmolLM2 135M Instruct: a real model, small enough, with patience, for a CPU, where it
+needs 8.7 GiB of memory.
 
-Give the weights: --config.model.hf_dir=DIR, which the tokenizer is taken from as well. Without them the shape below serves to
-plan: python -m rlef_jax.plan --config experiments/configs/smollm2_135m.py
+Give the weights: --config.model.hf_dir=DIR, which the tokenizer is taken from as well. Without them
+the shape below serves to plan: python -m rlef_jax.plan --config experiments/configs/smollm2_135m.py
 
-The problems are those of CodeContests, prepared under data/: python -m rlef_jax.datasets prepare code_contests --from DIR.
-The model was made for 2,048 tokens, so conversations are short.
+The problems are those of CodeContests, prepared under data/: python -m rlef_jax.datasets prepare
+code_contests --from DIR. The model was made for 2,048 tokens, so conversations are short.
 """
 
 from experiments.configs import common
@@ -16,9 +17,17 @@ def get_config(arg=None):
 
     config.tokenizer.layout = "chatml"
     config.model.update(
-        vocab_size=49_152, d_model=576, n_layers=30, n_heads=9, n_kv_heads=3, head_dim=64, d_ff=1536,
-        rope_theta=100_000.0, tied_embeddings=True, context_length=2048,
-    )  # fmt: skip
+        vocab_size=49_152,
+        d_model=576,
+        n_layers=30,
+        n_heads=9,
+        n_kv_heads=3,
+        head_dim=64,
+        d_ff=1536,
+        rope_theta=100_000.0,
+        tied_embeddings=True,
+        context_length=2048,
+    )
     config.model.logit_chunk = 512
 
     config.episode.update(max_prompt_tokens=704, max_response_tokens=320, max_feedback_tokens=192)

@@ -1,4 +1,6 @@
-"""The settings of a run: their defaults, the checks before anything is compiled, and the command line."""
+"""The settings of a run: their defaults, the checks before anything is compiled, and the command
+line.
+"""
 
 from rlef_jax.config.defaults import (
     CHOICES,
@@ -10,4 +12,12 @@ from rlef_jax.config.defaults import (
     suggestion,
 )
 
-__all__ = ["CHOICES", "default", "field_names", "leaves", "most_turns", "stream_capacity", "suggestion"]
+__all__ = [
+    "CHOICES",
+    "default",
+    "field_names",
+    "leaves",
+    "most_turns",
+    "stream_capacity",
+    "suggestion",
+]

@@ -1,4 +1,6 @@
-"""Command lines that take --config FILE and --config.path.to.field=VALUE: whatever is wrong with one is a line on stderr."""
+"""Command lines that take --config FILE and --config.path.to.field=VALUE: whatever is wrong with
+one is a line on stderr.
+"""
 
 import sys
 
@@ -9,8 +11,12 @@ from rlef_jax.config import checks, field_names, suggestion
 
 
 def define_config():
-    """The --config flag; the holder's value is the ConfigDict, once `parse` has read the command line."""
-    return config_flags.DEFINE_config_file("config", help_string="Python file with get_config(arg=None)", lock_config=True)
+    """The --config flag; the holder's value is the ConfigDict, once `parse` has read the command
+    line.
+    """
+    return config_flags.DEFINE_config_file(
+        "config", help_string="Python file with get_config(arg=None)", lock_config=True
+    )
 
 
 def given(argv: list[str]) -> list[str]:
@@ -33,10 +39,13 @@ def parse(holder, argv: list[str]) -> None:
         checks.validate(holder.value)
     except (flags.Error, ValueError) as error:
         sys.exit(f"error: {_last_line(str(error))}")
-    except Exception as error:  # raised by the configuration file, which may be missing and may hold any code
+    # raised by the configuration file, which may be missing and may hold any code
+    except Exception as error:
         sys.exit(f"error: --config: {_last_line(f'{type(error).__name__}: {error}')}")
     if rest:
-        sys.exit(f"error: unexpected argument {rest[0]!r}: settings are given as --config.path.to.field=VALUE")
+        sys.exit(
+            f"error: unexpected argument {rest[0]!r}: settings are given as --config.path.to.field=VALUE"
+        )
 
 
 def _last_line(text: str) -> str:

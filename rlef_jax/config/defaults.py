@@ -1,7 +1,9 @@
-"""Every setting of a run, with the paper's value as the default; `config_checks.validate` says what can be run.
+"""Every setting of a run, with the paper's value as the default; `config_checks.validate` says what
+can be run.
 
-Marks: [paper] stated in arXiv 2410.02089; [open] the paper is silent and the value is this project's choice.
-Configuration files (`experiments/configs/*.py`) start from `default()` and override.
+Marks: [paper] stated in arXiv 2410.02089; [open] the paper is silent and the value is this
+project's choice. Configuration files (`experiments/configs/*.py`) start from `default()` and
+override.
 """
 
 import difflib
@@ -31,11 +33,14 @@ CHOICES = {
 
 
 def default() -> ConfigDict:
-    """The paper's settings where it states them. Locked: a misspelt field is an error, not a new field."""
+    """The paper's settings where it states them. Locked: a misspelt field is an error, not a new
+    field.
+    """
     config = ConfigDict()
     config.name = "default"  # names the default workdir, runs/<name>
     config.seed = 0  # of weights, data order, demonstrations and sampling noise
-    config.episodes_every = 10  # collections between those whose conversations are written to <workdir>/episodes; 0: none
+    # collections between those whose conversations are written to <workdir>/episodes; 0: none
+    config.episodes_every = 10
     config.data = _data()
     config.tokenizer = _tokenizer()
     config.model = _model()
@@ -56,8 +61,11 @@ def _data() -> ConfigDict:
     c = ConfigDict()
     c.name = "mini_contest"  # the data set
     c.dir = ""  # where prepared data sets live; empty: <workdir>/data
-    c.generated = True  # CodeContests: generated tests are private tests too [paper: in evaluation; open: in training]
-    c.exclude = ""  # a file with names of problems that are left out, one a line: `python -m rlef_jax.datasets lint` writes one
+    # CodeContests: generated tests are private tests too [paper: in evaluation; open: in training]
+    c.generated = True
+    # a file with names of problems that are left out, one a line: `python -m rlef_jax.datasets
+    # lint` writes one
+    c.exclude = ""
     c.seed = 0  # mini contest: which problems are made
     c.train = 4096  # mini contest: problems of the train split
     c.valid = 256  # ... of the valid split
@@ -71,10 +79,12 @@ def _data() -> ConfigDict:
 def _tokenizer() -> ConfigDict:
     """Text to tokens."""
     c = ConfigDict()
-    # A SentencePiece model, Llama 3's tokenizer.model, a tokenizer.json, or a Hugging Face directory. Empty: that of
-    # model.hf_dir, and without one a SentencePiece model is trained on the data set's train split.
+    # A SentencePiece model, Llama 3's tokenizer.model, a tokenizer.json, or a Hugging Face
+    # directory. Empty: that of model.hf_dir, and without one a SentencePiece model is trained on
+    # the data set's train split.
     c.path = ""
-    c.layout = "mini"  # tokens around messages: those of the trained tokenizer, Llama 2, Llama 3, or ChatML
+    # tokens around messages: those of the trained tokenizer, Llama 2, Llama 3, or ChatML
+    c.layout = "mini"
     c.system = ""  # [open] a system message before the conversation (llama3, chatml); empty: none
     c.vocab_size = 768  # of the trained one
     return c
@@ -83,8 +93,9 @@ def _tokenizer() -> ConfigDict:
 def _model() -> ConfigDict:
     """The shape of the Llama; this default is tiny."""
     c = ConfigDict()
-    # A Hugging Face directory: weights, shape, rotary settings and tokenizer come from it, and whatever is said about the
-    # shape below is for planning without the weights. Empty: random weights of the shape below.
+    # A Hugging Face directory: weights, shape, rotary settings and tokenizer come from it, and
+    # whatever is said about the shape below is for planning without the weights. Empty: random
+    # weights of the shape below.
     c.hf_dir = ""
     c.vocab_size = 0  # 0: as many as the tokenizer has
     c.d_model = 64  # width
@@ -95,18 +106,25 @@ def _model() -> ConfigDict:
     c.d_ff = 192  # width of the feed-forward layer
     c.rope_theta = 10_000.0  # base of the rotary wavelengths
     c.rope_factor = 1.0  # Llama 3.1's stretching of long wavelengths; 1: none
-    c.rope_low_freq_factor = 1.0  # wavelengths above rope_original_context over this are stretched in full
-    c.rope_high_freq_factor = 4.0  # ... below rope_original_context over this not at all; between them in part
+    # wavelengths above rope_original_context over this are stretched in full
+    c.rope_low_freq_factor = 1.0
+    # ... below rope_original_context over this not at all; between them in part
+    c.rope_high_freq_factor = 4.0
     c.rope_original_context = 8192  # tokens of context before the stretching
     c.norm_eps = 1e-5  # of RMSNorm
     c.tied_embeddings = True  # the output layer is the embedding table
     c.qkv_bias = False  # query, key and value have a bias (Qwen2)
-    c.context_length = 0  # the longest sequence the weights were made for; 0: not known, nothing is checked
-    c.dtype = "float32"  # of activations and the sampler's weights; bfloat16 keeps float32 weights and moments in the learner
-    c.attention = "auto"  # of training: cudnn (GPU, bfloat16), splash (TPU), xla (anywhere); auto: the best there is
+    # the longest sequence the weights were made for; 0: not known, nothing is checked
+    c.context_length = 0
+    # of activations and the sampler's weights; bfloat16 keeps float32 weights and moments in the
+    # learner
+    c.dtype = "float32"
+    # of training: cudnn (GPU, bfloat16), splash (TPU), xla (anywhere); auto: the best there is
+    c.attention = "auto"
     c.unroll_layers = False  # faster on a CPU for a small model
     c.remat = False  # recompute each block in the backward pass: less memory, a third more time
-    c.remat_save = ""  # tensors of a block that are kept all the same: query, key, value, attended, gate, up
+    # tensors of a block that are kept all the same: query, key, value, attended, gate, up
+    c.remat_save = ""
     c.logit_chunk = 0  # positions scored at a time; 0: all
     return c
 
@@ -117,7 +135,8 @@ def _mesh() -> ConfigDict:
     c.data = -1  # rows are split, weights copied
     c.fsdp = 1  # rows and weights are split
     c.tensor = 1  # heads and the feed-forward width are split; divides n_heads and n_kv_heads
-    c.offload = False  # networks and moments rest in the host's memory while it is not their turn: for a single chip
+    # networks and moments rest in the host's memory while it is not their turn: for a single chip
+    c.offload = False
     return c
 
 
@@ -126,9 +145,11 @@ def _episode() -> ConfigDict:
     c = ConfigDict()
     c.turn_limit = 3  # [paper]; 1 is the single-turn ablation
     c.feedback = "true"  # [paper] true; random and none are its ablations
-    c.max_prompt_tokens = 2048  # [open] problems with longer first messages are left out, and counted
+    # [open] problems with longer first messages are left out, and counted
+    c.max_prompt_tokens = 2048
     c.max_response_tokens = 1024  # [open] longer responses are cut
-    c.cut_response = "turn"  # [open] a response cut at the cap counts as its turn; end: it ends the episode
+    # [open] a response cut at the cap counts as its turn; end: it ends the episode
+    c.cut_response = "turn"
     c.max_feedback_tokens = 1024  # [open] longer feedback is cut
     return c
 
@@ -137,10 +158,11 @@ def _executor() -> ConfigDict:
     """Who runs the programs."""
     c = ConfigDict()
     c.workers = 0  # processes that run programs; 0: one for each CPU core
-    # Layers between programs and the machine: best: all that can be had; strict: refuse to start where one is missing;
-    # minimal: start even where there is none.
+    # Layers between programs and the machine: best: all that can be had; strict: refuse to start
+    # where one is missing; minimal: start even where there is none.
     c.isolation = "best"
-    c.packages = ""  # folders, separated by commas, from which programs may import beside the standard library
+    # folders, separated by commas, from which programs may import beside the standard library
+    c.packages = ""
     return c
 
 
@@ -150,8 +172,10 @@ def _sampler() -> ConfigDict:
     c.slots = 64  # conversations in flight
     c.chunk = 32  # tokens sampled between two looks at the host
     c.splice_length = 128  # tokens spliced at a time; longer ones take several calls
-    c.share = 0.25  # sample, or splice, once this share of the slots takes part (or no program is running)
-    c.gather_weights = True  # weights whole along mesh.fsdp while sampling: no gathering at every token, more memory
+    # sample, or splice, once this share of the slots takes part (or no program is running)
+    c.share = 0.25
+    # weights whole along mesh.fsdp while sampling: no gathering at every token, more memory
+    c.gather_weights = True
     c.temperature = 1.0  # [paper] in training, with no top-p
     return c
 
@@ -160,7 +184,8 @@ def _batch() -> ConfigDict:
     """How sequences are laid out for the learner; changes speed, not results."""
     c = ConfigDict()
     c.rows = 16  # sequences in a microbatch; gradients accumulate over microbatches
-    c.lengths = (512, 1024, 2048, 4096, 8192)  # padded lengths; the longest stream fits into the last
+    # padded lengths; the longest stream fits into the last
+    c.lengths = (512, 1024, 2048, 4096, 8192)
     return c
 
 
@@ -199,15 +224,19 @@ def _ppo() -> ConfigDict:
     c.kl_coefficient = 0.05  # [paper] beta
     c.invalid_penalty = 0.2  # [paper] taken off at a non-final turn without valid code
     c.value = "turn"  # [paper] turn; token is its ablation
-    c.normalize_advantages = True  # [paper] to mean 0 and deviation 1; over the whole collection [open]
-    c.loss_aggregation = "token_mean"  # [open] every token of a minibatch counts alike; turn_mean: every response
+    # [paper] to mean 0 and deviation 1; over the whole collection [open]
+    c.normalize_advantages = True
+    # [open] every token of a minibatch counts alike; turn_mean: every response
+    c.loss_aggregation = "token_mean"
     c.moments_dtype = "float32"  # Adam's moments between steps; bfloat16 halves their memory
-    # π_old, and π in the KL term: sampler: as recorded when sampling [open]; learner: scored again before the update, which
-    # bfloat16 needs, where sampler and learner round differently.
+    # π_old, and π in the KL term: sampler: as recorded when sampling [open]; learner: scored again
+    # before the update, which bfloat16 needs, where sampler and learner round differently.
     c.old_logprobs = "sampler"
     c.value_head_std = 0.01  # [open] of the value network's random output layer
-    c.max_first_kl = 1e-6  # of the first policy to its reference, which it is, in nats; more stops it
-    c.max_logprob_gap = 1e-4  # sampler against learner, in nats; more stops it. For float32: bfloat16 needs about 0.5
+    # of the first policy to its reference, which it is, in nats; more stops it
+    c.max_first_kl = 1e-6
+    # sampler against learner, in nats; more stops it. For float32: bfloat16 needs about 0.5
+    c.max_logprob_gap = 1e-4
     return c
 
 
@@ -217,11 +246,13 @@ def _eval() -> ConfigDict:
     c.split = "test"  # that is evaluated before and after
     c.turn_limit = 3  # [paper] of a conversation in evaluation
     c.feedback = "true"  # [paper] in evaluation, as episode.feedback
-    c.rollouts = 3  # per problem; the first responses of 3 are the single-turn samples at equal budget
+    # per problem; the first responses of 3 are the single-turn samples at equal budget
+    c.rollouts = 3
     c.temperatures = (0.2, 1.0)  # [paper] 0.2 for 1@3
     c.top_p = 0.95  # [paper] nucleus sampling, in evaluation alone
     c.resamples = 200  # [paper] bootstrap resamples of the 95 % intervals
-    c.every = 200  # collections between evaluations on the valid split; 0: never [paper: 800 updates]
+    # collections between evaluations on the valid split; 0: never [paper: 800 updates]
+    c.every = 200
     c.valid_rollouts = 1  # per problem of the valid split
     return c
 
@@ -257,7 +288,11 @@ def suggestion(path: str) -> str:
 
 def most_turns(config: ConfigDict) -> int:
     """The longest conversation of the run in turns: training, evaluation or demonstrations."""
-    demonstrated = [turns for turns, n in enumerate(config.sft.demonstrations, start=1) if n and config.sft.steps]
+    demonstrated = [
+        turns
+        for turns, n in enumerate(config.sft.demonstrations, start=1)
+        if n and config.sft.steps
+    ]
     return max(config.episode.turn_limit, config.eval.turn_limit, *demonstrated, 1)
 
 

@@ -1,4 +1,5 @@
-"""Prepares a data set from files that its user has downloaded, and says what is in it and what is wrong with it.
+"""Prepares a data set from files that its user has downloaded, and says what is in it and what is
+wrong with it.
 
     python -m rlef_jax.datasets prepare NAME --from DIR [--data_dir DIR] [--allow_partial]
     python -m rlef_jax.datasets lint NAME[:SPLIT] [--data_dir DIR] [--out DIR] [--exclude FAULT,...]
@@ -22,20 +23,64 @@ def main(argv: list[str] | None = None) -> None:
     command = commands.add_parser("prepare", help="write a data set")
     command.set_defaults(run=_prepare)
     command.add_argument("name", choices=["code_contests", *evalplus.NAMES])
-    command.add_argument("--from", dest="source", required=True, metavar="DIR", help="folder of the downloaded files")
-    command.add_argument("--data_dir", default="data", metavar="DIR", help="folder that the data set is written under")
-    command.add_argument("--allow_partial", action="store_true", help="go on where files or problems are missing")
-    command = commands.add_parser("lint", help="run known programs on the tests, and tell which are not to be trusted")
+    command.add_argument(
+        "--from", dest="source", required=True, metavar="DIR", help="folder of the downloaded files"
+    )
+    command.add_argument(
+        "--data_dir",
+        default="data",
+        metavar="DIR",
+        help="folder that the data set is written under",
+    )
+    command.add_argument(
+        "--allow_partial", action="store_true", help="go on where files or problems are missing"
+    )
+    command = commands.add_parser(
+        "lint", help="run known programs on the tests, and tell which are not to be trusted"
+    )
     command.set_defaults(run=_lint)
-    command.add_argument("name", metavar="NAME[:SPLIT]", help="such as code_contests:train[:100]; default: train, or test alone")
-    command.add_argument("--data_dir", default="data", metavar="DIR", help="folder that the data set lies under")
-    command.add_argument("--out", metavar="DIR", help="what is found is kept there; default: lint/NAME-SPLIT")
-    command.add_argument("--comparison", default="", choices=executor.COMPARISONS, help="of outputs; default: the data set's own")
-    command.add_argument("--solutions", type=int, default=5, metavar="N", help="right, and wrong, programs tried for a problem")
-    command.add_argument("--no_generated", action="store_true", help="CodeContests: without its generated tests")
-    command.add_argument("--workers", type=int, metavar="N", help="processes that run programs; default: one for each core")
-    command.add_argument("--packages", nargs="*", default=[], metavar="DIR", help="from which programs may import")
-    command.add_argument("--exclude", default="wrong_tests", metavar="FAULT,...", help="which problems exclude.txt names")
+    command.add_argument(
+        "name",
+        metavar="NAME[:SPLIT]",
+        help="such as code_contests:train[:100]; default: train, or test alone",
+    )
+    command.add_argument(
+        "--data_dir", default="data", metavar="DIR", help="folder that the data set lies under"
+    )
+    command.add_argument(
+        "--out", metavar="DIR", help="what is found is kept there; default: lint/NAME-SPLIT"
+    )
+    command.add_argument(
+        "--comparison",
+        default="",
+        choices=executor.COMPARISONS,
+        help="of outputs; default: the data set's own",
+    )
+    command.add_argument(
+        "--solutions",
+        type=int,
+        default=5,
+        metavar="N",
+        help="right, and wrong, programs tried for a problem",
+    )
+    command.add_argument(
+        "--no_generated", action="store_true", help="CodeContests: without its generated tests"
+    )
+    command.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that run programs; default: one for each core",
+    )
+    command.add_argument(
+        "--packages", nargs="*", default=[], metavar="DIR", help="from which programs may import"
+    )
+    command.add_argument(
+        "--exclude",
+        default="wrong_tests",
+        metavar="FAULT,...",
+        help="which problems exclude.txt names",
+    )
     args = parser.parse_args(argv)
     try:
         args.run(args)
@@ -61,8 +106,10 @@ def _prepare_evalplus(args: argparse.Namespace) -> str:
 
         summary = evalplus.prepare(args.name, args.source, args.data_dir, on_progress)
     left_out = ", ".join(f"{count} of {task}" for task, count in summary["left_out"].items())
-    print(f"release {summary['release']}: {summary['problems']} problems, {summary['public_tests']:,} public and "
-          f"{summary['private_tests']:,} private tests; left out for their size: {left_out or 'none'}")  # fmt: skip
+    print(
+        f"release {summary['release']}: {summary['problems']} problems, {summary['public_tests']:,} public and "
+        f"{summary['private_tests']:,} private tests; left out for their size: {left_out or 'none'}"
+    )
     return summary["directory"]
 
 
@@ -73,15 +120,26 @@ def _lint(args: argparse.Namespace) -> None:
     options = {"generated": not args.no_generated} if name == "code_contests" else {}
     leave_out = [fault for fault in args.exclude.split(",") if fault]
     summary = lint.lint(
-        name, split, args.data_dir, out,
-        comparison=args.comparison, programs=args.solutions, workers=args.workers, packages=args.packages, leave_out=leave_out,
+        name,
+        split,
+        args.data_dir,
+        out,
+        comparison=args.comparison,
+        programs=args.solutions,
+        workers=args.workers,
+        packages=args.packages,
+        leave_out=leave_out,
         **options,
-    )  # fmt: skip
+    )
     _show_faults(summary)
-    print(f"written to {out}: report.md, summary.json, problems.jsonl, and exclude.txt ({args.exclude or 'no fault'}), "
-          "which data.exclude takes")  # fmt: skip
+    print(
+        f"written to {out}: report.md, summary.json, problems.jsonl, and exclude.txt ({args.exclude or 'no fault'}), "
+        "which data.exclude takes"
+    )
     if failed := summary["sandbox_failed"]:
-        sys.exit(f"the sandbox failed on {len(failed)} problems ({next(iter(failed.values()))}): run the same command again")
+        sys.exit(
+            f"the sandbox failed on {len(failed)} problems ({next(iter(failed.values()))}): run the same command again"
+        )
 
 
 def _show_faults(summary: Mapping) -> None:
@@ -96,9 +154,13 @@ def _show_faults(summary: Mapping) -> None:
         table.add_row(fault, f"{found['problems']:,}", FAULTS[fault])
     console().print(table)
     for kind in ("right", "wrong"):
-        outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in summary[f"{kind}_programs"].items())
-        print(f"{kind} programs: {outcomes or 'none'}; {summary[f'without_{kind}_programs']:,} of {summary['judged']:,} problems "
-              "have none to check with")  # fmt: skip
+        outcomes = ", ".join(
+            f"{count:,} {outcome}" for outcome, count in summary[f"{kind}_programs"].items()
+        )
+        print(
+            f"{kind} programs: {outcomes or 'none'}; {summary[f'without_{kind}_programs']:,} of {summary['judged']:,} problems "
+            "have none to check with"
+        )
 
 
 def _show(summary: Mapping[str, Mapping]) -> None:
@@ -117,15 +179,28 @@ def _show(summary: Mapping[str, Mapping]) -> None:
 
 def _lines(parts: list[Mapping]):
     """(label, a cell for each split) of each line."""
-    for name in ("problems", "usable", "without_public_tests", "without_private_tests", "without_any_tests"):
+    for name in (
+        "problems",
+        "usable",
+        "without_public_tests",
+        "without_private_tests",
+        "without_any_tests",
+    ):
         yield name.replace("_", " "), [f"{part[name]:,}" for part in parts]
     for name in stored.COUNTS:
-        label = f"Python 3 {name.replace('_', ' ')}" if name in stored.COUNTS[3:] else name.replace("_", " ")
+        label = (
+            f"Python 3 {name.replace('_', ' ')}"
+            if name in stored.COUNTS[3:]
+            else name.replace("_", " ")
+        )
         yield label, [f"{part[name]:,}" for part in parts]
         yield "  per problem", [f"{part['per_problem'][name]:.2f}" for part in parts]
     for group in ("by_source", "by_difficulty"):
         for value in dict.fromkeys(value for part in parts for value in part[group]):
-            yield f"{group.removeprefix('by_')} {value}", [f"{part[group].get(value, 0):,}" for part in parts]
+            yield (
+                f"{group.removeprefix('by_')} {value}",
+                [f"{part[group].get(value, 0):,}" for part in parts],
+            )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Demonstrations for the supervised warm start: what a solver that reads its feedback now and then would have tried.
+"""Demonstrations for the supervised warm start: what a solver that reads its feedback now and then
+would have tried.
 
-They teach the form of a conversation and that an answer may change, without teaching to repair reliably: that is left to
-reinforcement learning. More fixes than repeats would hide what it gains.
+They teach the form of a conversation and that an answer may change, without teaching to repair
+reliably: that is left to reinforcement learning. More fixes than repeats would hide what it gains.
 """
 
 import warnings
@@ -11,7 +12,8 @@ import numpy as np
 
 from rlef_jax.types import Problem
 
-# The error lines that programs of these data sets end in most often, for the tokenizer's training text.
+# The error lines that programs of these data sets end in most often, for the tokenizer's training
+# text.
 _ERRORS = (
     "ValueError: max() iterable argument is empty",
     "ValueError: min() iterable argument is empty",
@@ -37,32 +39,43 @@ def attempts(
 ) -> list[str]:
     """The programs of one demonstration with exactly `turns` attempts.
 
-    The first attempt is a guess: a draw from `solutions[1:] + incorrect_solutions`. Each later one is a right program
-    (`fix_probability`), the attempt before it word for word (`repeat_probability`), or a fresh guess. Guesses and fixes
-    are broken with `broken_probability`, so that they do not compile. A conversation goes on only after a failure, so
-    the process is conditioned on all attempts but the last being wrong: each of those is drawn again until it is wrong,
-    which leaves repeats and fresh wrong guesses in their proportions. The last is drawn freely, right or wrong.
+    The first attempt is a guess: a draw from `solutions[1:] + incorrect_solutions`. Each later one
+    is a right program (`fix_probability`), the attempt before it word for word
+    (`repeat_probability`), or a fresh guess. Guesses and fixes are broken with
+    `broken_probability`, so that they do not compile. A conversation goes on only after a failure,
+    so the process is conditioned on all attempts but the last being wrong: each of those is drawn
+    again until it is wrong, which leaves repeats and fresh wrong guesses in their proportions. The
+    last is drawn freely, right or wrong.
 
     Args:
       problem: needs `solutions` and, for several turns, `incorrect_solutions`.
       turns: number of attempts, at least 1.
 
     Raises:
-      ValueError: for a problem without the programs it needs, `turns` below 1, or probabilities out of range.
+      ValueError: for a problem without the programs it needs, `turns` below 1, or probabilities out
+          of range.
     """
     if turns < 1:
         raise ValueError(f"turns is {turns}: a demonstration has at least 1")
-    if not (0 <= fix_probability and 0 <= repeat_probability and fix_probability + repeat_probability <= 1):
+    if not (
+        0 <= fix_probability
+        and 0 <= repeat_probability
+        and fix_probability + repeat_probability <= 1
+    ):
         raise ValueError(
             f"fix_probability {fix_probability} and repeat_probability {repeat_probability} must not be negative"
             " and must add up to at most 1"
         )
     if not 0 <= broken_probability < 1:
-        raise ValueError(f"broken_probability is {broken_probability}: it must be at least 0 and below 1")
+        raise ValueError(
+            f"broken_probability is {broken_probability}: it must be at least 0 and below 1"
+        )
     if not problem.solutions:
         raise ValueError(f"{problem.name} has no solutions: demonstrations need a right program")
     if turns > 1 and not problem.incorrect_solutions:
-        raise ValueError(f"{problem.name} has no incorrect_solutions: choose another problem for {turns} turns")
+        raise ValueError(
+            f"{problem.name} has no incorrect_solutions: choose another problem for {turns} turns"
+        )
     guesses = (*problem.solutions[1:], *problem.incorrect_solutions) or problem.solutions
     right = frozenset(problem.solutions)
     programs: list[str] = []
@@ -80,9 +93,11 @@ def attempts(
 
 
 def tokenizer_texts(problems: Sequence[Problem]) -> Iterator[str]:
-    """Texts like those of conversations about the problems, to train a tokenizer on: statements, programs and feedback.
+    """Texts like those of conversations about the problems, to train a tokenizer on: statements,
+    programs and feedback.
 
-    Nothing is run: the outputs shown as wrong are the expected ones of another problem, which look the same.
+    Nothing is run: the outputs shown as wrong are the expected ones of another problem, which look
+    the same.
     """
     for number, problem in enumerate(problems):
         yield problem.statement

@@ -1,4 +1,6 @@
-"""What the tests of one problem do to its known right and wrong programs, and the faults of the tests that follow."""
+"""What the tests of one problem do to its known right and wrong programs, and the faults of the
+tests that follow.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -8,7 +10,9 @@ import executor
 from executor import AnyTest, Limits, Verdict
 from rlef_jax.types import Problem
 
-_RELAXED = 3  # times the limits: a right program that keeps to these has met limits that are too tight, not a wrong test
+# times the limits: a right program that keeps to these has met limits that are too tight, not a
+# wrong test
+_RELAXED = 3
 _TIGHT = 0.8  # of the time limit
 FAULTS = {
     "wrong_tests": f"no known right program passes, not even with {_RELAXED} times the limits",
@@ -27,23 +31,35 @@ class SandboxFailure(Exception):
 
 
 class Judge(NamedTuple):
-    """Who runs programs, how outputs are compared where a problem has no checker, and how many programs of a kind are tried."""
+    """Who runs programs, how outputs are compared where a problem has no checker, and how many
+    programs of a kind are tried.
+    """
 
     pool: executor.Pool
     comparison: str
     programs: int
 
     def run(
-        self, program: str, problem: Problem, tests: Sequence[AnyTest], times: float = 1, to_the_end: bool = False
+        self,
+        program: str,
+        problem: Problem,
+        tests: Sequence[AnyTest],
+        times: float = 1,
+        to_the_end: bool = False,
     ) -> executor.Result:
-        """On some tests of a problem, with so many times its limits, up to the first failure or to the end.
+        """On some tests of a problem, with so many times its limits, up to the first failure or to
+        the end.
 
         Raises SandboxFailure.
         """
         limits, comparison = _times(problem.limits, times), problem.checker or self.comparison
-        result = self.pool.submit(executor.Job(program, tuple(tests), limits, comparison, not to_the_end)).result()
+        result = self.pool.submit(
+            executor.Job(program, tuple(tests), limits, comparison, not to_the_end)
+        ).result()
         if result.verdict is Verdict.INFRASTRUCTURE:
-            raise SandboxFailure(result.error or next((test.error for test in result.tests if test.error), ""))
+            raise SandboxFailure(
+                result.error or next((test.error for test in result.tests if test.error), "")
+            )
         return result
 
 
@@ -52,8 +68,9 @@ class Run(NamedTuple):
 
     Attributes:
       number: its place among the programs of its kind.
-      outcome: passed; exceeds, where it passes within the relaxed limits only; stopped, where it needs more than it was given;
-        failed; or unfit, where it does not compile here or imports what is not here, which is no fault of the tests.
+      outcome: passed; exceeds, where it passes within the relaxed limits only; stopped, where it
+        needs more than it was given; failed; or unfit, where it does not compile here or imports
+        what is not here, which is no fault of the tests.
       first: the first test that it did not pass, -1 for none, and `verdict`, how.
       share: the largest share of the time limit that it took for a test that it passed.
     """
@@ -65,11 +82,13 @@ class Run(NamedTuple):
     share: float
 
 
-# ---- programs --------------------------------------------------------------------------------------------------------
+# ---- programs
+# --------------------------------------------------------------------------------------------------------
 
 
 def examine(problem: Problem, judge: Judge) -> dict:
-    """What the tests of a problem do to its programs, and the faults that follow, each with its reason.
+    """What the tests of a problem do to its programs, and the faults that follow, each with its
+    reason.
 
     Private tests follow the public ones: test `n` of both together.
 
@@ -82,7 +101,10 @@ def examine(problem: Problem, judge: Judge) -> dict:
         "tests": [len(problem.public_tests), len(problem.private_tests)],
         "right": Counter(run.outcome for run in right),
         "wrong": Counter(run.outcome for run in wrong),
-        "wrong_past_public": sum(run.outcome != "unfit" and not 0 <= run.first < len(problem.public_tests) for run in wrong),
+        "wrong_past_public": sum(
+            run.outcome != "unfit" and not 0 <= run.first < len(problem.public_tests)
+            for run in wrong
+        ),
         "slowest": round(max((run.share for run in right), default=0.0), 3),
     }
     reasons = {
@@ -106,14 +128,19 @@ def _tried(programs: Iterable[str], problem: Problem, judge: Judge, factor: floa
 
 
 def _run(number: int, program: str, problem: Problem, judge: Judge, factor: float) -> Run:
-    """A program on all tests; one that exceeds a limit gets another chance with `factor` times the limits."""
+    """A program on all tests; one that exceeds a limit gets another chance with `factor` times the
+    limits.
+    """
     tests = (*problem.public_tests, *problem.private_tests)
     result = judge.run(program, problem, tests)
-    slowest = max((test.seconds for test in result.tests if test.verdict is Verdict.OK), default=0.0)
+    slowest = max(
+        (test.seconds for test in result.tests if test.verdict is Verdict.OK), default=0.0
+    )
     share = slowest / problem.limits.seconds
     first, outcome = _first_failure(result)
     if outcome == "stopped" and factor > 1:
-        again = judge.run(program, problem, tests[first:], factor)  # what it passed before, it passes again
+        # what it passed before, it passes again
+        again = judge.run(program, problem, tests[first:], factor)
         later, outcome = _first_failure(again)
         if outcome in ("failed", "unfit"):
             return Run(number, outcome, first + later, again.verdict, share)
@@ -127,7 +154,9 @@ def _first_failure(result: executor.Result) -> tuple[int, str]:
     if at < 0:
         return at, "passed"
     last = result.tests[at].error.strip().rpartition("\n")[2]
-    if result.verdict is Verdict.INVALID_PROGRAM or last.startswith(("ModuleNotFoundError", "ImportError")):
+    if result.verdict is Verdict.INVALID_PROGRAM or last.startswith(
+        ("ModuleNotFoundError", "ImportError")
+    ):
         return at, "unfit"
     return at, "stopped" if result.verdict in _OVER else "failed"
 
@@ -137,7 +166,8 @@ def _times(limits: Limits, factor: float) -> Limits:
     return Limits(factor * limits.seconds, processes=limits.processes, **larger)
 
 
-# ---- faults: reasons, '' or absent where there is none ---------------------------------------------------------------
+# ---- faults: reasons, '' or absent where there is none
+# ---------------------------------------------------------------
 
 
 def _faults_of_tests(problem: Problem, right: Sequence[Run], judge: Judge) -> dict[str, str]:
@@ -154,14 +184,19 @@ def _faults_of_tests(problem: Problem, right: Sequence[Run], judge: Judge) -> di
 
 
 def _failed_by_all(runs: Sequence[Run], problem: Problem, judge: Judge) -> list[int]:
-    """The tests that none of these programs passes. Each is run on those that are left of the ones before it."""
+    """The tests that none of these programs passes. Each is run on those that are left of the ones
+    before it.
+    """
     tests = (*problem.public_tests, *problem.private_tests)
     left = list(range(len(tests)))
-    for run in sorted(runs, key=lambda run: run.outcome != "failed"):  # those that take too long have little left to run
+    # those that take too long have little left to run
+    for run in sorted(runs, key=lambda run: run.outcome != "failed"):
         if not left:
             break
         chosen = [tests[at] for at in left]
-        result = judge.run(problem.solutions[run.number], problem, chosen, _RELAXED, to_the_end=True)
+        result = judge.run(
+            problem.solutions[run.number], problem, chosen, _RELAXED, to_the_end=True
+        )
         left = [at for at, test in zip(left, result.tests) if test.verdict is not Verdict.OK]
     return left
 
@@ -173,7 +208,9 @@ def _faults_of_limits(problem: Problem, right: Sequence[Run]) -> dict[str, str]:
         near = max((run for run in right if run.outcome == "passed"), key=lambda run: run.share)
         reasons = [_listed(over, problem)] if over else []
         if near.share > _TIGHT:
-            reasons.append(f"solutions[{near.number}] takes {near.share:.0%} of {problem.limits.seconds:g} s")
+            reasons.append(
+                f"solutions[{near.number}] takes {near.share:.0%} of {problem.limits.seconds:g} s"
+            )
         return {"tight_limits": "; ".join(reasons)}
     if not over or (outcomes["failed"] and not outcomes["exceeds"]):
         return {}
@@ -189,7 +226,11 @@ def _weak(wrong: Sequence[Run]) -> str:
 
 def _leaking(problem: Problem) -> str:
     shown = {_given(test) for test in problem.public_tests}
-    same = [at for at, test in enumerate(problem.private_tests, start=len(problem.public_tests)) if _given(test) in shown]
+    same = [
+        at
+        for at, test in enumerate(problem.private_tests, start=len(problem.public_tests))
+        if _given(test) in shown
+    ]
     return f"{_tests(same, problem)} ({len(same)} of {len(problem.private_tests)})" if same else ""
 
 
@@ -201,7 +242,12 @@ def _given(test: AnyTest) -> tuple:
 
 
 def _listed(right: Sequence[Run], problem: Problem) -> str:
-    return _some([f"solutions[{run.number}] {run.verdict.value} on {_tests([run.first], problem)}" for run in right])
+    return _some(
+        [
+            f"solutions[{run.number}] {run.verdict.value} on {_tests([run.first], problem)}"
+            for run in right
+        ]
+    )
 
 
 def _tests(places: Sequence[int], problem: Problem) -> str:

@@ -1,7 +1,9 @@
-"""Runs the known right and wrong programs of a data set's problems on its tests, and says which tests are not to be trusted.
+"""Runs the known right and wrong programs of a data set's problems on its tests, and says which
+tests are not to be trusted.
 
-A directory holds what is checked (`lint.json`), a line for each problem, on disk as soon as it is judged (`problems.jsonl`), and
-what comes of it: counts and names (`summary.json`), reasons (`report.md`), and names to leave out (`exclude.txt`).
+A directory holds what is checked (`lint.json`), a line for each problem, on disk as soon as it is
+judged (`problems.jsonl`), and what comes of it: counts and names (`summary.json`), reasons
+(`report.md`), and names to leave out (`exclude.txt`).
 """
 
 import json
@@ -33,17 +35,20 @@ def lint(
     leave_out: Collection[str] = ("wrong_tests",),
     **options,
 ) -> dict:
-    """Judges the problems of a split that have no line in `out` yet, and returns the summary of all that it writes there.
+    """Judges the problems of a split that have no line in `out` yet, and returns the summary of all
+    that it writes there.
 
     Args:
-      comparison: how outputs are compared, as `data.comparison`; empty: as the data set's are meant to be.
+      comparison: how outputs are compared, as `data.comparison`; empty: as the data set's are meant
+          to be.
       programs: how many right and how many wrong programs of a problem are tried.
       workers, packages: see `executor.Pool`.
       leave_out: the faults, of `FAULTS`, whose problems are named in exclude.txt.
       **options: of `datasets.load`.
 
     Raises:
-      ValueError: for an unknown data set, split, option or fault, and a directory that was made with other settings.
+      ValueError: for an unknown data set, split, option or fault, and a directory that was made
+          with other settings.
       FileNotFoundError: for a data set that is not prepared.
     """
     if unknown := sorted(set(leave_out) - set(FAULTS)):
@@ -53,10 +58,20 @@ def lint(
     problems = datasets.load(name, split, data_dir, **options)
     comparison = comparison or datasets.COMPARISONS[name]
     at_once = 2 + (workers or len(os.sched_getaffinity(0)))
-    # The pool is closed first, and with it whatever runs: a run that is stopped waits for no program.
-    with ThreadPoolExecutor(at_once) as threads, executor.Pool(workers, cache_size=0, packages=packages) as pool:
+    # The pool is closed first, and with it whatever runs: a run that is stopped waits for no
+    # program.
+    with (
+        ThreadPoolExecutor(at_once) as threads,
+        executor.Pool(workers, cache_size=0, packages=packages) as pool,
+    ):
         judge = Judge(pool, comparison, programs)
-        settings = {"dataset": name, "split": split, "problems": len(problems), "comparison": comparison, "programs": programs}
+        settings = {
+            "dataset": name,
+            "split": split,
+            "problems": len(problems),
+            "comparison": comparison,
+            "programs": programs,
+        }
         claim(settings | options, out)
         failed = run(problems, judge, threads, at_once, out, f"{name}:{split}")
     lines = list(judged(out).values())
@@ -69,7 +84,9 @@ def lint(
 
 
 def claim(settings: dict, out: str | os.PathLike) -> None:
-    """Writes lint.json; raises ValueError for a directory that holds what was found with other settings."""
+    """Writes lint.json; raises ValueError for a directory that holds what was found with other
+    settings.
+    """
     path = pathlib.Path(out, "lint.json")
     if path.exists() and (old := json.loads(path.read_text())) != settings:
         name = next(name for name in {**old, **settings} if old.get(name) != settings.get(name))
@@ -89,11 +106,18 @@ def judged(out: str | os.PathLike) -> dict[int, dict]:
 
 
 def run(
-    problems: Sequence[Problem], judge: Judge, threads: ThreadPoolExecutor, at_once: int, out: str | os.PathLike, label: str
+    problems: Sequence[Problem],
+    judge: Judge,
+    threads: ThreadPoolExecutor,
+    at_once: int,
+    out: str | os.PathLike,
+    label: str,
 ) -> dict[str, str]:
-    """Writes a line for each problem that has none yet. Problems are read as their turn comes, `at_once` are held at a time.
+    """Writes a line for each problem that has none yet. Problems are read as their turn comes,
+    `at_once` are held at a time.
 
-    Returns {name: error} of those that the sandbox failed: they get no line, so that the next run tries them again.
+    Returns {name: error} of those that the sandbox failed: they get no line, so that the next run
+    tries them again.
     """
     done, failed, under_way = judged(out), {}, {}
     with (
@@ -122,7 +146,8 @@ def run(
     return failed
 
 
-# ---- what comes of it ------------------------------------------------------------------------------------------------
+# ---- what comes of it
+# ------------------------------------------------------------------------------------------------
 
 
 def sum_up(lines: Sequence[dict], failed: dict[str, str]) -> dict:
@@ -138,7 +163,9 @@ def sum_up(lines: Sequence[dict], failed: dict[str, str]) -> dict:
         "right_programs": sum((Counter(line["right"]) for line in lines), Counter()),
         "wrong_programs": sum((Counter(line["wrong"]) for line in lines), Counter()),
         "wrong_past_public": sum(line["wrong_past_public"] for line in lines),
-        "faults": {fault: {"problems": len(names), "names": names} for fault, names in found.items()},
+        "faults": {
+            fault: {"problems": len(names), "names": names} for fault, names in found.items()
+        },
     }
 
 
@@ -146,11 +173,22 @@ def report(lines: Sequence[dict], title: str) -> str:
     """Every fault with its problems and the reasons, in Markdown."""
     text = f"# {title}: {len(lines)} problems\n"
     for fault, meaning in FAULTS.items():
-        found = [f"- `{line['name']}`: {line['faults'][fault]}\n" for line in lines if fault in line["faults"]]
-        text += f"\n## {fault}: {len(found)}\n\n{meaning.capitalize()}.\n" + "".join(["\n", *found] if found else [])
+        found = [
+            f"- `{line['name']}`: {line['faults'][fault]}\n"
+            for line in lines
+            if fault in line["faults"]
+        ]
+        text += f"\n## {fault}: {len(found)}\n\n{meaning.capitalize()}.\n" + "".join(
+            ["\n", *found] if found else []
+        )
     return text
 
 
 def names_with(lines: Sequence[dict], chosen: Collection[str]) -> str:
     """The names of the problems with a chosen fault, one a line."""
-    return "".join(f"{name}\n" for name in dict.fromkeys(line["name"] for line in lines if line["faults"].keys() & set(chosen)))
+    return "".join(
+        f"{name}\n"
+        for name in dict.fromkeys(
+            line["name"] for line in lines if line["faults"].keys() & set(chosen)
+        )
+    )

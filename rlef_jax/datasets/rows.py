@@ -7,9 +7,11 @@ from rlef_jax.types import Problem
 
 
 def problem(row: Mapping, generated: bool = True) -> Problem:
-    """The problem of a row as tensorflow-datasets reads it. Limits that are absent or 0 are those of `executor.Limits`.
+    """The problem of a row as tensorflow-datasets reads it. Limits that are absent or 0 are those
+    of `executor.Limits`.
 
-    `generated`: generated tests, where the row has any, are private tests too, and follow the others.
+    `generated`: generated tests, where the row has any, are private tests too, and follow the
+        others.
     """
     private = _tests(row["private_tests"])
     if generated and "generated_tests" in row:
@@ -35,7 +37,10 @@ def _limits(row: Mapping) -> executor.Limits:
 
 
 def _tests(tests: Mapping) -> tuple[executor.Test, ...]:
-    return tuple(executor.Test(_text(given), _text(output)) for given, output in zip(tests["input"], tests["output"]))
+    return tuple(
+        executor.Test(_text(given), _text(output))
+        for given, output in zip(tests["input"], tests["output"])
+    )
 
 
 def _text(value: bytes | str) -> str:

@@ -8,7 +8,9 @@ from rlef_jax.types import Problem
 
 
 class Selection(Sequence[Problem]):
-    """The problems at some places of a sequence, in that order, each read when it is asked for. A slice reads nothing."""
+    """The problems at some places of a sequence, in that order, each read when it is asked for. A
+    slice reads nothing.
+    """
 
     def __init__(self, problems: Sequence[Problem], places: Sequence[int]):
         self._problems = problems

@@ -1,1 +1,3 @@
-"""Figures of episodes, and whole evaluations: solve rates with intervals, players, tables on disk and on screen."""
+"""Figures of episodes, and whole evaluations: solve rates with intervals, players, tables on disk
+and on screen.
+"""

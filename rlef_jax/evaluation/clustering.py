@@ -1,10 +1,13 @@
-"""Which programs do the same: AlphaCode's clusters (section 4.6 of its paper), without a look at what only the judge may know.
+"""Which programs do the same: AlphaCode's clusters (section 4.6 of its paper), without a look at
+what only the judge may know.
 
-AlphaCode runs the candidates on inputs that a model made up, and puts those together that print the same. Here the extra inputs
-are the inputs of the *public* tests with something changed: a number, a letter, an element. As they are, these would tell no
-candidates apart, since all pass the public tests. Private and generated tests stay out of it, their inputs too: they are part of
-the verdict, and a choice made on the very inputs that decide would be better than any that a contestant could make. A changed
-input may break the rules of its problem; what programs make of it tells them apart all the same.
+AlphaCode runs the candidates on inputs that a model made up, and puts those together that print the
+same. Here the extra inputs are the inputs of the *public* tests with something changed: a number, a
+letter, an element. As they are, these would tell no candidates apart, since all pass the public
+tests. Private and generated tests stay out of it, their inputs too: they are part of the verdict,
+and a choice made on the very inputs that decide would be better than any that a contestant could
+make. A changed input may break the rules of its problem; what programs make of it tells them apart
+all the same.
 """
 
 import dataclasses
@@ -22,7 +25,8 @@ from rlef_jax.types import Problem
 
 _INPUTS = 20  # extra inputs of a problem
 _CHANGES = 3  # the most in an input
-_SECONDS = 2.0  # a program has at most, on each: some run for ever on an input that breaks the rules
+# a program has at most, on each: some run for ever on an input that breaks the rules
+_SECONDS = 2.0
 _RETURNED = (executor.Verdict.OK, executor.Verdict.WRONG_ANSWER)  # whatever was expected
 
 
@@ -33,8 +37,8 @@ def submit(pool: executor.Pool, program: str, problem: Problem) -> Future:
 
 
 def digest(result: executor.Result) -> str | None:
-    """16 hexadecimal digits, the same for programs that do the same on each input, but for white space and case in what they
-    print. None where the sandbox failed.
+    """16 hexadecimal digits, the same for programs that do the same on each input, but for white
+    space and case in what they print. None where the sandbox failed.
     """
     if result.verdict == executor.Verdict.INFRASTRUCTURE:
         return None
@@ -42,9 +46,11 @@ def digest(result: executor.Result) -> str | None:
 
 
 def extra_tests(problem: Problem) -> tuple[AnyTest, ...]:
-    """Tests that expect nothing: changed inputs of the public tests, each once, the same for the same problem on every machine.
+    """Tests that expect nothing: changed inputs of the public tests, each once, the same for the
+    same problem on every machine.
 
-    None of an assert, which has no input to change. Programs are then all in one cluster, and the choice is random.
+    None of an assert, which has no input to change. Programs are then all in one cluster, and the
+    choice is random.
     """
     tests = [test for test in problem.public_tests if not isinstance(test, executor.AssertTest)]
     rng = np.random.default_rng(zlib.crc32(problem.name.encode()))
@@ -59,7 +65,8 @@ def _shown(test: executor.TestResult) -> str:
     return f"returned {' '.join(printed.split()).lower()}"
 
 
-# ---- changed inputs --------------------------------------------------------------------------------------------------
+# ---- changed inputs
+# --------------------------------------------------------------------------------------------------
 
 
 def _changed_test(test: AnyTest, rng: np.random.Generator) -> AnyTest:
@@ -76,8 +83,9 @@ def _changed_test(test: AnyTest, rng: np.random.Generator) -> AnyTest:
 
 
 def _changed_text(text: str, rng: np.random.Generator) -> str:
-    """With one of its words changed: a whole number by a little, or by as much as itself; in others two letters trade places, or
-    one becomes another of the text."""
+    """With one of its words changed: a whole number by a little, or by as much as itself; in others
+    two letters trade places, or one becomes another of the text.
+    """
     words = list(re.finditer(r"\S+", text))
     if not words:
         return text
@@ -104,7 +112,9 @@ def _changed_number(number, rng: np.random.Generator):
 
 
 def _changed(value, rng: np.random.Generator):
-    """A value of plain data with one thing in it changed. What can not be changed comes back as it is."""
+    """A value of plain data with one thing in it changed. What can not be changed comes back as it
+    is.
+    """
     if isinstance(value, bool):
         return not value
     if isinstance(value, (int, float)) and abs(value) < float("inf"):

@@ -1,4 +1,6 @@
-"""What a collection of episodes looks like in numbers, flat, for a line of metrics.jsonl; and the numbers that stop a run."""
+"""What a collection of episodes looks like in numbers, flat, for a line of metrics.jsonl; and the
+numbers that stop a run.
+"""
 
 from collections.abc import Sequence
 
@@ -10,20 +12,25 @@ from rlef_jax.evaluation.estimators import NO_PROGRAM
 from rlef_jax.evaluation.solve_rates import outcome
 from rlef_jax.types import Episode
 
-# How the public tests of one response can come out. INFRASTRUCTURE drops the episode, and SKIPPED is said of single tests only.
-VERDICTS = tuple(v.value for v in executor.Verdict if v.value not in ("SKIPPED", "INFRASTRUCTURE")) + (NO_PROGRAM,)
+# How the public tests of one response can come out. INFRASTRUCTURE drops the episode, and SKIPPED
+# is said of single tests only.
+VERDICTS = tuple(
+    v.value for v in executor.Verdict if v.value not in ("SKIPPED", "INFRASTRUCTURE")
+) + (NO_PROGRAM,)
 
 
 def of_collection(episodes: Sequence[Episode], stats, turn_limit: int) -> dict[str, float]:
-    """Figures of finished episodes and of what they cost; `stats` are those of `rollout.Collector.collect`.
+    """Figures of finished episodes and of what they cost; `stats` are those of
+    `rollout.Collector.collect`.
 
-    Turns count from 1, tokens are those sampled unless another is named, and shares are of 1. What cannot be told, such as a
-    turn that no episode reached, is left out.
+    Turns count from 1, tokens are those sampled unless another is named, and shares are of 1. What
+    cannot be told, such as a turn that no episode reached, is left out.
 
-    Of the episodes: `solved_by_turn_t` within t turns, `public_only` passed the public tests and failed a private one,
-    `turn_t_VERDICT` responses of turn t by what the public tests said, `invalid` share of responses without valid code,
-    `repaired_at_turn_t` share of the answers to an error that pass all tests, `unchanged_at_turn_t` share of programs that
-    repeat the one before. Of the cost: what `rollout.Stats` holds.
+    Of the episodes: `solved_by_turn_t` within t turns, `public_only` passed the public tests and
+    failed a private one, `turn_t_VERDICT` responses of turn t by what the public tests said,
+    `invalid` share of responses without valid code, `repaired_at_turn_t` share of the answers to an
+    error that pass all tests, `unchanged_at_turn_t` share of programs that repeat the one before.
+    Of the cost: what `rollout.Stats` holds.
     """
     turns = [turn for episode in episodes for turn in episode.turns]
     solved = {
@@ -52,7 +59,11 @@ def _of_turns(episodes: Sequence[Episode], turn_limit: int) -> dict[str, float]:
     """Verdicts, repairs and lengths, turn by turn."""
     outcomes = [outcome(episode) for episode in episodes]
     counts = [*estimators.verdicts_by_turn(outcomes), *[{}] * turn_limit][:turn_limit]
-    found = {f"turn_{t}_{name}": count.get(name, 0) for t, count in enumerate(counts, start=1) for name in VERDICTS}
+    found = {
+        f"turn_{t}_{name}": count.get(name, 0)
+        for t, count in enumerate(counts, start=1)
+        for name in VERDICTS
+    }
     repairs = estimators.repairs(outcomes)
     unchanged = estimators.unchanged_shares(outcomes)
     for t in range(1, turn_limit + 1):
@@ -64,17 +75,21 @@ def _of_turns(episodes: Sequence[Episode], turn_limit: int) -> dict[str, float]:
         if told:
             found[f"feedback_tokens_turn_{t}"] = float(np.mean(told))
         if errors:
-            found[f"repaired_at_turn_{t}"] = sum(row["passed"] for row in repairs if row["turn"] == t - 1) / errors
+            found[f"repaired_at_turn_{t}"] = (
+                sum(row["passed"] for row in repairs if row["turn"] == t - 1) / errors
+            )
         if t in unchanged:
             found[f"unchanged_at_turn_{t}"] = unchanged[t]
     return found
 
 
 def reward_parts(metrics: dict[str, float]) -> dict[str, float]:
-    """What the return of an episode is made of, on average; the three add up to it (paper, equation 1).
+    """What the return of an episode is made of, on average; the three add up to it (paper, equation
+    1).
 
-    `reward_outcome`, +1 for a solved problem and -1 for one that is not; `reward_invalid`, the penalties of earlier turns without
-    valid code; `reward_kl`, the KL term. Told from `solved`, `task_reward` and `return`.
+    `reward_outcome`, +1 for a solved problem and -1 for one that is not; `reward_invalid`, the
+    penalties of earlier turns without valid code; `reward_kl`, the KL term. Told from `solved`,
+    `task_reward` and `return`.
     """
     outcome_part = 2 * metrics["solved"] - 1
     return {
@@ -95,7 +110,9 @@ def check_finite(metrics: dict, where: str) -> None:
 
 
 def check_first_step(config, metrics: dict, update: int) -> None:
-    """Stops a run whose sampler and learner do not agree on the same weights (I6): every later step would be wrong."""
+    """Stops a run whose sampler and learner do not agree on the same weights (I6): every later step
+    would be wrong.
+    """
     gap = max(metrics["first_logprob_gap"], abs(metrics["first_ratio"] - 1.0))
     if gap > config.ppo.max_logprob_gap:
         raise RuntimeError(

@@ -1,7 +1,9 @@
-"""Who answers in an evaluation: a Llama, of a run or as Hugging Face lays it out, or a recording (`replay.Replay`).
+"""Who answers in an evaluation: a Llama, of a run or as Hugging Face lays it out, or a recording
+(`replay.Replay`).
 
-Both have a `version`, `environment(config, pool, problems)`, `playable(problems, environment, split)`,
-`rollouts(problem, wanted)` and `play(config, environment, temperature, starts, on_episode)`.
+Both have a `version`, `environment(config, pool, problems)`, `playable(problems, environment,
+split)`, `rollouts(problem, wanted)` and `play(config, environment, temperature, starts,
+on_episode)`.
 """
 
 import dataclasses
@@ -30,7 +32,8 @@ _NOISE = 4  # fold_in(key(seed), this): noise that no run has used
 def open(config, source: str) -> "Llama | Replay":
     """The player that `source` names: a run's workdir, a Hugging Face directory, or replay:FILE.
 
-    `config` has the longest conversations that will be played. Raises ValueError or FileNotFoundError for what cannot be played.
+    `config` has the longest conversations that will be played. Raises ValueError or
+    FileNotFoundError for what cannot be played.
     """
     if source.startswith("replay:"):
         return Replay.read(source.removeprefix("replay:"))
@@ -38,16 +41,26 @@ def open(config, source: str) -> "Llama | Replay":
         return _of_run(config, source)
     if os.path.isfile(os.path.join(source, "config.json")):
         return _of_hugging_face(config, source)
-    raise ValueError(f"--checkpoint: {source} holds neither a run's model.json nor a Hugging Face config.json")
+    raise ValueError(
+        f"--checkpoint: {source} holds neither a run's model.json nor a Hugging Face config.json"
+    )
 
 
 class Llama:
-    """Parameters on a mesh, with what samples from them. Compiled for one length of conversation at a time, when it is played.
+    """Parameters on a mesh, with what samples from them. Compiled for one length of conversation at
+    a time, when it is played.
 
     `version` says which of several in one place they are.
     """
 
-    def __init__(self, model: LlamaConfig, mesh: jax.sharding.Mesh, params, tokenizer: Tokenizer, version: str = ""):
+    def __init__(
+        self,
+        model: LlamaConfig,
+        mesh: jax.sharding.Mesh,
+        params,
+        tokenizer: Tokenizer,
+        version: str = "",
+    ):
         self.version = version
         self._model, self._mesh, self._params, self._tokenizer = model, mesh, params, tokenizer
         self._collector, self._capacity = None, 0
@@ -55,7 +68,9 @@ class Llama:
     def environment(self, config, pool: executor.Pool, problems: Sequence[Problem]) -> Environment:
         return environments.from_config(config, self._tokenizer, pool, problems)
 
-    def playable(self, problems: Sequence[Problem], environment: Environment, split: str) -> Sequence[Problem]:
+    def playable(
+        self, problems: Sequence[Problem], environment: Environment, split: str
+    ) -> Sequence[Problem]:
         """Those that fit; says how many do not."""
         return environments.fitting(problems, environment, split)
 
@@ -73,7 +88,9 @@ class Llama:
         """Plays (id, number of the rollout, problem) each. Returns how many the sandbox failed."""
         capacity, top_p = stream_capacity(config), config.eval.top_p
         if self._capacity != capacity:
-            self._collector = Collector(self._model, self._mesh, config, capacity, environment.layout.stops)
+            self._collector = Collector(
+                self._model, self._mesh, config, capacity, environment.layout.stops
+            )
             self._capacity = capacity
             with compiling("sampling"):
                 self._collector.warm_up(self._params, [top_p])
@@ -81,7 +98,7 @@ class Llama:
         pairs = [(id, problem) for id, _, problem in starts]
         return self._collector.collect(
             self._params, environment, pairs, key, temperature, top_p, on_episode=on_episode
-        )[1].dropped  # fmt: skip
+        )[1].dropped
 
 
 def _of_run(config, path: str) -> Llama:
@@ -96,7 +113,11 @@ def _of_run(config, path: str) -> Llama:
     own = LlamaConfig.from_dict(workdir.read_json(os.path.join(path, "model.json")))
     model = dataclasses.replace(own, **{name: config.model[name] for name in build.NUMERICS})
     build.check_context(model, config)
-    trained = of_run["tokenizer"]["path"] or of_run["model"]["hf_dir"] or os.path.join(path, "tokenizer.model")
+    trained = (
+        of_run["tokenizer"]["path"]
+        or of_run["model"]["hf_dir"]
+        or os.path.join(path, "tokenizer.model")
+    )
     tokenizer = tokenizers.open(config.tokenizer.path or trained)
     if tokenizer.vocab_size > model.vocab_size:
         raise ValueError(

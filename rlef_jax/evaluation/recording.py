@@ -1,4 +1,6 @@
-"""A player that says what was recorded: it verifies an evaluation, prompts to verdicts, without weights."""
+"""A player that says what was recorded: it verifies an evaluation, prompts to verdicts, without
+weights.
+"""
 
 import collections
 import dataclasses
@@ -25,7 +27,9 @@ _UNCAPPED = 10**7  # tokens; what was recorded is taken as it is
 
 
 class ByteTokenizer:
-    """Bytes as tokens, and the special tokens of the mini layout: all that a conversation needs that no model reads."""
+    """Bytes as tokens, and the special tokens of the mini layout: all that a conversation needs
+    that no model reads.
+    """
 
     path = ""
     specials = {token: 256 + i for i, token in enumerate(SPECIAL_TOKENS)}
@@ -37,7 +41,9 @@ class ByteTokenizer:
 
     def decode(self, ids: Iterable[int], keep_special: bool = False) -> str:
         names = {i: token.encode() if keep_special else b"" for token, i in self.specials.items()}
-        return b"".join(names.get(i) if i in names else bytes([i]) for i in map(int, ids)).decode("utf-8", "replace")
+        return b"".join(names.get(i) if i in names else bytes([i]) for i in map(int, ids)).decode(
+            "utf-8", "replace"
+        )
 
     def id(self, special: str) -> int:
         return self.specials[special]
@@ -45,14 +51,17 @@ class ByteTokenizer:
 
 @dataclasses.dataclass(frozen=True)
 class Replay:
-    """`rollouts_of`: {problem: its rollouts, each the programs of its turns}; `version`: a digest of them."""
+    """`rollouts_of`: {problem: its rollouts, each the programs of its turns}; `version`: a digest
+    of them.
+    """
 
     rollouts_of: dict[str, list[tuple[str, ...]]]
     version: str
 
     @classmethod
     def read(cls, path: str) -> "Replay":
-        """From JSON lines, gzipped or not: `name` of the problem, and `solution`, a program, or `programs`, one for each turn.
+        """From JSON lines, gzipped or not: `name` of the problem, and `solution`, a program, or
+        `programs`, one for each turn.
 
         Raises FileNotFoundError, or ValueError naming file and line.
         """
@@ -74,13 +83,24 @@ class Replay:
         config = config.copy_and_resolve_references()
         with config.unlocked():
             config.tokenizer.layout, config.tokenizer.system = "mini", ""
-            config.episode.update(max_prompt_tokens=_UNCAPPED, max_response_tokens=_UNCAPPED, max_feedback_tokens=_UNCAPPED)
+            config.episode.update(
+                max_prompt_tokens=_UNCAPPED,
+                max_response_tokens=_UNCAPPED,
+                max_feedback_tokens=_UNCAPPED,
+            )
         environment = environments.from_config(config, ByteTokenizer(), pool, problems)
-        return dataclasses.replace(environment, messages=dataclasses.replace(environment.messages, prefill=""))
+        return dataclasses.replace(
+            environment, messages=dataclasses.replace(environment.messages, prefill="")
+        )
 
-    def playable(self, problems: Sequence[Problem], environment: Environment, split: str) -> Sequence[Problem]:
+    def playable(
+        self, problems: Sequence[Problem], environment: Environment, split: str
+    ) -> Sequence[Problem]:
         """Those that are recorded. Raises ValueError where there is none."""
-        kept = Selection(problems, [place for place, problem in enumerate(problems) if problem.name in self.rollouts_of])
+        kept = Selection(
+            problems,
+            [place for place, problem in enumerate(problems) if problem.name in self.rollouts_of],
+        )
         if not kept:
             raise ValueError(
                 f"none of the {len(problems)} problems of the {split} split is recorded: names such as {problems[0].name!r} are "
@@ -105,9 +125,11 @@ class Replay:
         starts: Iterable[tuple[int, int, Problem]],
         on_episode: Callable[[Episode], None],
     ) -> int:
-        """Plays (id, number of the rollout, problem) each as recorded. Returns how many the sandbox failed.
+        """Plays (id, number of the rollout, problem) each as recorded. Returns how many the sandbox
+        failed.
 
-        A conversation ends when its programs are through, as at a turn limit. Temperature and feedback change nothing.
+        A conversation ends when its programs are through, as at a turn limit. Temperature and
+        feedback change nothing.
         """
         starts, dropped = iter(starts), 0
         while batch := [start for _, start in zip(range(_IN_FLIGHT), starts)]:
@@ -119,7 +141,9 @@ class Replay:
                 answered, waiting = waiting, {}
                 for conversation, future in answered.items():
                     try:
-                        waiting[conversation] = conversation.send(future.result() if future else None)
+                        waiting[conversation] = conversation.send(
+                            future.result() if future else None
+                        )
                     except StopIteration as end:
                         if end.value is None:
                             dropped += 1
@@ -128,9 +152,15 @@ class Replay:
         return dropped
 
     @staticmethod
-    def _conversation(environment: Environment, id: int, problem: Problem, programs: tuple[str, ...]):
-        """Yields futures of results and is sent them. Its value is the finished episode, or None where the sandbox failed."""
-        environment = dataclasses.replace(environment, turn_limit=min(environment.turn_limit, len(programs)))
+    def _conversation(
+        environment: Environment, id: int, problem: Problem, programs: tuple[str, ...]
+    ):
+        """Yields futures of results and is sent them. Its value is the finished episode, or None
+        where the sandbox failed.
+        """
+        environment = dataclasses.replace(
+            environment, turn_limit=min(environment.turn_limit, len(programs))
+        )
         episode = environment.start(id, problem)
         for program in programs:
             tokens = [*environment.tokenizer.encode(fenced(program)), environment.layout.end]
@@ -152,9 +182,16 @@ class Replay:
 def _recorded(line: str, where: str) -> tuple[str, tuple[str, ...]]:
     try:
         entry = json.loads(line)
-        name, programs = entry["name"], tuple(entry["programs"] if "programs" in entry else [entry["solution"]])
+        name, programs = (
+            entry["name"],
+            tuple(entry["programs"] if "programs" in entry else [entry["solution"]]),
+        )
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{where}: no JSON object with `name` and `solution` or `programs` ({error!r})") from error
+        raise ValueError(
+            f"{where}: no JSON object with `name` and `solution` or `programs` ({error!r})"
+        ) from error
     if not programs or not all(isinstance(text, str) for text in (name, *programs)):
-        raise ValueError(f"{where}: `name` and every program must be text, and there must be a program")
+        raise ValueError(
+            f"{where}: `name` and every program must be text, and there must be a program"
+        )
     return name, programs

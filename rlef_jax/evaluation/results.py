@@ -1,4 +1,6 @@
-"""The table of an evaluation on disk (`table`), a line for each rollout, in the order in which they ended."""
+"""The table of an evaluation on disk (`table`), a line for each rollout, in the order in which they
+ended.
+"""
 
 import dataclasses
 import os
@@ -8,7 +10,9 @@ from rlef_jax.runtime import files
 
 
 def path(directory: str, temperature: float, what: str = "results") -> str:
-    """Of the rollouts at a temperature; with `what` = 'outputs', of what their programs print on extra inputs."""
+    """Of the rollouts at a temperature; with `what` = 'outputs', of what their programs print on
+    extra inputs.
+    """
     return os.path.join(directory, f"{what}_T{temperature:g}.jsonl")
 
 
@@ -25,13 +29,18 @@ def read_outcomes(path: str) -> dict[int, Outcome]:
     """{id: outcome}; nothing where there is no such file. Raises ValueError as `read_outputs` does."""
 
     def outcome(entry: dict) -> Outcome:
-        return Outcome(entry["problem"], tuple(Response(**response) for response in entry["responses"]), entry["passed"])
+        return Outcome(
+            entry["problem"],
+            tuple(Response(**response) for response in entry["responses"]),
+            entry["passed"],
+        )
 
     return files.read(path, "id", outcome)
 
 
 def read_outputs(path: str) -> dict[int, str]:
-    """{id: digest of what the final program of that rollout does on extra inputs}; nothing where there is no such file.
+    """{id: digest of what the final program of that rollout does on extra inputs}; nothing where
+    there is no such file.
 
     Raises ValueError, naming file and line, for a line that is whole and no record.
     """

@@ -3,7 +3,15 @@
 from rlef_jax.llama.cache import KVCache, init_cache
 from rlef_jax.llama.config import LlamaConfig, RopeScaling
 from rlef_jax.llama.hf import load_hf, save_hf
-from rlef_jax.llama.model import compute_params, hidden, hidden_cached, init, logits, token_logprobs, unembed
+from rlef_jax.llama.model import (
+    compute_params,
+    hidden,
+    hidden_cached,
+    init,
+    logits,
+    token_logprobs,
+    unembed,
+)
 
 __all__ = [
     "KVCache",

@@ -1,7 +1,8 @@
 """Attention, and the one place where its kernel is chosen.
 
-Over a KV cache, and wherever no kernel serves, it is plain XLA. Without a cache (scoring and training on whole sequences)
-bfloat16 goes through cuDNN on GPUs and splash attention on TPUs: neither ever holds the scores of all pairs of positions.
+Over a KV cache, and wherever no kernel serves, it is plain XLA. Without a cache (scoring and
+training on whole sequences) bfloat16 goes through cuDNN on GPUs and splash attention on TPUs:
+neither ever holds the scores of all pairs of positions.
 """
 
 import functools
@@ -13,13 +14,16 @@ from jax.sharding import PartitionSpec as P
 from rlef_jax.llama.config import LlamaConfig
 from rlef_jax.sharding import BATCH
 
-# Queries that the XLA path takes at a time. Keys after a block are not multiplied: half the arithmetic, and less memory.
+# Queries that the XLA path takes at a time. Keys after a block are not multiplied: half the
+# arithmetic, and less memory.
 _BLOCK = 256
 _LANES = 128  # of a TPU: splash attention takes lengths and head sizes in multiples of it
 
 
 def attend(q_BTHK, k_BGSK, v_BGSK, mask_BTS, precision=None):
-    """Grouped-query attention with a float32 softmax; query head h reads key/value head h // (H / G). -> [B, T, H, K]"""
+    """Grouped-query attention with a float32 softmax; query head h reads key/value head h // (H /
+    G). -> [B, T, H, K]
+    """
     B, T, H, K = q_BTHK.shape
     G = k_BGSK.shape[1]
     q_BTGRK = q_BTHK.reshape(B, T, G, H // G, K) * K**-0.5
@@ -31,21 +35,27 @@ def attend(q_BTHK, k_BGSK, v_BGSK, mask_BTS, precision=None):
 
 
 def kernel_for(config: LlamaConfig, mesh=None) -> str:
-    """'cudnn', 'splash' or 'xla': what attention without a cache runs on, for the devices of a mesh (default: this machine's).
+    """'cudnn', 'splash' or 'xla': what attention without a cache runs on, for the devices of a mesh
+    (default: this machine's).
 
-    Raises ValueError when `config.attention` asks for a kernel that these devices or this dtype cannot have.
+    Raises ValueError when `config.attention` asks for a kernel that these devices or this dtype
+    cannot have.
     """
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
     half = config.dtype == "bfloat16"
     can = {
-        "cudnn": half and device.platform in ("gpu", "cuda") and float(getattr(device, "compute_capability", 8.0)) >= 8.0,
+        "cudnn": half
+        and device.platform in ("gpu", "cuda")
+        and float(getattr(device, "compute_capability", 8.0)) >= 8.0,
         "splash": half and device.platform == "tpu",
         "xla": True,
     }
     if config.attention == "auto":
         return next(name for name, possible in can.items() if possible)
     if not can[config.attention]:
-        needs = {"cudnn": "a GPU of compute capability 8.0 or more", "splash": "a TPU"}[config.attention]
+        needs = {"cudnn": "a GPU of compute capability 8.0 or more", "splash": "a TPU"}[
+            config.attention
+        ]
         raise ValueError(
             f"model.attention is {config.attention!r}: it needs {needs} and model.dtype=bfloat16, but this is "
             f"{config.dtype} on a {device.platform}; choose xla or auto"
@@ -57,7 +67,9 @@ def causal(config: LlamaConfig, q_BTHK, k_BTGK, v_BTGK, mesh=None):
     """Every token attends to its row up to itself. -> [B, T, H, K]"""
     kernel = kernel_for(config, mesh)
     if kernel == "cudnn":
-        return jax.nn.dot_product_attention(q_BTHK, k_BTGK, v_BTGK, is_causal=True, implementation="cudnn")
+        return jax.nn.dot_product_attention(
+            q_BTHK, k_BTGK, v_BTGK, is_causal=True, implementation="cudnn"
+        )
     if kernel == "splash":
         return splash(q_BTHK, k_BTGK, v_BTGK, mesh)
     return blocked(q_BTHK, k_BTGK, v_BTGK, config.precision)
@@ -87,30 +99,44 @@ def blocked(q_BTHK, k_BTGK, v_BTGK, precision=None, block: int = _BLOCK):
 def splash(q_BTHK, k_BTGK, v_BTGK, mesh=None, interpret: bool = False):
     """Causal attention by the TPU's splash kernel, each device on its own rows and heads.
 
-    Lengths and head sizes are padded to whole lanes: no real token sees the padded ones behind it, and zeros add nothing to a
-    product. `interpret` runs the kernel without a TPU.
+    Lengths and head sizes are padded to whole lanes: no real token sees the padded ones behind it,
+    and zeros add nothing to a product. `interpret` runs the kernel without a TPU.
     """
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     T, K = q_BTHK.shape[1], q_BTHK.shape[3]
     length = -(-T // _LANES) * _LANES
-    pad = lambda x_BTHK: jnp.pad(x_BTHK, ((0, 0), (0, length - T), (0, 0), (0, -K % _LANES))).swapaxes(1, 2)
+    pad = lambda x_BTHK: jnp.pad(
+        x_BTHK, ((0, 0), (0, length - T), (0, 0), (0, -K % _LANES))
+    ).swapaxes(1, 2)
     size = next(size for size in (512, 384, 256, _LANES) if length % size == 0)
     sizes = kernels.BlockSizes(
-        block_q=size, block_kv=size, block_kv_compute=size, block_q_dkv=size, block_kv_dkv=size, block_kv_dkv_compute=size,
-        block_q_dq=size, block_kv_dq=size,
-    )  # fmt: skip
+        block_q=size,
+        block_kv=size,
+        block_kv_compute=size,
+        block_q_dkv=size,
+        block_kv_dkv=size,
+        block_kv_dkv_compute=size,
+        block_q_dq=size,
+        block_kv_dq=size,
+    )
 
     def local(q_BHTK, k_BGTK, v_BGTK):
         mask = masks.MultiHeadMask([masks.CausalMask((length, length))] * q_BHTK.shape[1])
-        kernel = kernels.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret)
+        kernel = kernels.make_splash_mha(
+            mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret
+        )
         return jax.vmap(kernel)(q_BHTK, k_BGTK, v_BGTK)
 
     if mesh is not None:
         by_row_and_head = P(BATCH, "tensor")
         local = jax.shard_map(
-            local, mesh=mesh, in_specs=(by_row_and_head,) * 3, out_specs=by_row_and_head, check_vma=False
+            local,
+            mesh=mesh,
+            in_specs=(by_row_and_head,) * 3,
+            out_specs=by_row_and_head,
+            check_vma=False,
         )
     mixed_BHTK = local(pad(q_BTHK * K**-0.5), pad(k_BTGK), pad(v_BTGK))
     return mixed_BHTK.swapaxes(1, 2)[:, :T, :, :K]

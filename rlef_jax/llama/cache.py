@@ -1,4 +1,6 @@
-"""The KV cache: an explicit pytree, written at any rows and positions, carried through the scan over layers."""
+"""The KV cache: an explicit pytree, written at any rows and positions, carried through the scan
+over layers.
+"""
 
 import dataclasses
 
@@ -11,10 +13,12 @@ from rlef_jax.llama.config import LlamaConfig
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KVCache:
-    """Keys and values of every layer, row, head and position: heads before positions, as attention's matrix products read them.
+    """Keys and values of every layer, row, head and position: heads before positions, as
+    attention's matrix products read them.
 
-    A token at position p of its row's stream sits in slot p. What lies beyond a row's length is stale and is never read,
-    because a query sees only slots up to its own position: a row is emptied by setting its length to 0.
+    A token at position p of its row's stream sits in slot p. What lies beyond a row's length is
+    stale and is never read, because a query sees only slots up to its own position: a row is
+    emptied by setting its length to 0.
     """
 
     k_LBGSK: jax.Array
@@ -36,7 +40,9 @@ def init_cache(config: LlamaConfig, rows: int, capacity: int) -> KVCache:
 
 
 def write(cache: KVCache, layer, positions_BT, k_BGTK, v_BGTK) -> KVCache:
-    """Stores keys and values of one layer; a position at or beyond the capacity is dropped (that is how padding is)."""
+    """Stores keys and values of one layer; a position at or beyond the capacity is dropped (that is
+    how padding is).
+    """
     rows_B11 = jnp.arange(cache.rows)[:, None, None]
     heads_G1 = jnp.arange(cache.k_LBGSK.shape[2])[:, None]
     at = (layer, rows_B11, heads_G1, positions_BT[:, None])

@@ -12,7 +12,9 @@ ATTENTION = ("auto", "xla", "cudnn", "splash")
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """Llama 3.1's stretching of the rotary frequencies: long wavelengths slow down by `factor`, short ones stay."""
+    """Llama 3.1's stretching of the rotary frequencies: long wavelengths slow down by `factor`,
+    short ones stay.
+    """
 
     factor: float = 8.0
     low_freq_factor: float = 1.0
@@ -22,7 +24,8 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig:
-    """Sizes and numerics of one Llama; hashable, so that it can be a static argument of a jitted function.
+    """Sizes and numerics of one Llama; hashable, so that it can be a static argument of a jitted
+    function.
 
     Raises ValueError, naming the field, for sizes that cannot form a model.
     """
@@ -40,15 +43,26 @@ class LlamaConfig:
     tied_embeddings: bool = False
     qkv_bias: bool = False  # Qwen2's: a bias on the query, key and value projections
     context_length: int = 0  # the longest sequence the weights were made for; 0: not known
-    dtype: str = "float32"  # of activations and of the KV cache; the learner's parameters are float32
+    # of activations and of the KV cache; the learner's parameters are float32
+    dtype: str = "float32"
     attention: str = "auto"  # kernel of attention without a cache: see attention.py
-    unroll_layers: bool = False  # faster on a CPU for small models; compile time grows with the depth
+    # faster on a CPU for small models; compile time grows with the depth
+    unroll_layers: bool = False
     remat: bool = False  # recompute each block in the backward pass
     remat_save: str = ""  # ... but for these of its tensors, of SAVEABLE, separated by commas
-    logit_chunk: int = 0  # score this many positions at a time, so that [B, T, V] never exists; 0 means all at once
+    # score this many positions at a time, so that [B, T, V] never exists; 0 means all at once
+    logit_chunk: int = 0
 
     def __post_init__(self):
-        for name in ("vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "head_dim", "d_ff"):
+        for name in (
+            "vocab_size",
+            "d_model",
+            "n_layers",
+            "n_heads",
+            "n_kv_heads",
+            "head_dim",
+            "d_ff",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} is {getattr(self, name)}: it must be at least 1")
         if self.n_heads % self.n_kv_heads:
@@ -57,30 +71,45 @@ class LlamaConfig:
                 "each key/value head serves an equal group of query heads"
             )
         if self.head_dim % 2:
-            raise ValueError(f"model.head_dim is {self.head_dim}: rotary embeddings rotate pairs, so it must be even")
+            raise ValueError(
+                f"model.head_dim is {self.head_dim}: rotary embeddings rotate pairs, so it must be even"
+            )
         if self.logit_chunk < 0:
             raise ValueError(f"model.logit_chunk is {self.logit_chunk}: it must be at least 0")
         unknown = set(self.saved) - set(SAVEABLE)
         if unknown:
-            raise ValueError(f"model.remat_save names {', '.join(sorted(unknown))}: choose from {', '.join(SAVEABLE)}")
+            raise ValueError(
+                f"model.remat_save names {', '.join(sorted(unknown))}: choose from {', '.join(SAVEABLE)}"
+            )
         if self.attention not in ATTENTION:
-            raise ValueError(f"model.attention is {self.attention!r}: choose one of {', '.join(ATTENTION)}")
+            raise ValueError(
+                f"model.attention is {self.attention!r}: choose one of {', '.join(ATTENTION)}"
+            )
         if self.context_length < 0:
-            raise ValueError(f"model.context_length is {self.context_length}: it must be at least 0")
+            raise ValueError(
+                f"model.context_length is {self.context_length}: it must be at least 0"
+            )
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"model.dtype is {self.dtype!r}: choose 'float32' or 'bfloat16'")
 
     @classmethod
     def from_settings(cls, settings, vocab_size: int) -> "LlamaConfig":
-        """The model that the `model` section of a run's configuration describes; its hf_dir is not looked into.
+        """The model that the `model` section of a run's configuration describes; its hf_dir is not
+        looked into.
 
-        Raises ValueError, naming the field, for a vocabulary with less than the tokenizer's `vocab_size` ids.
+        Raises ValueError, naming the field, for a vocabulary with less than the tokenizer's
+        `vocab_size` ids.
         """
         s = dict(settings)
         if s["vocab_size"] and s["vocab_size"] < vocab_size:
-            raise ValueError(f"model.vocab_size is {s['vocab_size']}, but the tokenizer has {vocab_size} ids")
+            raise ValueError(
+                f"model.vocab_size is {s['vocab_size']}, but the tokenizer has {vocab_size} ids"
+            )
         scaling = RopeScaling(
-            s["rope_factor"], s["rope_low_freq_factor"], s["rope_high_freq_factor"], s["rope_original_context"]
+            s["rope_factor"],
+            s["rope_low_freq_factor"],
+            s["rope_high_freq_factor"],
+            s["rope_original_context"],
         )
         fields = {field.name for field in dataclasses.fields(cls)} & set(s)
         sizes = {name: s[name] for name in fields} | {"vocab_size": s["vocab_size"] or vocab_size}
@@ -92,10 +121,14 @@ class LlamaConfig:
 
     @classmethod
     def from_dict(cls, fields: dict) -> "LlamaConfig":
-        """The configuration that `to_dict` wrote; ValueError for a field that is unknown or missing."""
+        """The configuration that `to_dict` wrote; ValueError for a field that is unknown or
+        missing.
+        """
         fields = dict(fields)
         if fields.get("rope_scaling") is not None:
-            fields["rope_scaling"] = _from_fields(RopeScaling, fields["rope_scaling"], "model.rope_scaling")
+            fields["rope_scaling"] = _from_fields(
+                RopeScaling, fields["rope_scaling"], "model.rope_scaling"
+            )
         return _from_fields(cls, fields, "model")
 
     @property
@@ -104,7 +137,9 @@ class LlamaConfig:
 
     @property
     def precision(self) -> jax.lax.Precision:
-        """Of matrix products. float32 means float32: by default, GPUs and TPUs round its operands to fewer bits."""
+        """Of matrix products. float32 means float32: by default, GPUs and TPUs round its operands
+        to fewer bits.
+        """
         return jax.lax.Precision.HIGHEST if self.dtype == "float32" else jax.lax.Precision.DEFAULT
 
     @property
@@ -126,9 +161,15 @@ class LlamaConfig:
 def _from_fields(cls, fields: dict, where: str):
     known = dataclasses.fields(cls)
     unknown = sorted(set(fields) - {field.name for field in known})
-    missing = [field.name for field in known if field.default is dataclasses.MISSING and field.name not in fields]
+    missing = [
+        field.name
+        for field in known
+        if field.default is dataclasses.MISSING and field.name not in fields
+    ]
     if unknown:
-        raise ValueError(f"{where} has no field {unknown[0]!r}: it was written by another version of the library")
+        raise ValueError(
+            f"{where} has no field {unknown[0]!r}: it was written by another version of the library"
+        )
     if missing:
         raise ValueError(f"{where}.{missing[0]} is missing")
     return cls(**fields)

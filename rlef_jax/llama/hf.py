@@ -1,7 +1,9 @@
-"""Weights of Llama and Qwen2 in from Hugging Face's safetensors files and out again, one tensor at a time.
+"""Weights of Llama and Qwen2 in from Hugging Face's safetensors files and out again, one tensor at
+a time.
 
-Both directions follow one table of names. A matrix of theirs is [out, in], ours is [in, out]; rotary halves lie alike, so nothing
-is permuted. No host ever holds more than about one tensor (reading) or one shard (writing) beside what its devices hold.
+Both directions follow one table of names. A matrix of theirs is [out, in], ours is [in, out];
+rotary halves lie alike, so nothing is permuted. No host ever holds more than about one tensor
+(reading) or one shard (writing) beside what its devices hold.
 """
 
 import dataclasses
@@ -25,7 +27,8 @@ from rlef_jax import sharding
 from rlef_jax.llama import hf_config, model
 from rlef_jax.llama.config import LlamaConfig
 
-# Our path -> their name, and whether the matrix is transposed between the two; in the order of the forward pass.
+# Our path -> their name, and whether the matrix is transposed between the two; in the order of the
+# forward pass.
 _EMBEDDING = {"embed_tokens": ("model.embed_tokens.weight", False)}
 _BLOCK = {
     "layers/input_layernorm/scale": ("model.layers.{}.input_layernorm.weight", False),
@@ -36,7 +39,10 @@ _BLOCK = {
     "layers/self_attn/v_proj/kernel": ("model.layers.{}.self_attn.v_proj.weight", True),
     "layers/self_attn/v_proj/bias": ("model.layers.{}.self_attn.v_proj.bias", False),
     "layers/self_attn/o_proj/kernel": ("model.layers.{}.self_attn.o_proj.weight", True),
-    "layers/post_attention_layernorm/scale": ("model.layers.{}.post_attention_layernorm.weight", False),
+    "layers/post_attention_layernorm/scale": (
+        "model.layers.{}.post_attention_layernorm.weight",
+        False,
+    ),
     "layers/mlp/gate_proj/kernel": ("model.layers.{}.mlp.gate_proj.weight", True),
     "layers/mlp/up_proj/kernel": ("model.layers.{}.mlp.up_proj.weight", True),
     "layers/mlp/down_proj/kernel": ("model.layers.{}.mlp.down_proj.weight", True),
@@ -65,20 +71,23 @@ def load_hf(
     config: LlamaConfig | None = None,
     on_read: Callable[[int], None] = lambda size: None,
 ) -> tuple[LlamaConfig, dict]:
-    """The model in a directory as Hugging Face lays it out: config.json and safetensors, in one file or in shards.
+    """The model in a directory as Hugging Face lays it out: config.json and safetensors, in one
+    file or in shards.
 
     Every tensor is read by the slices that this process's devices need, and cast on the device.
 
     Args:
       mesh: what the parameters are laid out on; without one, this process's first device.
-      dtype: float32 or bfloat16, of all parameters but the scales of the norms, which stay float32 (as in `compute_params`).
-      config: takes the place of what config.json says, whose shape it must have; without one, activations are of `dtype`.
+      dtype: float32 or bfloat16, of all parameters but the scales of the norms, which stay float32
+          (as in `compute_params`).
+      config: takes the place of what config.json says, whose shape it must have; without one,
+          activations are of `dtype`.
       on_read: hears of every tensor, once it is on the devices, how many parameters it holds.
 
     Raises:
       FileNotFoundError: when the directory, config.json, or a file of weights is missing.
-      ValueError: when the model is not supported, or tensors are missing, misshapen, or of another dtype, or a file is damaged:
-        all before anything large is allocated.
+      ValueError: when the model is not supported, or tensors are missing, misshapen, or of another
+        dtype, or a file is damaged: all before anything large is allocated.
     """
     if config is None:
         config = dataclasses.replace(hf_config.read(directory), dtype=jnp.dtype(dtype).name)
@@ -86,9 +95,15 @@ def load_hf(
     shapes = _shapes(config, dtype)
     tensors = _tensors(shapes)
     files = _checked_files(os.fspath(directory), tensors)
-    leaves, at = flatten_dict(shapes, sep="/"), flatten_dict(sharding.shardings(shapes, mesh), sep="/")
+    leaves, at = (
+        flatten_dict(shapes, sep="/"),
+        flatten_dict(sharding.shardings(shapes, mesh), sep="/"),
+    )
     of_leaf = {path: [tensor for tensor in tensors if tensor.path == path] for path in leaves}
-    loaded = {path: _load_leaf(leaf, at[path], of_leaf[path], files, on_read) for path, leaf in leaves.items()}
+    loaded = {
+        path: _load_leaf(leaf, at[path], of_leaf[path], files, on_read)
+        for path, leaf in leaves.items()
+    }
     return config, unflatten_dict(loaded, sep="/")
 
 
@@ -103,13 +118,15 @@ def save_hf(
     pad_id: int | None = None,
     beside: Callable[[str], None] = lambda directory: None,
 ) -> None:
-    """Writes config.json, generation_config.json and safetensors that transformers opens; whole, or not at all.
+    """Writes config.json, generation_config.json and safetensors that transformers opens; whole, or
+    not at all.
 
-    Every process of a run has to call it, and the first one writes. Parameters may lie on any mesh. `beside` writes what else
-    belongs into the directory: it is called with a temporary name, which becomes `directory` in the end.
+    Every process of a run has to call it, and the first one writes. Parameters may lie on any mesh.
+    `beside` writes what else belongs into the directory: it is called with a temporary name, which
+    becomes `directory` in the end.
 
-    Raises ValueError when the directory holds something already, for a dtype other than 'bfloat16' and 'float32', or when the
-    parameters are not those of `config`.
+    Raises ValueError when the directory holds something already, for a dtype other than 'bfloat16'
+    and 'float32', or when the parameters are not those of `config`.
     """
     directory = os.path.abspath(directory)
     check_free(directory)
@@ -131,11 +148,20 @@ def save_hf(
         del arrays  # before the next shard is fetched
     if writes:
         if len(shards) > 1:
-            size = sum(_size(tensor) for shard in shards.values() for tensor in shard) * jnp.dtype(dtype).itemsize
+            size = (
+                sum(_size(tensor) for shard in shards.values() for tensor in shard)
+                * jnp.dtype(dtype).itemsize
+            )
             weight_map = {tensor.name: file for file, shard in shards.items() for tensor in shard}
-            _write_json(os.path.join(part, _INDEX), {"metadata": {"total_size": size}, "weight_map": weight_map})
+            _write_json(
+                os.path.join(part, _INDEX),
+                {"metadata": {"total_size": size}, "weight_map": weight_map},
+            )
         _write_json(os.path.join(part, "config.json"), fields)
-        _write_json(os.path.join(part, "generation_config.json"), hf_config.token_fields(bos_id, eos_ids, pad_id))
+        _write_json(
+            os.path.join(part, "generation_config.json"),
+            hf_config.token_fields(bos_id, eos_ids, pad_id),
+        )
         beside(part)
         os.replace(part, directory)
     if jax.process_count() > 1:
@@ -151,7 +177,9 @@ def check_free(directory: str | os.PathLike) -> None:
 def _shapes(config: LlamaConfig, dtype) -> dict:
     """The parameters as shapes and dtypes; ValueError for a dtype that no parameter may have."""
     config = dataclasses.replace(config, dtype=jnp.dtype(dtype).name)
-    return jax.eval_shape(lambda: model.compute_params(config, model.init(config, jax.random.key(0))))
+    return jax.eval_shape(
+        lambda: model.compute_params(config, model.init(config, jax.random.key(0)))
+    )
 
 
 def _tensors(shapes: dict) -> list[_Tensor]:
@@ -165,11 +193,21 @@ def _tensors(shapes: dict) -> list[_Tensor]:
     for path, layer, name, transposed in names:
         if path in leaves:
             shape = leaves[path].shape[0 if layer is None else 1 :]
-            tensors.append(_Tensor(name.format(layer), shape[::-1] if transposed else shape, path, layer, transposed))
+            tensors.append(
+                _Tensor(
+                    name.format(layer),
+                    shape[::-1] if transposed else shape,
+                    path,
+                    layer,
+                    transposed,
+                )
+            )
     return tensors
 
 
-def _load_leaf(leaf, at: NamedSharding, tensors: list[_Tensor], files: dict[str, str], on_read) -> jax.Array:
+def _load_leaf(
+    leaf, at: NamedSharding, tensors: list[_Tensor], files: dict[str, str], on_read
+) -> jax.Array:
     """Reads the tensors of one leaf straight into its shards."""
     first = tensors[0]
     axes = at.spec[len(leaf.shape) - len(first.shape) :]
@@ -183,29 +221,43 @@ def _load_leaf(leaf, at: NamedSharding, tensors: list[_Tensor], files: dict[str,
     loaded = zeros(leaf.shape)
     for tensor in tensors:
         # Waited for, so that what was read does not pile up in front of the device.
-        loaded = write(loaded, np.int32(tensor.layer), ours(_read(files[tensor.name], tensor, in_file))).block_until_ready()
+        loaded = write(
+            loaded, np.int32(tensor.layer), ours(_read(files[tensor.name], tensor, in_file))
+        ).block_until_ready()
         on_read(_size(tensor))
     return loaded
 
 
 @functools.cache
 def _programs(at: NamedSharding, at_layer: NamedSharding, dtype: np.dtype, transposed: bool):
-    """An empty leaf; a tensor of the files as it is here; a leaf with one layer written. Leaves that lie alike share them.
+    """An empty leaf; a tensor of the files as it is here; a leaf with one layer written. Leaves
+    that lie alike share them.
 
-    The last one is not fused with the second and copies bits: on a CPU, the transposition within, or bfloat16, which has to be
-    widened there, would make it many times slower.
+    The last one is not fused with the second and copies bits: on a CPU, the transposition within,
+    or bfloat16, which has to be widened there, would make it many times slower.
     """
     bits = lambda x: jax.lax.bitcast_convert_type(x, f"uint{8 * dtype.itemsize}")
-    update = lambda leaf, layer, tensor: jax.lax.dynamic_update_index_in_dim(bits(leaf), bits(tensor), layer, 0)
+    update = lambda leaf, layer, tensor: jax.lax.dynamic_update_index_in_dim(
+        bits(leaf), bits(tensor), layer, 0
+    )
     return (
         jax.jit(lambda shape: jnp.zeros(shape, dtype), static_argnums=0, out_shardings=at),
-        jax.jit(lambda tensor: (tensor.T if transposed else tensor).astype(dtype), out_shardings=at_layer),
-        jax.jit(lambda *a: jax.lax.bitcast_convert_type(update(*a), dtype), donate_argnums=0, out_shardings=at),
+        jax.jit(
+            lambda tensor: (tensor.T if transposed else tensor).astype(dtype),
+            out_shardings=at_layer,
+        ),
+        jax.jit(
+            lambda *a: jax.lax.bitcast_convert_type(update(*a), dtype),
+            donate_argnums=0,
+            out_shardings=at,
+        ),
     )
 
 
 def _read(path: str, tensor: _Tensor, at: NamedSharding) -> jax.Array:
-    """A tensor as it lies in its file, each slice read once. The file is mapped only as long: touched pages count as memory."""
+    """A tensor as it lies in its file, each slice read once. The file is mapped only as long:
+    touched pages count as memory.
+    """
     with safe_open(path, framework="np") as file:
         stored = file.get_slice(tensor.name)
 
@@ -229,12 +281,18 @@ def _checked_files(directory: str, tensors: list[_Tensor]) -> dict[str, str]:
     for tensor in tensors:
         path, dtype, shape = found[tensor.name]
         if shape != tensor.shape:
-            raise ValueError(f"{path}: {tensor.name} is {list(shape)}, but by the configuration it must be {list(tensor.shape)}")
+            raise ValueError(
+                f"{path}: {tensor.name} is {list(shape)}, but by the configuration it must be {list(tensor.shape)}"
+            )
         if dtype not in _FILE_DTYPES:
-            raise ValueError(f"{path}: {tensor.name} is of dtype {dtype}: supported are {', '.join(_FILE_DTYPES)}")
+            raise ValueError(
+                f"{path}: {tensor.name} is of dtype {dtype}: supported are {', '.join(_FILE_DTYPES)}"
+            )
     spare = sorted(set(found) - {tensor.name for tensor in tensors})
     if spare:
-        logging.getLogger(__name__).warning("%s: ignored, not part of the model: %s", directory, ", ".join(spare))
+        logging.getLogger(__name__).warning(
+            "%s: ignored, not part of the model: %s", directory, ", ".join(spare)
+        )
     return {tensor.name: found[tensor.name][0] for tensor in tensors}
 
 
@@ -247,9 +305,14 @@ def _headers(directory: str) -> dict[str, tuple[str, str, tuple[int, ...]]]:
         raise FileNotFoundError(_no_weights(directory))
     try:
         with open(index, encoding="utf-8") as file:
-            weight_map = {name: os.path.basename(shard) for name, shard in json.load(file)["weight_map"].items()}
+            weight_map = {
+                name: os.path.basename(shard)
+                for name, shard in json.load(file)["weight_map"].items()
+            }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{index} is not an index of weights ({error!r}): download it again") from error
+        raise ValueError(
+            f"{index} is not an index of weights ({error!r}): download it again"
+        ) from error
     headers = {}
     for name in sorted(set(weight_map.values())):
         shard = os.path.join(directory, name)
@@ -258,7 +321,9 @@ def _headers(directory: str) -> dict[str, tuple[str, str, tuple[int, ...]]]:
         headers[name] = _header(shard)
     for tensor, name in weight_map.items():
         if tensor not in headers[name]:
-            raise ValueError(f"{index} says that {tensor} is in {name}, but it is not: the two are not of the same checkpoint")
+            raise ValueError(
+                f"{index} says that {tensor} is in {name}, but it is not: the two are not of the same checkpoint"
+            )
     return {tensor: headers[name][tensor] for tensor, name in weight_map.items()}
 
 
@@ -266,15 +331,22 @@ def _header(path: str) -> dict[str, tuple[str, str, tuple[int, ...]]]:
     try:
         with safe_open(path, framework="np") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}
-            return {name: (path, stored.get_dtype(), tuple(stored.get_shape())) for name, stored in slices.items()}
+            return {
+                name: (path, stored.get_dtype(), tuple(stored.get_shape()))
+                for name, stored in slices.items()
+            }
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or incomplete ({error}): download or copy it again") from error
+        raise ValueError(
+            f"{path} is damaged or incomplete ({error}): download or copy it again"
+        ) from error
 
 
 def _no_weights(directory: str) -> str:
     if not os.path.isdir(directory):
         return f"there is no directory {directory}: name one that holds a Hugging Face checkpoint"
-    if any(name.startswith("pytorch_model") and name.endswith(".bin") for name in os.listdir(directory)):
+    if any(
+        name.startswith("pytorch_model") and name.endswith(".bin") for name in os.listdir(directory)
+    ):
         return (
             f"{directory} holds pytorch_model.bin but no safetensors: convert it with transformers, "
             "AutoModelForCausalLM.from_pretrained(directory).save_pretrained(new_directory)"
@@ -284,9 +356,13 @@ def _no_weights(directory: str) -> str:
 
 def _check_leaves(leaves: dict, expected: dict) -> None:
     for path in sorted(set(leaves) | set(expected)):
-        ours, asked = (tuple(tree[path].shape) if path in tree else None for tree in (leaves, expected))
+        ours, asked = (
+            tuple(tree[path].shape) if path in tree else None for tree in (leaves, expected)
+        )
         if ours != asked:
-            raise ValueError(f"the parameter {path} has shape {ours}, but by the configuration it must be {asked}")
+            raise ValueError(
+                f"the parameter {path} has shape {ours}, but by the configuration it must be {asked}"
+            )
 
 
 def _size(tensor: _Tensor) -> int:
@@ -305,11 +381,16 @@ def _into_shards(tensors: list[_Tensor], itemsize: int, max_bytes: int) -> dict[
         filled += size
     if len(shards) == 1:
         return {_SINGLE: shards[0]}
-    return {f"model-{i:05d}-of-{len(shards):05d}.safetensors": shard for i, shard in enumerate(shards, start=1)}
+    return {
+        f"model-{i:05d}-of-{len(shards):05d}.safetensors": shard
+        for i, shard in enumerate(shards, start=1)
+    }
 
 
 def _on_host(leaf: jax.Array, tensor: _Tensor, dtype: str) -> np.ndarray:
-    """A tensor as its file shall hold it, whole and contiguous: a copy, since a view would keep the device's memory in use."""
+    """A tensor as its file shall hold it, whole and contiguous: a copy, since a view would keep the
+    device's memory in use.
+    """
     everywhere = None  # one process sees all shards; of several, each needs all of it
     if jax.process_count() > 1 and isinstance(leaf.sharding, NamedSharding):
         everywhere = sharding.replicated(leaf.sharding.mesh)

@@ -1,7 +1,8 @@
 """Llama in thin flax.linen: one module serves training (no cache) and sampling (with one).
 
-Parameter names and the half-rotation layout of the rotary embedding follow the Hugging Face checkpoints, so that weights
-move between the two without permutation. Kernels are [in, out]; the layers are stacked on a leading axis and scanned.
+Parameter names and the half-rotation layout of the rotary embedding follow the Hugging Face
+checkpoints, so that weights move between the two without permutation. Kernels are [in, out]; the
+layers are stacked on a leading axis and scanned.
 """
 
 import functools
@@ -22,16 +23,23 @@ _embed_init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=
 
 
 def rope_frequencies(config: LlamaConfig) -> np.ndarray:
-    """Angular frequency of each rotated pair, float32 [head_dim / 2], radians a position (Llama 3 scaling included).
+    """Angular frequency of each rotated pair, float32 [head_dim / 2], radians a position (Llama 3
+    scaling included).
 
-    A pair's wavelength is 2π / frequency. Wavelengths beyond original_context / low_freq_factor are stretched by `factor`,
-    those below original_context / high_freq_factor stay, and between the two the frequency is interpolated.
+    A pair's wavelength is 2π / frequency. Wavelengths beyond original_context / low_freq_factor are
+    stretched by `factor`, those below original_context / high_freq_factor stay, and between the two
+    the frequency is interpolated.
     """
-    frequency = 1.0 / config.rope_theta ** (np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim)
+    frequency = 1.0 / config.rope_theta ** (
+        np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
+    )
     scaling = config.rope_scaling
     if scaling is not None:
-        turns = scaling.original_context * frequency / (2 * np.pi)  # full rotations within the original context
-        keep = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+        # full rotations within the original context
+        turns = scaling.original_context * frequency / (2 * np.pi)
+        keep = (turns - scaling.low_freq_factor) / (
+            scaling.high_freq_factor - scaling.low_freq_factor
+        )
         keep = np.clip(keep, 0.0, 1.0)
         frequency = keep * frequency + (1 - keep) * frequency / scaling.factor
     return frequency.astype(np.float32)
@@ -41,7 +49,9 @@ def rotate(x_BTHK, cos_BTK, sin_BTK):
     """Rotates the pair (k, k + head_dim/2) of every head by its position's angle."""
     low, high = jnp.split(x_BTHK, 2, axis=-1)
     cos, sin = cos_BTK[:, :, None], sin_BTK[:, :, None]
-    return jnp.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1).astype(x_BTHK.dtype)
+    return jnp.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1).astype(
+        x_BTHK.dtype
+    )
 
 
 class RMSNorm(nn.Module):
@@ -57,7 +67,14 @@ class RMSNorm(nn.Module):
 
 def _dense(features, config, name, bias=False):
     precision, dtype = config.precision, config.compute_dtype
-    return nn.Dense(features, use_bias=bias, dtype=dtype, precision=precision, kernel_init=_kernel_init, name=name)
+    return nn.Dense(
+        features,
+        use_bias=bias,
+        dtype=dtype,
+        precision=precision,
+        kernel_init=_kernel_init,
+        name=name,
+    )
 
 
 class Attention(nn.Module):
@@ -68,16 +85,26 @@ class Attention(nn.Module):
     def __call__(self, x_BTD, cache, layer, context):
         c = self.config
         B, T, _ = x_BTD.shape
-        project = lambda heads, name: _dense(heads * c.head_dim, c, name, c.qkv_bias)(x_BTD).reshape(B, T, heads, c.head_dim)
-        q_BTHK, k_BTGK, v_BTGK = project(c.n_heads, "q_proj"), project(c.n_kv_heads, "k_proj"), project(c.n_kv_heads, "v_proj")
+        project = lambda heads, name: _dense(heads * c.head_dim, c, name, c.qkv_bias)(
+            x_BTD
+        ).reshape(B, T, heads, c.head_dim)
+        q_BTHK, k_BTGK, v_BTGK = (
+            project(c.n_heads, "q_proj"),
+            project(c.n_kv_heads, "k_proj"),
+            project(c.n_kv_heads, "v_proj"),
+        )
         q_BTHK = checkpoint_name(rotate(q_BTHK, context["cos_BTK"], context["sin_BTK"]), "query")
         k_BTGK = checkpoint_name(rotate(k_BTGK, context["cos_BTK"], context["sin_BTK"]), "key")
         v_BTGK = checkpoint_name(v_BTGK, "value")
         if cache is None:
             mixed_BTHK = attention.causal(c, q_BTHK, k_BTGK, v_BTGK, self.mesh)
         else:
-            cache = kv.write(cache, layer, context["slots_BT"], k_BTGK.swapaxes(1, 2), v_BTGK.swapaxes(1, 2))
-            mixed_BTHK = attention.attend(q_BTHK, *kv.read(cache, layer), context["mask_BTS"], c.precision)
+            cache = kv.write(
+                cache, layer, context["slots_BT"], k_BTGK.swapaxes(1, 2), v_BTGK.swapaxes(1, 2)
+            )
+            mixed_BTHK = attention.attend(
+                q_BTHK, *kv.read(cache, layer), context["mask_BTS"], c.precision
+            )
         mixed_BTHK = checkpoint_name(mixed_BTHK, "attended")
         return _dense(c.d_model, c, "o_proj")(mixed_BTHK.reshape(B, T, -1)), cache
 
@@ -102,9 +129,13 @@ class Block(nn.Module):
         x_BTD, cache = carry
         norm = functools.partial(RMSNorm, self.config.norm_eps)
         attention_block = Attention(self.config, self.mesh, name="self_attn")
-        mixed_BTD, cache = attention_block(norm(name="input_layernorm")(x_BTD), cache, layer, context)
+        mixed_BTD, cache = attention_block(
+            norm(name="input_layernorm")(x_BTD), cache, layer, context
+        )
         x_BTD = x_BTD + mixed_BTD
-        x_BTD = x_BTD + FeedForward(self.config, name="mlp")(norm(name="post_attention_layernorm")(x_BTD))
+        x_BTD = x_BTD + FeedForward(self.config, name="mlp")(
+            norm(name="post_attention_layernorm")(x_BTD)
+        )
         return (constrain_batch(x_BTD, self.mesh), cache), None
 
 
@@ -118,8 +149,9 @@ class Llama(nn.Module):
     def __call__(self, tokens_BT, positions_BT, cache=None, slots_BT=None):
         """Runs the transformer over `tokens_BT` at `positions_BT` (int32 each).
 
-        Without a cache a token sees its own row up to itself. With one, keys and values are first written to `slots_BT`
-        (a slot beyond the capacity drops the write) and a token sees every slot up to its position.
+        Without a cache a token sees its own row up to itself. With one, keys and values are first
+        written to `slots_BT` (a slot beyond the capacity drops the write) and a token sees every
+        slot up to its position.
 
         Returns (hidden_BTD, cache).
         """
@@ -127,7 +159,9 @@ class Llama(nn.Module):
         table_VD = self.param("embed_tokens", _embed_init, (c.vocab_size, c.d_model), jnp.float32)
         if not c.tied_embeddings:
             self.param("lm_head", _kernel_init, (c.d_model, c.vocab_size), jnp.float32)
-        x_BTD = constrain_batch(gathered(table_VD.astype(c.compute_dtype), self.mesh)[tokens_BT], self.mesh)
+        x_BTD = constrain_batch(
+            gathered(table_VD.astype(c.compute_dtype), self.mesh)[tokens_BT], self.mesh
+        )
         angles_BTK = positions_BT[:, :, None].astype(jnp.float32) * rope_frequencies(c)
         context = {"cos_BTK": jnp.cos(angles_BTK), "sin_BTK": jnp.sin(angles_BTK)}
         if cache is not None:
@@ -162,7 +196,9 @@ def hidden(config: LlamaConfig, params, tokens_BT, mesh=None):
     return Llama(config, mesh).apply({"params": params}, tokens_BT, positions_BT)[0]
 
 
-def hidden_cached(config: LlamaConfig, params, tokens_BT, positions_BT, slots_BT, cache: kv.KVCache, mesh=None):
+def hidden_cached(
+    config: LlamaConfig, params, tokens_BT, positions_BT, slots_BT, cache: kv.KVCache, mesh=None
+):
     """(hidden_BTD, cache) of tokens that continue the rows of a cache; see `Llama.__call__`."""
     return Llama(config, mesh).apply({"params": params}, tokens_BT, positions_BT, cache, slots_BT)
 
@@ -171,7 +207,9 @@ def unembed(config: LlamaConfig, params, hidden_D):
     """Float32 logits [..., V] of hidden states [..., D]."""
     kernel_DV = params["embed_tokens"].T if config.tied_embeddings else params["lm_head"]
     kernel_DV = kernel_DV.astype(hidden_D.dtype)
-    return jnp.matmul(hidden_D, kernel_DV, precision=config.precision, preferred_element_type=jnp.float32)
+    return jnp.matmul(
+        hidden_D, kernel_DV, precision=config.precision, preferred_element_type=jnp.float32
+    )
 
 
 def logits(config: LlamaConfig, params, tokens_BT, mesh=None):
@@ -180,14 +218,21 @@ def logits(config: LlamaConfig, params, tokens_BT, mesh=None):
 
 
 def token_logprobs(config: LlamaConfig, params, tokens_BT, temperature: float = 1.0, mesh=None):
-    """Log-probability of each token given those before it, and the entropy of the distribution it was drawn from.
+    """Log-probability of each token given those before it, and the entropy of the distribution it
+    was drawn from.
 
-    Both float32 [B, T], in nats; index 0, which nothing precedes, is 0. The distribution is softmax(logits / temperature).
+    Both float32 [B, T], in nats; index 0, which nothing precedes, is 0. The distribution is
+    softmax(logits / temperature).
     """
     hidden_BTD = hidden(config, params, tokens_BT, mesh)[:, :-1]
     targets_BT = tokens_BT[:, 1:]
-    # In float32, although products are in the compute dtype, so that the gradients of all chunks are summed in it.
-    head = {name: params[name].astype(jnp.float32) for name in ("embed_tokens", "lm_head") if name in params}
+    # In float32, although products are in the compute dtype, so that the gradients of all chunks
+    # are summed in it.
+    head = {
+        name: params[name].astype(jnp.float32)
+        for name in ("embed_tokens", "lm_head")
+        if name in params
+    }
 
     def score(hidden_BCD, targets_BC):
         logprobs_BCV = jax.nn.log_softmax(unembed(config, head, hidden_BCD) / temperature, axis=-1)
@@ -203,7 +248,9 @@ def token_logprobs(config: LlamaConfig, params, tokens_BT, temperature: float = 
 
 
 def _in_chunks(score, size: int, *arrays_BT):
-    """`score` of [B, T, ...] arrays, `size` positions at a time in a loop, forward and backward: one chunk's logits exist."""
+    """`score` of [B, T, ...] arrays, `size` positions at a time in a loop, forward and backward:
+    one chunk's logits exist.
+    """
     B, T = arrays_BT[0].shape[:2]
     n = -(-T // size)
 
@@ -216,10 +263,13 @@ def _in_chunks(score, size: int, *arrays_BT):
 
 
 def compute_params(config: LlamaConfig, params):
-    """The parameters as the forward pass reads them: all but the scales of the norms in the compute dtype.
+    """The parameters as the forward pass reads them: all but the scales of the norms in the compute
+    dtype.
 
-    The same numbers come out as from the float32 originals, bit for bit, at half the memory for bfloat16.
+    The same numbers come out as from the float32 originals, bit for bit, at half the memory for
+    bfloat16.
     """
+
     def cast(path, leaf):
         return leaf if path_of(path).endswith("scale") else leaf.astype(config.compute_dtype)
 

@@ -1,4 +1,6 @@
-"""python -m rlef_jax.plan --config FILE: prints what every program of a run needs of given chips; see `rlef_jax.plan.programs`."""
+"""python -m rlef_jax.plan --config FILE: prints what every program of a run needs of given chips;
+see `rlef_jax.plan.programs`.
+"""
 
 import dataclasses
 import functools
@@ -26,21 +28,39 @@ three can take at the chip's public figures; a real run takes longer. decode: a 
 def table(needs: list[Need], chip: Chip) -> Table:
     found = Table()
     found.add_column("program")
-    names = ("arguments", "outputs", "temporary", "resident", "total", f"of {chip.memory / GIB:.4g}", "TFLOP", "useful")
+    names = (
+        "arguments",
+        "outputs",
+        "temporary",
+        "resident",
+        "total",
+        f"of {chip.memory / GIB:.4g}",
+        "TFLOP",
+        "useful",
+    )
     for column in (*names, "memory", "links", "ms"):
         found.add_column(column, justify="right")
     found.add_column("bound")
     show = lambda value, unit, form=".2f": "-" if value is None else f"{value / unit:{form}}"
     for n in needs:
-        sizes = [show(size, GIB) for size in (n.arguments, n.outputs, n.temporary, n.resident, n.total)]
+        sizes = [
+            show(size, GIB) for size in (n.arguments, n.outputs, n.temporary, n.resident, n.total)
+        ]
         share = f"[{'green' if n.fits else 'bold red'}]{n.total / chip.memory:.0%}"
-        figures = [show(n.flops, 1e12, ".3g"), show(n.useful, 0.01, ".0f"), show(n.traffic, 1e9), show(n.links, 1e9)]
+        figures = [
+            show(n.flops, 1e12, ".3g"),
+            show(n.useful, 0.01, ".0f"),
+            show(n.traffic, 1e9),
+            show(n.links, 1e9),
+        ]
         found.add_row(n.name, *sizes, share, *figures, show(n.seconds, 1e-3, ".1f"), n.bound or "-")
     return found
 
 
 def main(config, topology: str, all_lengths: bool, path: str) -> None:
-    """Prints the plan, writes it to `path` as JSON if there is one, and exits with 1 if a program does not fit."""
+    """Prints the plan, writes it to `path` as JSON if there is one, and exits with 1 if a program
+    does not fit.
+    """
     try:
         devices, chip = chips.of(topology) if topology else chips.here()
         model, mesh, needs, on_host = plan(config, devices, chip, all_lengths)
@@ -49,30 +69,46 @@ def main(config, topology: str, all_lengths: bool, path: str) -> None:
     except RuntimeError as error:
         if "cuDNN" not in str(error):
             raise
-        sys.exit(f"error: {str(error).rstrip('.')}: pip install nvidia-cudnn-cu13, or plan with --config.model.attention=xla")
+        sys.exit(
+            f"error: {str(error).rstrip('.')}: pip install nvidia-cudnn-cu13, or plan with --config.model.attention=xla"
+        )
     axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     title = f"{config.name}: Llama of {model.n_params:,} parameters on {mesh.size} x {chip.name} ({axes})"
     console().print(title, table(needs, chip), NOTES, sep="\n", highlight=False)
     if on_host:
-        print(f"networks, moments and the reference rest in the host's memory: {on_host / GIB:.2f} GiB for each chip")
+        print(
+            f"networks, moments and the reference rest in the host's memory: {on_host / GIB:.2f} GiB for each chip"
+        )
     if path:
         content = {
-            "name": config.name, "topology": topology, "mesh": dict(mesh.shape), "chip": dataclasses.asdict(chip),
-            "parameters": model.n_params, "programs": [dataclasses.asdict(n) for n in needs], "on_host": on_host,
-            "versions": {"jax": jax.__version__}, "config": json.loads(config.to_json()),
-        }  # fmt: skip
+            "name": config.name,
+            "topology": topology,
+            "mesh": dict(mesh.shape),
+            "chip": dataclasses.asdict(chip),
+            "parameters": model.n_params,
+            "programs": [dataclasses.asdict(n) for n in needs],
+            "on_host": on_host,
+            "versions": {"jax": jax.__version__},
+            "config": json.loads(config.to_json()),
+        }
         with open(path, "w") as file:
             json.dump(content, file, indent=1)
     if problem := verdict(needs, chip):
         sys.exit(f"error: {problem}")
-    print(f"every program fits: at most {max(n.total for n in needs) / GIB:.2f} of {chip.memory / GIB:.2f} GiB on each chip")
+    print(
+        f"every program fits: at most {max(n.total for n in needs) / GIB:.2f} of {chip.memory / GIB:.2f} GiB on each chip"
+    )
 
 
 if __name__ == "__main__":
     logging.set_verbosity(logging.WARNING)
     _CONFIG = command.define_config()
-    _TOPOLOGY = flags.DEFINE_string("topology", "", "a TPU slice, such as v5p:4x4x4; empty: this machine's devices")
-    _ALL = flags.DEFINE_bool("all_lengths", False, "every one of batch.lengths, not only the longest")
+    _TOPOLOGY = flags.DEFINE_string(
+        "topology", "", "a TPU slice, such as v5p:4x4x4; empty: this machine's devices"
+    )
+    _ALL = flags.DEFINE_bool(
+        "all_lengths", False, "every one of batch.lengths, not only the longest"
+    )
     _JSON = flags.DEFINE_string("json", "", "a file to write the plan to, as JSON")
     with interrupt.listening(raises=True):
         app.run(

@@ -14,8 +14,9 @@ GIB = 2**30
 class Chip:
     """Public figures of one chip; None where they are not known (a CPU).
 
-    `memory` is what a program can have, as the compiler or the driver reports it, a little less than what is sold. `links` is
-    what a chip can receive over all its links to other chips of the slice at once.
+    `memory` is what a program can have, as the compiler or the driver reports it, a little less
+    than what is sold. `links` is what a chip can receive over all its links to other chips of the
+    slice at once.
     """
 
     name: str
@@ -25,7 +26,8 @@ class Chip:
     links: float | None = None  # bytes a second
 
 
-# By the name a topology starts with. jax's name of the device, for the machine at hand, stands beside it.
+# By the name a topology starts with. jax's name of the device, for the machine at hand, stands
+# beside it.
 CHIPS = {
     "v5e": ("TPU v5 lite", Chip("TPU v5e", 15.75 * GIB, 197e12, 819e9, 200e9)),
     "v5p": ("TPU v5", Chip("TPU v5p", 95.73 * GIB, 459e12, 2765e9, 600e9)),
@@ -37,38 +39,56 @@ _AXES = {"v5e": 2, "v5p": 3, "v6e": 2}  # of a slice
 
 # libtpu looks for a machine to run on, and complains at length that it finds none.
 _QUIET = {
-    "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-1",
-    "TPU_WORKER_HOSTNAMES": "localhost", "TPU_STDERR_LOG_LEVEL": "3", "TPU_MIN_LOG_LEVEL": "3",
-}  # fmt: skip
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_MIN_LOG_LEVEL": "3",
+}
 
 
 def here() -> tuple[list, Chip]:
-    """This machine's devices. On a CPU its memory is dealt out evenly over them, and nothing is known of its speed."""
+    """This machine's devices. On a CPU its memory is dealt out evenly over them, and nothing is
+    known of its speed.
+    """
     devices = jax.devices()
     kind = devices[0].device_kind
     if devices[0].platform == "cpu":
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return devices, Chip("CPU", memory / len(devices))
-    matches = [chip for name, chip in CHIPS.values() if kind == name or (name.startswith("NVIDIA") and kind.startswith(name))]
+    matches = [
+        chip
+        for name, chip in CHIPS.values()
+        if kind == name or (name.startswith("NVIDIA") and kind.startswith(name))
+    ]
     limit = (devices[0].memory_stats() or {}).get("bytes_limit")
     if not matches and not limit:
-        raise ValueError(f"nothing is known of a {kind}: plan for a chip of the table with --topology ({', '.join(CHIPS)})")
+        raise ValueError(
+            f"nothing is known of a {kind}: plan for a chip of the table with --topology ({', '.join(CHIPS)})"
+        )
     chip = matches[0] if matches else Chip(kind, limit)
     return devices, dataclasses.replace(chip, memory=limit or chip.memory)
 
 
 def of(topology: str) -> tuple[list, Chip]:
-    """The devices of a TPU slice like v5p:4x4x4, or GPUs of a machine like h200:8. They need not exist: programs can be compiled
-    for them, not run.
+    """The devices of a TPU slice like v5p:4x4x4, or GPUs of a machine like h200:8. They need not
+    exist: programs can be compiled for them, not run.
 
     Raises ValueError for a name that is neither, or when the compiler for it is not installed.
     """
     name, _, shape = topology.partition(":")
     if name not in CHIPS:
-        raise ValueError(f"--topology={topology}: there is no chip {name!r}; choose one of {', '.join(CHIPS)}, as in v5p:4x4x4")
+        raise ValueError(
+            f"--topology={topology}: there is no chip {name!r}; choose one of {', '.join(CHIPS)}, as in v5p:4x4x4"
+        )
     axes = _AXES.get(name, 1)
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){%d}" % (axes - 1), shape):
-        what = f"sizes of a {name} slice are {axes}" if name in _AXES else f"a machine has one number of {name}"
+        what = (
+            f"sizes of a {name} slice are {axes}"
+            if name in _AXES
+            else f"a machine has one number of {name}"
+        )
         raise ValueError(f"--topology={topology}: {what}, as in {name}:{'x'.join(['4'] * axes)}")
     find, install = (_slice, "-r requirements-plan.txt") if name in _AXES else (_gpus, _CUDA)
     try:
@@ -80,7 +100,9 @@ def of(topology: str) -> tuple[list, Chip]:
                 f"--topology={topology}: the compiler for it is missing; pip install {install}, best in a virtual environment of "
                 "its own"
             ) from error
-        raise ValueError(f"--topology={topology}: the compiler knows no such devices ({reason})") from error
+        raise ValueError(
+            f"--topology={topology}: the compiler knows no such devices ({reason})"
+        ) from error
 
 
 def _slice(topology: str, name: str, shape: str):
@@ -91,13 +113,20 @@ def _slice(topology: str, name: str, shape: str):
 
 
 def _gpus(topology: str, name: str, count: str):
-    """Of one host. What the CUDA compiler would ask a card of NVIDIA's Hopper generation about itself is told it here."""
+    """Of one host. What the CUDA compiler would ask a card of NVIDIA's Hopper generation about
+    itself is told it here.
+    """
     chip = CHIPS[name][1]
-    target = _HOPPER.format(bandwidth=int(chip.bandwidth), memory=int(chip.memory), name=CHIPS[name][0])
-    return topologies.get_topology_desc(platform="cuda", topology_name="", topology=f"1x1x{count}", target_config=target)
+    target = _HOPPER.format(
+        bandwidth=int(chip.bandwidth), memory=int(chip.memory), name=CHIPS[name][0]
+    )
+    return topologies.get_topology_desc(
+        platform="cuda", topology_name="", topology=f"1x1x{count}", target_config=target
+    )
 
 
-_CUDA = f"jax-cuda13-plugin=={jax.__version__} nvidia-cudnn-cu13"  # the other libraries of a GPU's machine are not needed
+# the other libraries of a GPU's machine are not needed
+_CUDA = f"jax-cuda13-plugin=={jax.__version__} nvidia-cudnn-cu13"
 _HOPPER = """
 gpu_device_info {{
   name: "{name}" device_vendor: "NVIDIA Corporation" cuda_compute_capability {{ major: 9 }} device_address_bits: 64

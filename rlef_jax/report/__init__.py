@@ -1,4 +1,6 @@
-"""What remains of a run: episodes as JSON lines, their viewer, the figure, and the table at the end."""
+"""What remains of a run: episodes as JSON lines, their viewer, the figure, and the table at the
+end.
+"""
 
 from rlef_jax.report.before_after import figure, table
 from rlef_jax.report.episodes import read_episodes, write_episodes

@@ -11,7 +11,9 @@ _ALIKE = 0.4  # below this share of common words, two lines are compared as whol
 
 
 def changes(before: str, after: str) -> Iterator[tuple[str, list[Span]]]:
-    """(sign, pieces) of each line of a diff: '-' gone, '+' new, ' ' as it was, '…' where lines that stay are left out."""
+    """(sign, pieces) of each line of a diff: '-' gone, '+' new, ' ' as it was, '…' where lines that
+    stay are left out.
+    """
     old, new = before.splitlines(), after.splitlines()
     matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
     for number, group in enumerate(matcher.get_grouped_opcodes(_CONTEXT)):

@@ -1,4 +1,6 @@
-"""The charts of a report, section by section: what matters most first, then what it is made of, then what it cost."""
+"""The charts of a report, section by section: what matters most first, then what it is made of,
+then what it cost.
+"""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -14,22 +16,42 @@ WINDOW = 5  # collections over which solve rates are averaged
 _MOMENTS = {"before": "warm start", "after": "after RLEF"}
 _PHASES = ("prepare", "demonstrations", "sft", "evaluate_before", "rlef", "evaluate_after")
 _VERDICT_COLORS = {
-    "OK": "--good", "WRONG_ANSWER": "--c5", "RUNTIME_ERROR": "--c1", "TIMEOUT": "--c4", "OUT_OF_MEMORY": "--c6",
-    "OUTPUT_LIMIT": "--c2", "INVALID_PROGRAM": "--bad", "NO_PROGRAM": "--muted",
-}  # fmt: skip
+    "OK": "--good",
+    "WRONG_ANSWER": "--c5",
+    "RUNTIME_ERROR": "--c1",
+    "TIMEOUT": "--c4",
+    "OUT_OF_MEMORY": "--c6",
+    "OUTPUT_LIMIT": "--c2",
+    "INVALID_PROGRAM": "--bad",
+    "NO_PROGRAM": "--muted",
+}
 
 
 def sections(runs: Sequence[Run]) -> dict[str, list[Chart]]:
-    """Every chart there could be, by the heading of its section; those without traces have nothing to show yet."""
-    temperatures = list(dict.fromkeys(t for run in runs for figures in run.evaluations.values() for t in figures))
+    """Every chart there could be, by the heading of its section; those without traces have nothing
+    to show yet.
+    """
+    temperatures = list(
+        dict.fromkeys(t for run in runs for figures in run.evaluations.values() for t in figures)
+    )
     turns = sorted({t for run in runs for t in turns_of(run)})
     return {
-        "Solved": [*(held_out(runs, t) for t in temperatures), training(runs), validation(runs), repaired(runs, turns)],
+        "Solved": [
+            *(held_out(runs, t) for t in temperatures),
+            training(runs),
+            validation(runs),
+            repaired(runs, turns),
+        ],
         "Reward and value": curves.rewards(runs),
         "Policy": [*curves.policy(runs), *curves.numerics(runs)],
         "Verdicts": [
             *(verdicts(runs, run, t) for run in runs for t in turns_of(run)),
-            *(held_out_verdicts(runs, run, t) for run in runs for t in temperatures if run.evaluations),
+            *(
+                held_out_verdicts(runs, run, t)
+                for run in runs
+                for t in temperatures
+                if run.evaluations
+            ),
         ],
         "Conversations": curves.conversations(runs, turns),
         "Time": [*(seconds(runs, run) for run in runs), *curves.machine(runs), phases(runs)],
@@ -37,7 +59,8 @@ def sections(runs: Sequence[Run]) -> dict[str, list[Chart]]:
     }
 
 
-# ---- solved ----------------------------------------------------------------------------------------------------------
+# ---- solved
+# ----------------------------------------------------------------------------------------------------------
 
 
 def held_out(runs: Sequence[Run], temperature: str) -> Chart:
@@ -46,45 +69,66 @@ def held_out(runs: Sequence[Run], temperature: str) -> Chart:
     for r, run in enumerate(runs):
         for when, label in _MOMENTS.items():
             rates = rates_of(run.evaluations.get(when, {}).get(temperature, {}))
-            values, low, high = ([rate[key] for rate in rates.values()] for key in ("rate", "low", "high"))
+            values, low, high = (
+                [rate[key] for rate in rates.values()] for key in ("rate", "low", "high")
+            )
             fill, opacity = (COLORS[r % len(COLORS)], 1) if when == "after" else ("--muted", 0.6)
             if len(runs) > 1 and when == "before":
                 fill, opacity = COLORS[r % len(COLORS)], 0.45
             places = ["<br>".join(textwrap.wrap(label_of(name), 12)) for name in rates]
             bars = traces.bars(named(runs, run, label), places, values, fill, opacity=opacity)
             if rates:
-                drawn.append(bars | {"error_y": traces.error_bars(values, low, high) | {"color": "--text"}})
+                drawn.append(
+                    bars | {"error_y": traces.error_bars(values, low, high) | {"color": "--text"}}
+                )
     note = (
         "Share of held-out problems solved, with 95 % intervals over problems. 1@k is a conversation of up to k turns; "
         "independent 1@k is the same budget of responses without feedback. Healthy: 1@k gains more than turn 1 does."
     )
     layout = {"xaxis": {"tickangle": 0}} | SHARE
-    return Chart(f"held-out-{temperature}", f"Held-out problems, T = {temperature}", note, drawn, layout)
+    return Chart(
+        f"held-out-{temperature}", f"Held-out problems, T = {temperature}", note, drawn, layout
+    )
 
 
 def training(runs: Sequence[Run]) -> Chart:
-    """Solve rates of the collections by turn, with intervals: of each turn, or with several runs of the last."""
+    """Solve rates of the collections by turn, with intervals: of each turn, or with several runs of
+    the last.
+    """
     drawn = []
     for r, run in enumerate(runs):
         lines = run.lines.get("rlef", [])
-        episodes = np.array([line.get("episodes", run.setting("ppo.rollouts", 1) - line.get("dropped", 0)) for line in lines])
+        episodes = np.array(
+            [
+                line.get("episodes", run.setting("ppo.rollouts", 1) - line.get("dropped", 0))
+                for line in lines
+            ]
+        )
         for s, t in enumerate(reversed(turns_of(run))):  # the last turn, which matters most, first
             last = lambda values: np.convolve(values, np.ones(WINDOW))[: len(lines)]
             total = last(episodes)
             rate = last(np.array(column(lines, f"solved_by_turn_{t}"), float) * episodes) / total
             if s == 0 or len(runs) == 1:
-                drawn.append(traces.band(traces.steps(lines), *traces.wilson(rate, total), runs, r, s))
+                drawn.append(
+                    traces.band(traces.steps(lines), *traces.wilson(rate, total), runs, r, s)
+                )
             y = list(map(traces.rounded, rate))
-            drawn.append(traces.line(named(runs, run, f"by turn {t}"), traces.steps(lines), y, runs, r, s))
+            drawn.append(
+                traces.line(named(runs, run, f"by turn {t}"), traces.steps(lines), y, runs, r, s)
+            )
     note = (
         f"Share of training problems solved within so many turns, over the last {WINDOW} collections, with 95 % intervals. "
         "Healthy: later turns rise away from the first. A gap that does not open means that feedback is not made use of."
     )
-    return Chart("training", "Solved in training, by turn", note, drawn, traces.axes("updates", **SHARE))
+    return Chart(
+        "training", "Solved in training, by turn", note, drawn, traces.axes("updates", **SHARE)
+    )
 
 
 def validation(runs: Sequence[Run]) -> Chart:
-    """Rates on the valid split, each at the number of updates behind the policy, the chosen one marked."""
+    """Rates on the valid split, each at the number of updates behind the policy, the chosen one
+    marked.
+    """
     drawn = []
     for r, run in enumerate(runs):
         lines = run.lines.get("rlef", [])
@@ -93,16 +137,25 @@ def validation(runs: Sequence[Run]) -> Chart:
         if lines:
             rates, updates = column(lines, name), [line["step"] + 1 for line in lines]
             chosen = [update == run.summary.get("chosen_update") for update in updates]
-            marker = {"symbol": ["star" if c else "circle" for c in chosen], "size": [14 if c else 7 for c in chosen]}
+            marker = {
+                "symbol": ["star" if c else "circle" for c in chosen],
+                "size": [14 if c else 7 for c in chosen],
+            }
             low, high = column(lines, "valid_low"), column(lines, "valid_high")
             trace = traces.line(named(runs, run, ""), updates, rates, runs, r, 0)
             trace |= {"mode": "lines+markers", "marker": marker}
-            drawn.append(trace if None in low + high else trace | {"error_y": traces.error_bars(rates, low, high)})
+            drawn.append(
+                trace
+                if None in low + high
+                else trace | {"error_y": traces.error_bars(rates, low, high)}
+            )
     note = (
         "Solve rate on the valid split, with 95 % intervals over problems where they are known. The policy at the highest point "
         "(a star, once the run is over) is evaluated at the end. Healthy: it rises with the training curve."
     )
-    return Chart("validation", "Solved on the valid split", note, drawn, traces.axes("updates", **SHARE))
+    return Chart(
+        "validation", "Solved on the valid split", note, drawn, traces.axes("updates", **SHARE)
+    )
 
 
 def repaired(runs: Sequence[Run], turns: Sequence[int]) -> Chart:
@@ -114,7 +167,8 @@ def repaired(runs: Sequence[Run], turns: Sequence[int]) -> Chart:
     return traces.curves(runs, "repaired", "Repairs", note, sources, **SHARE)
 
 
-# ---- verdicts --------------------------------------------------------------------------------------------------------
+# ---- verdicts
+# --------------------------------------------------------------------------------------------------------
 
 
 def verdicts(runs: Sequence[Run], run: Run, turn: int) -> Chart:
@@ -131,7 +185,13 @@ def verdicts(runs: Sequence[Run], run: Run, turn: int) -> Chart:
         "errors of form."
     )
     id = f"verdicts-{runs.index(run)}-{turn}"
-    return Chart(id, named(runs, run, f"Verdicts at turn {turn}"), note, drawn, traces.axes("updates", **SHARE))
+    return Chart(
+        id,
+        named(runs, run, f"Verdicts at turn {turn}"),
+        note,
+        drawn,
+        traces.axes("updates", **SHARE),
+    )
 
 
 def held_out_verdicts(runs: Sequence[Run], run: Run, temperature: str) -> Chart:
@@ -139,11 +199,18 @@ def held_out_verdicts(runs: Sequence[Run], run: Run, temperature: str) -> Chart:
     stacks = {
         (label, f"turn {t}"): counts
         for when, label in _MOMENTS.items()
-        for t, counts in enumerate(run.evaluations.get(when, {}).get(temperature, {}).get("verdicts_by_turn", []), start=1)
+        for t, counts in enumerate(
+            run.evaluations.get(when, {}).get(temperature, {}).get("verdicts_by_turn", []), start=1
+        )
     }
     places = list(map(list, zip(*stacks)))  # plotly's axis of two levels
     drawn = [
-        traces.bars(verdict, places, [counts.get(verdict, 0) for counts in stacks.values()], _VERDICT_COLORS[verdict])
+        traces.bars(
+            verdict,
+            places,
+            [counts.get(verdict, 0) for counts in stacks.values()],
+            _VERDICT_COLORS[verdict],
+        )
         for verdict in VERDICTS
         if any(counts.get(verdict) for counts in stacks.values())
     ]
@@ -153,10 +220,13 @@ def held_out_verdicts(runs: Sequence[Run], run: Run, temperature: str) -> Chart:
     )
     title = named(runs, run, f"Held-out verdicts, T = {temperature}")
     id = f"held-out-verdicts-{runs.index(run)}-{temperature}"
-    return Chart(id, title, note, drawn, {"barmode": "stack", "legend": {"yref": "paper", "y": 1.02}})
+    return Chart(
+        id, title, note, drawn, {"barmode": "stack", "legend": {"yref": "paper", "y": 1.02}}
+    )
 
 
-# ---- time ------------------------------------------------------------------------------------------------------------
+# ---- time
+# ------------------------------------------------------------------------------------------------------------
 
 
 def seconds(runs: Sequence[Run], run: Run) -> Chart:
@@ -180,7 +250,9 @@ def seconds(runs: Sequence[Run], run: Run) -> Chart:
         "want of verdicts; other is the host's own work. Healthy: little waiting; else raise executor.workers or sampler.slots."
     )
     layout = traces.axes("updates", **traces.y_axis("seconds"))
-    return Chart(f"seconds-{runs.index(run)}", named(runs, run, "Seconds of an update"), note, drawn, layout)
+    return Chart(
+        f"seconds-{runs.index(run)}", named(runs, run, "Seconds of an update"), note, drawn, layout
+    )
 
 
 def phases(runs: Sequence[Run]) -> Chart:
@@ -190,27 +262,51 @@ def phases(runs: Sequence[Run]) -> Chart:
     drawn = []
     for i, name in enumerate(ordered):
         spent = [run.phases.get(name, {}).get("seconds", 0) for run in runs]
-        bars = traces.bars(name.replace("_", " "), spent, [run.name for run in runs], COLORS[i % len(COLORS)])
+        bars = traces.bars(
+            name.replace("_", " "), spent, [run.name for run in runs], COLORS[i % len(COLORS)]
+        )
         drawn.append(bars | {"orientation": "h"})
     note = "Wall clock of each phase over all calls of a run, compilation included."
-    layout = traces.axes("seconds", barmode="stack", bargap=0.4, hovermode="closest", yaxis={"type": "category"})
+    layout = traces.axes(
+        "seconds", barmode="stack", bargap=0.4, hovermode="closest", yaxis={"type": "category"}
+    )
     return Chart("phases", "Time by phase", note, drawn, layout)
 
 
-# ---- names of metrics --------------------------------------------------------------------------------------------------
+# ---- names of metrics
+# --------------------------------------------------------------------------------------------------
 
 
 def turns_of(run: Run) -> list[int]:
     """The turns that a run's metrics speak of."""
     prefix, lines = "solved_by_turn_", run.lines.get("rlef", [])
-    return sorted({int(name.removeprefix(prefix)) for line in lines[:1] for name in line if name.startswith(prefix)})
+    return sorted(
+        {
+            int(name.removeprefix(prefix))
+            for line in lines[:1]
+            for name in line
+            if name.startswith(prefix)
+        }
+    )
 
 
 def rates_of(figures: Mapping) -> dict[str, dict]:
-    """The rates with intervals of an evaluation, turn by turn first; the last turn's is left out, since it is 1@k."""
-    rates = {name: figure for name, figure in figures.items() if isinstance(figure, Mapping) and "rate" in figure}
-    by_turn = sorted((name for name in rates if name.startswith("solved_by_turn_")), key=lambda name: int(name.split("_")[-1]))
-    return {name: rates[name] for name in (*by_turn[:-1], *(name for name in rates if name not in by_turn))}
+    """The rates with intervals of an evaluation, turn by turn first; the last turn's is left out,
+    since it is 1@k.
+    """
+    rates = {
+        name: figure
+        for name, figure in figures.items()
+        if isinstance(figure, Mapping) and "rate" in figure
+    }
+    by_turn = sorted(
+        (name for name in rates if name.startswith("solved_by_turn_")),
+        key=lambda name: int(name.split("_")[-1]),
+    )
+    return {
+        name: rates[name]
+        for name in (*by_turn[:-1], *(name for name in rates if name not in by_turn))
+    }
 
 
 def label_of(name: str) -> str:

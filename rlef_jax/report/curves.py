@@ -1,4 +1,6 @@
-"""The charts that are curves of single metrics: what the reward, the policy, the conversations and the machine are doing."""
+"""The charts that are curves of single metrics: what the reward, the policy, the conversations and
+the machine are doing.
+"""
 
 from collections.abc import Sequence
 
@@ -167,11 +169,15 @@ def conversations(runs: Sequence[Run], turns: Sequence[int]) -> list[Chart]:
 def machine(runs: Sequence[Run]) -> list[Chart]:
     shares = {
         "device": lambda line: line["seconds_device"] / line["seconds_collect"],
-        "executor": lambda line: line["seconds_judging"] / (line["workers"] * line["seconds_collect"]),
+        "executor": lambda line: (
+            line["seconds_judging"] / (line["workers"] * line["seconds_collect"])
+        ),
     }
     per_second = {
         "of collecting": lambda line: line["tokens"] / line["seconds_collect"],
-        "of the whole update": lambda line: line["tokens"] / (line["seconds_collect"] + line["seconds_learn"]),
+        "of the whole update": lambda line: (
+            line["tokens"] / (line["seconds_collect"] + line["seconds_learn"])
+        ),
     }
     return [
         curves(
@@ -207,4 +213,14 @@ def warm_start(runs: Sequence[Run]) -> list[Chart]:
     if not any(run.lines.get("sft") or run.setting("sft.steps") for run in runs):
         return []
     note = "Cross-entropy of the demonstrations, in nats a token. Healthy: falls, and flattens out before it ends."
-    return [curves(runs, "sft-loss", "Loss of the supervised warm start", note, {"loss": "loss"}, phase="sft", **y_axis())]
+    return [
+        curves(
+            runs,
+            "sft-loss",
+            "Loss of the supervised warm start",
+            note,
+            {"loss": "loss"},
+            phase="sft",
+            **y_axis(),
+        )
+    ]

@@ -1,4 +1,6 @@
-"""Episodes as JSON lines: what is kept of each conversation, and the words by which it is found again."""
+"""Episodes as JSON lines: what is kept of each conversation, and the words by which it is found
+again.
+"""
 
 import gzip
 import itertools
@@ -20,10 +22,14 @@ _FENCE = re.compile(r"\s*(```\w*)?\s*")  # nothing, or what stands around a prog
 _PHASES = ("before", "rlef", "after")  # what the files of a run begin with, in the order of time
 
 
-def write_episodes(path: str, episodes: Sequence[Episode], tokenizer: Tokenizer, learnt: Learnt | None = None) -> None:
-    """One JSON object a line, gzipped: the conversation, its public tests, and every token with its text, mask and log-prob.
+def write_episodes(
+    path: str, episodes: Sequence[Episode], tokenizer: Tokenizer, learnt: Learnt | None = None
+) -> None:
+    """One JSON object a line, gzipped: the conversation, its public tests, and every token with its
+    text, mask and log-prob.
 
-    `learnt`, whose rows are these episodes, adds what PPO made of each turn and token. Private tests are not written (I7).
+    `learnt`, whose rows are these episodes, adds what PPO made of each turn and token. Private
+    tests are not written (I7).
     """
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with gzip.open(path + ".part", "wt", compresslevel=3) as file:
@@ -63,11 +69,17 @@ def _record(episode: Episode, tokenizer: Tokenizer) -> dict:
 
 
 def _tests(turn: Turn, tests: Sequence[AnyTest]) -> list[dict]:
-    return [_test(test, judged) for test, judged in zip(tests, turn.result.tests)] if turn.result else []
+    return (
+        [_test(test, judged) for test, judged in zip(tests, turn.result.tests)]
+        if turn.result
+        else []
+    )
 
 
 def _test(test: AnyTest, judged: TestResult) -> dict:
-    """A test and what came of it. The one text of a call or an assert is its input, and says what was expected."""
+    """A test and what came of it. The one text of a call or an assert is its input, and says what
+    was expected.
+    """
     given, expected = (test.input, test.expected) if isinstance(test, Test) else (shown(test), "")
     texts = {"input": given, "expected": expected, "output": judged.output, "error": judged.error}
     return {name: _cut(text) for name, text in texts.items()} | {
@@ -106,29 +118,43 @@ def read_episodes(path: str) -> Iterator[dict]:
             for number, line in enumerate(file, start=1):
                 record = json.loads(line)
                 if "texts" not in record:
-                    raise ValueError("it was written by an earlier version, without the texts of its tokens: run it again")
+                    raise ValueError(
+                        "it was written by an earlier version, without the texts of its tokens: run it again"
+                    )
                 yield record
     except (EOFError, OSError, zlib.error, ValueError) as error:
         raise ValueError(f"{path}, after line {number}: cannot be read ({error})") from error
 
 
 def files(run: str) -> list[str]:
-    """The files of episodes of a run, in the order of time: first evaluation, collections, last evaluation.
+    """The files of episodes of a run, in the order of time: first evaluation, collections, last
+    evaluation.
 
     Raises FileNotFoundError where there is none.
     """
     folder = os.path.join(run, "episodes")
-    names = sorted(name for name in os.listdir(folder) if name.endswith(".jsonl.gz")) if os.path.isdir(folder) else []
+    names = (
+        sorted(name for name in os.listdir(folder) if name.endswith(".jsonl.gz"))
+        if os.path.isdir(folder)
+        else []
+    )
     if not names:
-        raise FileNotFoundError(f"{run} holds no episodes: is it the workdir of a run, and is episodes_every above 0?")
-    phase = lambda name: [name.startswith(phase) for phase in _PHASES].index(True) if name.startswith(_PHASES) else len(_PHASES)
+        raise FileNotFoundError(
+            f"{run} holds no episodes: is it the workdir of a run, and is episodes_every above 0?"
+        )
+    phase = lambda name: (
+        [name.startswith(phase) for phase in _PHASES].index(True)
+        if name.startswith(_PHASES)
+        else len(_PHASES)
+    )
     return [os.path.join(folder, name) for name in sorted(names, key=phase)]
 
 
 def of_run(run: str, limit: int | None = None) -> Iterator[tuple[str, dict]]:
     """(name of its file, record) of the episodes of a run.
 
-    With `limit`, so many at most: those of the latest collections, or where none was kept, of the evaluations.
+    With `limit`, so many at most: those of the latest collections, or where none was kept, of the
+    evaluations.
     """
     paths = files(run)
     if limit is not None:
@@ -145,7 +171,11 @@ def name_of(path: str) -> str:
 def title_of(name: str) -> str:
     """What the file of that name holds: 'collection 10', 'before, T=0.2'."""
     phase, _, rest = name.partition("_")
-    return f"collection {int(rest)}" if phase == "rlef" and rest.isdigit() else name.replace("_T", ", T=")
+    return (
+        f"collection {int(rest)}"
+        if phase == "rlef" and rest.isdigit()
+        else name.replace("_T", ", T=")
+    )
 
 
 def kinds(record: dict) -> list[str]:
@@ -164,7 +194,9 @@ def kinds(record: dict) -> list[str]:
 
 
 def around_program(turn: dict) -> tuple[str, str]:
-    """(what a response says before its program, what it says after), bare fences left out; all is before where there is none."""
+    """(what a response says before its program, what it says after), bare fences left out; all is
+    before where there is none.
+    """
     if not turn["program"]:
         return turn["response"].strip(), ""
     before, _, after = turn["response"].partition(turn["program"])
@@ -176,4 +208,8 @@ def mean_kl(record: dict) -> float | None:
     if "reference_logprobs" not in record:
         return None
     sampled = np.asarray(record["is_action"], bool)
-    return float(np.mean((np.asarray(record["logprobs"]) - np.asarray(record["reference_logprobs"]))[sampled]))
+    return float(
+        np.mean(
+            (np.asarray(record["logprobs"]) - np.asarray(record["reference_logprobs"]))[sampled]
+        )
+    )

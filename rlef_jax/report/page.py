@@ -17,20 +17,28 @@ EPISODES = 256  # of the latest collections, at the foot of the page of a run
 
 
 def write(workdirs: Sequence[str], out: str) -> None:
-    """Writes the page of the runs in these directories, at whatever stage they are, to the file `out`.
+    """Writes the page of the runs in these directories, at whatever stage they are, to the file
+    `out`.
 
-    Raises FileNotFoundError for a directory that holds no run, and ValueError for one that is given twice or is damaged.
+    Raises FileNotFoundError for a directory that holds no run, and ValueError for one that is given
+    twice or is damaged.
     """
     found = [runs.read(workdir, name) for workdir, name in zip(workdirs, runs.names(workdirs))]
     sections = charts.sections(found)
-    shown = {heading: [chart for chart in section if chart.traces] for heading, section in sections.items()}
+    shown = {
+        heading: [chart for chart in section if chart.traces]
+        for heading, section in sections.items()
+    }
     settings = settings_of(found)
     page = render(
         "report.html",
         runs=[_card(found, run) for run in found],
         rates=[row for run in found for row in rates_of(run)],
         sections=shown,
-        absent={heading: [chart.title for chart in section if not chart.traces] for heading, section in sections.items()},
+        absent={
+            heading: [chart.title for chart in section if not chart.traces]
+            for heading, section in sections.items()
+        },
         figures={chart.id: chart.figure for section in shown.values() for chart in section},
         settings=settings,
         differing=[(name, values) for name, values in settings if len(set(values) - {None}) > 1],
@@ -59,7 +67,9 @@ def stage(run: Run) -> str:
     """How far a run has come, in words."""
     updates, steps = run.lines.get("rlef"), run.lines.get("sft")
     if run.summary:
-        return f"finished; evaluated is the policy of update {run.summary.get('chosen_update', '?')}"
+        return (
+            f"finished; evaluated is the policy of update {run.summary.get('chosen_update', '?')}"
+        )
     if updates:
         return f"{updates[-1]['step'] + 1} of {run.setting('ppo.updates', '?')} updates done"
     if steps:
@@ -71,7 +81,9 @@ def missing(run: Run) -> list[str]:
     """What is not there, in sentences."""
     absent = []
     if not run.summary:
-        absent.append("The run is not over: it is under way or was stopped; the same command goes on with it.")
+        absent.append(
+            "The run is not over: it is under way or was stopped; the same command goes on with it."
+        )
     if "before" not in run.evaluations:
         absent.append("There is no evaluation of the warm start yet.")
     if "rlef" not in run.lines:
@@ -88,11 +100,16 @@ def _cost(run: Run) -> str:
 
 
 def rates_of(run: Run) -> list[dict]:
-    """A row for each temperature and rate: {'run', 'temperature', 'figure', 'before', 'after'}, a rate None if not there yet."""
+    """A row for each temperature and rate: {'run', 'temperature', 'figure', 'before', 'after'}, a
+    rate None if not there yet.
+    """
     before, after = run.evaluations.get("before", {}), run.evaluations.get("after", {})
     rows = []
     for temperature in {**before, **after}:
-        old, new = charts.rates_of(before.get(temperature, {})), charts.rates_of(after.get(temperature, {}))
+        old, new = (
+            charts.rates_of(before.get(temperature, {})),
+            charts.rates_of(after.get(temperature, {})),
+        )
         for name in {**old, **new}:
             row = {"run": run.name, "temperature": temperature, "figure": charts.label_of(name)}
             rows.append(row | {"before": old.get(name), "after": new.get(name)})
@@ -100,8 +117,12 @@ def rates_of(run: Run) -> list[dict]:
 
 
 def settings_of(found: Sequence[Run]) -> list[tuple[str, list[str | None]]]:
-    """(dotted name, its value in each run) of every setting, then of versions and devices; None where a run has none."""
-    of_machine = lambda summary: {name: summary[name] for name in ("versions", "devices") if name in summary}
+    """(dotted name, its value in each run) of every setting, then of versions and devices; None
+    where a run has none.
+    """
+    of_machine = lambda summary: {
+        name: summary[name] for name in ("versions", "devices") if name in summary
+    }
     flat = [_leaves(run.config | of_machine(run.summary)) for run in found]
     names = list(dict.fromkeys(name for settings in flat for name in settings))
     return [(name, [settings.get(name) for settings in flat]) for name in names]

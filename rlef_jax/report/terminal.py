@@ -1,4 +1,6 @@
-"""Episodes in a terminal: how many of each kind, then conversations with highlighted code, diffs and test tables."""
+"""Episodes in a terminal: how many of each kind, then conversations with highlighted code, diffs
+and test tables.
+"""
 
 import itertools
 import re
@@ -16,15 +18,20 @@ from rlef_jax.report import episodes
 from rlef_jax.report.changes import changes
 from rlef_jax.runtime import progress
 
-_CONTROL = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]")  # what would command the terminal, where a model has written it
+# what would command the terminal, where a model has written it
+_CONTROL = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]")
 _SIGNS = {"-": "red", "+": "green", "…": "dim", " ": ""}
 
 
-def show(run: str, filter: str = "", episode: str = "", limit: int = 5, console: Console | None = None) -> None:
-    """Prints the counts of a run's episodes, and conversations: the one called `episode` ('rlef_000010/1923'), or the latest few.
+def show(
+    run: str, filter: str = "", episode: str = "", limit: int = 5, console: Console | None = None
+) -> None:
+    """Prints the counts of a run's episodes, and conversations: the one called `episode`
+    ('rlef_000010/1923'), or the latest few.
 
     Args:
-      filter: only episodes of a kind that begins so: 'repaired', 'timed out', ...; see `episodes.kinds`.
+      filter: only episodes of a kind that begins so: 'repaired', 'timed out', ...; see
+          `episodes.kinds`.
       limit: conversations printed; 0 for the counts alone.
 
     Raises:
@@ -42,8 +49,14 @@ def show(run: str, filter: str = "", episode: str = "", limit: int = 5, console:
     if not any(kind.startswith(filter) for kind in kinds):
         raise ValueError(f"{run} has no episodes of kind {filter!r}: there are {', '.join(kinds)}")
     console.print(_summary(counts, kinds))
-    latest = ((episodes.name_of(path), record) for path in files[::-1] for record in episodes.read_episodes(path))
-    chosen = (pair for pair in latest if any(kind.startswith(filter) for kind in episodes.kinds(pair[1])))
+    latest = (
+        (episodes.name_of(path), record)
+        for path in files[::-1]
+        for record in episodes.read_episodes(path)
+    )
+    chosen = (
+        pair for pair in latest if any(kind.startswith(filter) for kind in episodes.kinds(pair[1]))
+    )
     for name, record in itertools.islice(chosen, limit):
         console.print(_conversation(name, record))
 
@@ -65,19 +78,28 @@ def _summary(counts: dict[str, Counter], kinds: list[str]) -> Table:
     for kind in ("episodes", *kinds):
         table.add_column(kind, justify="right")
     for name, counter in counts.items():
-        table.add_row(episodes.title_of(name), *(str(counter[kind]) for kind in ("episodes", *kinds)))
+        table.add_row(
+            episodes.title_of(name), *(str(counter[kind]) for kind in ("episodes", *kinds))
+        )
     return table
 
 
 def _conversation(name: str, record: dict) -> Group:
     solved = Text("solved", "bold green") if record["passed"] else Text("not solved", "bold red")
-    title = Text.assemble(_plain(record["problem"]), ", ", solved, f", {episodes.title_of(name)}, {name}/{record['id']}")
+    title = Text.assemble(
+        _plain(record["problem"]),
+        ", ",
+        solved,
+        f", {episodes.title_of(name)}, {name}/{record['id']}",
+    )
     parts = [Rule(title, style="dim"), _panel("problem", _plain(record["statement"]), "none")]
     previous = None
     for number, turn in enumerate(record["turns"], start=1):
         parts.append(_panel(_turn_title(number, turn), Group(*_turn(turn, previous)), "blue"))
         if turn["feedback"] is not None:
-            parts.append(Padding(_panel("feedback", _plain(turn["feedback"]), "yellow"), (0, 0, 0, 4)))
+            parts.append(
+                Padding(_panel("feedback", _plain(turn["feedback"]), "yellow"), (0, 0, 0, 4))
+            )
         previous = turn["program"] or previous
     return Group(*parts, _outcome(record))
 
@@ -89,21 +111,35 @@ def _panel(title: str | Text, content, border: str) -> Panel:
 def _turn_title(number: int, turn: dict) -> Text:
     title = Text.assemble(f"turn {number} ", _verdict(turn["verdict"]))
     if "return" in turn:
-        title.append(f"  reward {turn['reward']:+.2f}, V(c) {turn['value']:+.2f}, return {turn['return']:+.2f}", "dim")
+        title.append(
+            f"  reward {turn['reward']:+.2f}, V(c) {turn['value']:+.2f}, return {turn['return']:+.2f}",
+            "dim",
+        )
     return title
 
 
 def _turn(turn: dict, previous: str | None) -> list:
-    """The response with its program highlighted, what changed since the program before, and the public tests."""
+    """The response with its program highlighted, what changed since the program before, and the
+    public tests.
+    """
     program, (before, after) = turn["program"], episodes.around_program(turn)
     parts = [_plain(before, "dim")] if before else []
     if program:
         code = _clean(program.rstrip("\n"))
-        parts.append(Syntax(code, "python", theme="ansi_dark", background_color="default", word_wrap=True))
+        parts.append(
+            Syntax(code, "python", theme="ansi_dark", background_color="default", word_wrap=True)
+        )
     if after:
         parts.append(_plain(after, "dim"))
     if previous and program:
-        parts += [Text("\nchanged since the program before:" if previous != program else "\nthe same program as before", "dim")]
+        parts += [
+            Text(
+                "\nchanged since the program before:"
+                if previous != program
+                else "\nthe same program as before",
+                "dim",
+            )
+        ]
         parts += [_changed(sign, spans) for sign, spans in changes(previous, program)]
     if turn["tests"]:
         parts += [Text(), _tests(turn["tests"])]
@@ -118,7 +154,16 @@ def _changed(sign: str, spans: list) -> Text:
 
 
 def _tests(tests: list[dict]) -> Table:
-    table = Table("input", "expected", "got", "verdict", "seconds", title="public tests", title_justify="left", show_lines=True)
+    table = Table(
+        "input",
+        "expected",
+        "got",
+        "verdict",
+        "seconds",
+        title="public tests",
+        title_justify="left",
+        show_lines=True,
+    )
     for test in tests:
         got = Text.assemble(_plain(test["output"].rstrip()), _plain(test["error"].rstrip(), "red"))
         given, expected = _plain(test["input"].rstrip()), _plain(test["expected"].rstrip())
@@ -133,7 +178,9 @@ def _verdict(verdict: str | None) -> Text:
 
 def _outcome(record: dict) -> Text:
     if not record["passed_public"]:
-        return Text("private tests not run: the last program does not pass the public tests\n", "red")
+        return Text(
+            "private tests not run: the last program does not pass the public tests\n", "red"
+        )
     if not record["passed"]:
         return Text("public tests passed, private tests failed\n", "red")
     return Text("private tests passed\n", "green")

@@ -1,8 +1,9 @@
-"""Plotly figures as plain dictionaries: curves, bands, areas and bars of one run, or of several laid over each other.
+"""Plotly figures as plain dictionaries: curves, bands, areas and bars of one run, or of several
+laid over each other.
 
-A colour is named, not given: "--c1" stands for the page's variable of that name, which the page looks up when it draws, so that
-light and dark are the page's affair. With one run, colours tell its curves apart; with several, colours tell the runs apart and
-dashes the curves.
+A colour is named, not given: "--c1" stands for the page's variable of that name, which the page
+looks up when it draws, so that light and dark are the page's affair. With one run, colours tell its
+curves apart; with several, colours tell the runs apart and dashes the curves.
 """
 
 import dataclasses
@@ -24,7 +25,9 @@ Source = str | Callable[[dict], float]  # the name of a metric, or a function of
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """A figure, and a sentence or two on what it shows and what is healthy. Without traces there is nothing to show."""
+    """A figure, and a sentence or two on what it shows and what is healthy. Without traces there is
+    nothing to show.
+    """
 
     id: str
     title: str
@@ -35,7 +38,9 @@ class Chart:
     @property
     def height(self) -> int:
         """In pixels, with room for a legend of many lines."""
-        return 300 + 18 * max(len([trace for trace in self.traces if trace.get("showlegend", True)]) - 4, 0)
+        return 300 + 18 * max(
+            len([trace for trace in self.traces if trace.get("showlegend", True)]) - 4, 0
+        )
 
     @property
     def figure(self) -> dict:
@@ -43,9 +48,17 @@ class Chart:
 
 
 def curves(
-    runs: Sequence[Run], id: str, title: str, note: str, sources: Mapping[str, Source], phase: str = "rlef", **layout
+    runs: Sequence[Run],
+    id: str,
+    title: str,
+    note: str,
+    sources: Mapping[str, Source],
+    phase: str = "rlef",
+    **layout,
 ) -> Chart:
-    """One curve for each run and source, over the steps of a phase. A run whose lines lack a metric has no such curve."""
+    """One curve for each run and source, over the steps of a phase. A run whose lines lack a metric
+    has no such curve.
+    """
     traces = []
     for r, run in enumerate(runs):
         lines = run.lines.get(phase, [])
@@ -58,7 +71,9 @@ def curves(
 
 
 def column(lines: Sequence[dict], source: Source) -> list[float | None]:
-    """A metric of every line, six digits of it; None where a line lacks it or it is not a finite number."""
+    """A metric of every line, six digits of it; None where a line lacks it or it is not a finite
+    number.
+    """
 
     def value(line):
         try:
@@ -87,7 +102,8 @@ def wilson(rate_N, total_N, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
     return (middle_N - half_N) / scale_N, (middle_N + half_N) / scale_N
 
 
-# ---- traces ----------------------------------------------------------------------------------------------------------
+# ---- traces
+# ----------------------------------------------------------------------------------------------------------
 
 
 def y_axis(title: str | None = None, **axis) -> dict:
@@ -100,7 +116,9 @@ def axes(x_title: str, **layout) -> dict:
 
 
 def named(runs: Sequence[Run], run: Run, label: str) -> str:
-    """A curve's name, which begins with that of its run where there are several; without a label it is that of the run."""
+    """A curve's name, which begins with that of its run where there are several; without a label it
+    is that of the run.
+    """
     return label if len(runs) == 1 else f"{run.name}: {label}" if label else run.name
 
 
@@ -111,24 +129,45 @@ def color(runs: Sequence[Run], run: int, curve: int) -> str:
 def line(name: str, x: list, y: list, runs: Sequence[Run], run: int, curve: int) -> dict:
     dash = _DASHES[0 if len(runs) == 1 else curve % len(_DASHES)]
     style = {"color": color(runs, run, curve), "dash": dash, "width": 2}
-    return {"type": "scatter", "mode": "lines" if len(x) > 1 else "markers", "name": name, "x": x, "y": y, "line": style}
+    return {
+        "type": "scatter",
+        "mode": "lines" if len(x) > 1 else "markers",
+        "name": name,
+        "x": x,
+        "y": y,
+        "line": style,
+    }
 
 
 def band(x: list, low, high, runs: Sequence[Run], run: int, curve: int) -> dict:
     """What lies between two curves, faintly filled."""
     y = [*map(rounded, high), *map(rounded, reversed(low))]
     return {
-        "type": "scatter", "mode": "lines", "x": [*x, *reversed(x)], "y": y, "fill": "toself", "opacity": 0.16,
-        "fillcolor": color(runs, run, curve), "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False,
-    }  # fmt: skip
+        "type": "scatter",
+        "mode": "lines",
+        "x": [*x, *reversed(x)],
+        "y": y,
+        "fill": "toself",
+        "opacity": 0.16,
+        "fillcolor": color(runs, run, curve),
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
 
 
 def area(name: str, x: list, y: list, fill: str) -> dict:
     """A layer of a stack."""
     return {
-        "type": "scatter", "mode": "lines", "name": name, "x": x, "y": y, "stackgroup": "one", "fillcolor": fill,
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "x": x,
+        "y": y,
+        "stackgroup": "one",
+        "fillcolor": fill,
         "line": {"width": 0.5, "color": fill},
-    }  # fmt: skip
+    }
 
 
 def bars(name: str, x: list, y: list, fill: str, **marker) -> dict:
@@ -139,4 +178,11 @@ def error_bars(values: Sequence[float], low: Sequence[float], high: Sequence[flo
     """Error bars of intervals given by their ends."""
     up = [rounded(end - value) for value, end in zip(values, high)]
     down = [rounded(value - end) for value, end in zip(values, low)]
-    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1.2, "width": 4}
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": up,
+        "arrayminus": down,
+        "thickness": 1.2,
+        "width": 4,
+    }

@@ -1,1 +1,3 @@
-"""What keeps a run going: its folder, files, checkpoints, metrics, progress bars, interruptions, and several hosts."""
+"""What keeps a run going: its folder, files, checkpoints, metrics, progress bars, interruptions,
+and several hosts.
+"""

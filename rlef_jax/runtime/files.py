@@ -1,6 +1,7 @@
 """A table on disk that grows while something long runs: JSON lines.
 
-A line is there whole or not at all: what a kill cut short is dropped by whoever reads the file next.
+A line is there whole or not at all: what a kill cut short is dropped by whoever reads the file
+next.
 """
 
 import json
@@ -14,7 +15,9 @@ def append(file, entry: dict) -> None:
     file.flush()
 
 
-def read(path: str | os.PathLike, key: str, value: Callable[[dict], object] = lambda entry: entry) -> dict:
+def read(
+    path: str | os.PathLike, key: str, value: Callable[[dict], object] = lambda entry: entry
+) -> dict:
     """{the entry's `key`: value(entry)} of every line; nothing where there is no such file.
 
     Raises ValueError, naming file and line, for a line that is whole and no such entry.
@@ -32,5 +35,7 @@ def read(path: str | os.PathLike, key: str, value: Callable[[dict], object] = la
                 entry = json.loads(line)
                 found[entry[key]] = value(entry)
             except (ValueError, TypeError, KeyError) as error:
-                raise ValueError(f"{path}, line {number}, is damaged ({error!r}): delete that line") from error
+                raise ValueError(
+                    f"{path}, line {number}, is damaged ({error!r}): delete that line"
+                ) from error
     return found

@@ -1,8 +1,10 @@
-"""One run on several hosts: a process on each runs the same program, and they decide alike, so that their devices work together.
+"""One run on several hosts: a process on each runs the same program, and they decide alike, so that
+their devices work together.
 
-What the hosts hold is the same everywhere. What could differ, such as which programs have been judged by now, or whether one of
-them has been asked to stop, they tell each other at the same place of the program, for all to go by. A single process has nobody
-to tell, and none of this costs it anything.
+What the hosts hold is the same everywhere. What could differ, such as which programs have been
+judged by now, or whether one of them has been asked to stop, they tell each other at the same place
+of the program, for all to go by. A single process has nobody to tell, and none of this costs it
+anything.
 """
 
 import contextlib
@@ -25,19 +27,24 @@ _PART = 1 << 16  # bytes that each process sends at once: one shape, so one comp
 _PAUSE = 0.02  # seconds that a host waits for programs of its own before it listens to the others
 
 
-def connect(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
+def connect(
+    coordinator: str | None = None, processes: int | None = None, process: int | None = None
+) -> None:
     """Makes this process one of several; to be called by a command, before jax does anything else.
 
-    Args: as of `jax.distributed.initialize`, which finds them by itself on TPU slices and under SLURM.
+    Args: as of `jax.distributed.initialize`, which finds them by itself on TPU slices and under
+        SLURM.
 
-    From here on only the leading process writes to stdout and shows progress, and a signal that any process has heard stops all.
-    Raises ValueError where the other processes cannot be found.
+    From here on only the leading process writes to stdout and shows progress, and a signal that any
+    process has heard stops all. Raises ValueError where the other processes cannot be found.
     """
     heard = signal.getsignal(signal.SIGTERM)
     try:
         jax.distributed.initialize(coordinator, processes, process)
     except ValueError as error:
-        found = "neither a TPU slice nor a cluster manager that jax knows tells of all the processes"
+        found = (
+            "neither a TPU slice nor a cluster manager that jax knows tells of all the processes"
+        )
         advice = "give --coordinator, --num_processes and --process_id, each of them"
         raise ValueError(f"{found} ({str(error).rstrip('.')}): {advice}") from error
     signal.signal(signal.SIGTERM, heard)  # which jax has taken for notices of its own
@@ -89,7 +96,9 @@ def leader_first() -> Iterator[None]:
 
 
 class SharedPool:
-    """A pool on every host. All of them submit the same jobs in the same order; each job is judged on one, and told to all."""
+    """A pool on every host. All of them submit the same jobs in the same order; each job is judged
+    on one, and told to all.
+    """
 
     def __init__(self, pool: executor.Pool):
         self._pool, self._submitted = pool, 0
@@ -111,9 +120,13 @@ class SharedPool:
         return future
 
     def tell(self, seconds: float = 0.0) -> None:
-        """Hosts tell each other what they have judged, after waiting for up to `seconds`: the only place where futures end."""
+        """Hosts tell each other what they have judged, after waiting for up to `seconds`: the only
+        place where futures end.
+        """
         done = wait(self._here.values(), seconds, FIRST_COMPLETED).done
-        judged = {number: future.result() for number, future in self._here.items() if future in done}
+        judged = {
+            number: future.result() for number, future in self._here.items() if future in done
+        }
         for number in judged:
             del self._here[number]
         for results in gather(judged):
@@ -134,7 +147,9 @@ class _SharedFuture(Future):
 
 
 def settled(futures: Sequence[Future], seconds: float = 0.0) -> set[Future]:
-    """Those that are done, after waiting up to `seconds` for the first; the same ones on every process."""
+    """Those that are done, after waiting up to `seconds` for the first; the same ones on every
+    process.
+    """
     if not futures or not isinstance(futures[0], _SharedFuture):
         return wait(futures, seconds, FIRST_COMPLETED).done
     done = set()

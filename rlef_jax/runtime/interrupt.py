@@ -1,8 +1,10 @@
-"""Ctrl-C, and the SIGTERM that clusters send: the first one asks a program to stop, a second one ends it at once.
+"""Ctrl-C, and the SIGTERM that clusters send: the first one asks a program to stop, a second one
+ends it at once.
 
-For training, the handler only sets a flag, which the run looks at wherever it can stop: an exception raised in the middle of
-anything could be lost in a destructor, or tear a step apart that is to be finished. Where every piece of work is on disk as soon
-as it is done, there is nothing to finish, and the handler raises.
+For training, the handler only sets a flag, which the run looks at wherever it can stop: an
+exception raised in the middle of anything could be lost in a destructor, or tear a step apart that
+is to be finished. Where every piece of work is on disk as soon as it is done, there is nothing to
+finish, and the handler raises.
 """
 
 import contextlib
@@ -15,11 +17,14 @@ from collections.abc import Callable, Iterator
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _received: int | None = None  # the first signal
 _awaited = "what is under way"
-_agreed: Callable[[int | None], int | None] = lambda received: received  # the signal that all processes go by
+# the signal that all processes go by
+_agreed: Callable[[int | None], int | None] = lambda received: received
 
 
 class Interrupted(BaseException):
-    """The program was asked to stop, and does so where nothing is lost. Like KeyboardInterrupt it is no `Exception`."""
+    """The program was asked to stop, and does so where nothing is lost. Like KeyboardInterrupt it
+    is no `Exception`.
+    """
 
     def __init__(self, signum: int):
         super().__init__(f"interrupted by {signal.Signals(signum).name}")
@@ -28,10 +33,12 @@ class Interrupted(BaseException):
 
 @contextlib.contextmanager
 def listening(raises: bool = False) -> Iterator[None]:
-    """Around a whole command: the first signal is a request, for `check` to find, or raised wherever the program is.
+    """Around a whole command: the first signal is a request, for `check` to find, or raised
+    wherever the program is.
 
-    A command that stops says how to go on, and exits with the status that tells of the signal: 130 for Ctrl-C, 143 for SIGTERM.
-    To be used in the main thread, by commands only: a library leaves signals alone.
+    A command that stops says how to go on, and exits with the status that tells of the signal: 130
+    for Ctrl-C, 143 for SIGTERM. To be used in the main thread, by commands only: a library leaves
+    signals alone.
     """
 
     def hear(signum: int, _frame) -> None:
@@ -57,7 +64,8 @@ def listening(raises: bool = False) -> Iterator[None]:
 
 
 def agree(how: Callable[[int | None], int | None]) -> None:
-    """For a program of several processes: `how` makes of the signal that each has received, or None, what they all go by.
+    """For a program of several processes: `how` makes of the signal that each has received, or
+    None, what they all go by.
 
     From then on all of them call `requested` and `check` at the same places.
     """
@@ -71,13 +79,17 @@ def requested() -> bool:
 
 
 def check() -> None:
-    """Raises Interrupted if somebody has asked the program to stop; to be called where nothing would be lost."""
+    """Raises Interrupted if somebody has asked the program to stop; to be called where nothing
+    would be lost.
+    """
     if (signum := _agreed(_received)) is not None:
         raise Interrupted(signum)
 
 
 def then_check(report: Callable[[int], None]) -> Callable[[int], None]:
-    """A callback of progress, such as a bar's `update`, that stops what calls it once somebody has asked for that."""
+    """A callback of progress, such as a bar's `update`, that stops what calls it once somebody has
+    asked for that.
+    """
 
     def both(n: int) -> None:
         report(n)

@@ -1,4 +1,6 @@
-"""What a run writes down while it runs: metrics.jsonl, TensorBoard events, and a count of compilations."""
+"""What a run writes down while it runs: metrics.jsonl, TensorBoard events, and a count of
+compilations.
+"""
 
 import contextlib
 import json
@@ -13,7 +15,8 @@ _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
 
 class Metrics:
-    """Appends one JSON object a line to `<workdir>/metrics.jsonl`, and the numbers in it to TensorBoard.
+    """Appends one JSON object a line to `<workdir>/metrics.jsonl`, and the numbers in it to
+    TensorBoard.
 
     Of several processes, only the leading one writes.
     """
@@ -26,7 +29,11 @@ class Metrics:
         """Forgets lines of `phase` at or after `step`: a resumed run writes them again."""
         if self._board is None or not os.path.exists(self._path):
             return
-        kept = [line for line in _lines(self._path) if not (line["phase"] == phase and line["step"] >= step)]
+        kept = [
+            line
+            for line in _lines(self._path)
+            if not (line["phase"] == phase and line["step"] >= step)
+        ]
         with open(self._path + ".part", "w") as file:
             file.writelines(json.dumps(line) + "\n" for line in kept)
         os.replace(self._path + ".part", self._path)
@@ -42,7 +49,11 @@ class Metrics:
 
     def read(self, phase: str) -> list[dict]:
         """The lines of one phase, in order."""
-        return [line for line in _lines(self._path) if line["phase"] == phase] if os.path.exists(self._path) else []
+        return (
+            [line for line in _lines(self._path) if line["phase"] == phase]
+            if os.path.exists(self._path)
+            else []
+        )
 
     def close(self) -> None:
         if self._board is not None:
@@ -56,7 +67,9 @@ def _lines(path: str) -> list[dict]:
 
 
 class CompileCounter:
-    """Counts the programs that XLA compiles in this process, so that a recompilation after warm-up cannot hide."""
+    """Counts the programs that XLA compiles in this process, so that a recompilation after warm-up
+    cannot hide.
+    """
 
     def __init__(self):
         self._count, self._ignoring = 0, False
@@ -71,7 +84,9 @@ class CompileCounter:
 
     @contextlib.contextmanager
     def ignored(self):
-        """Leaves out what is compiled within: Orbax cuts replicated arrays up with little programs of its own."""
+        """Leaves out what is compiled within: Orbax cuts replicated arrays up with little programs
+        of its own.
+        """
         self._ignoring = True
         try:
             yield

@@ -1,4 +1,5 @@
-"""What a person sees while something runs: progress bars with rate and time left, waits that no bar can measure, tables.
+"""What a person sees while something runs: progress bars with rate and time left, waits that no bar
+can measure, tables.
 
 On a terminal a bar is redrawn; in a log it is a line now and then, with no control characters.
 """
@@ -17,7 +18,9 @@ _silent = False
 
 
 def silence() -> None:
-    """Ends progress bars and words about waits, in a process that is not the one of several that a person reads."""
+    """Ends progress bars and words about waits, in a process that is not the one of several that a
+    person reads.
+    """
     global _silent
     _silent = True
 
@@ -34,13 +37,16 @@ class _Lines:
 
 
 def progress(total: int | None, label: str, unit: str, done: int = 0, part: bool = False) -> tqdm:
-    """A progress bar with rate and time left; on a terminal it is redrawn, in a log a line appears every 15 seconds.
+    """A progress bar with rate and time left; on a terminal it is redrawn, in a log a line appears
+    every 15 seconds.
 
-    A `part` of what another bar counts shows only if it lasts: after a second on a terminal, where it goes when it is complete,
-    and every minute in a log. Bytes (`unit` B) and parameters are counted in thousands and millions.
+    A `part` of what another bar counts shows only if it lasts: after a second on a terminal, where
+    it goes when it is complete, and every minute in a log. Bytes (`unit` B) and parameters are
+    counted in thousands and millions.
     """
     terminal = sys.stderr.isatty()
-    sized = terminal and min(os.get_terminal_size(sys.stderr.fileno())) > 0  # some that record or forward a terminal give it none
+    # some that record or forward a terminal give it none
+    sized = terminal and min(os.get_terminal_size(sys.stderr.fileno())) > 0
     seconds = 0.2 if terminal else 60.0 if part else 15.0
     return tqdm(
         disable=_silent,
@@ -64,7 +70,9 @@ def progress(total: int | None, label: str, unit: str, done: int = 0, part: bool
 
 @contextlib.contextmanager
 def taking(what: str):
-    """Says what is being done, and how long it took: for a wait that no bar can measure. A run asked to stop does so after it."""
+    """Says what is being done, and how long it took: for a wait that no bar can measure. A run
+    asked to stop does so after it.
+    """
     began = time.perf_counter()
     say = lambda text, end: None if _silent else print(text, end=end, file=sys.stderr, flush=True)
     say(f"{what} ...", end="")

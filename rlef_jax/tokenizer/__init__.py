@@ -1,4 +1,5 @@
-"""Text to token ids and back. No text encodes to a special token, so nothing a program prints can forge a turn boundary.
+"""Text to token ids and back. No text encodes to a special token, so nothing a program prints can
+forge a turn boundary.
 
 `open` takes every kind of tokenizer that Llamas come with; `train_sentencepiece` makes a small one.
 """
@@ -11,12 +12,31 @@ from typing import Protocol
 
 from rlef_jax.tokenizer import ranks
 from rlef_jax.tokenizer.bpe import BpeTokenizer, read_spec
-from rlef_jax.tokenizer.spm import ASSISTANT, END, PAD, SPECIAL_TOKENS, START, USER, SentencePieceTokenizer, train_sentencepiece
+from rlef_jax.tokenizer.spm import (
+    ASSISTANT,
+    END,
+    PAD,
+    SPECIAL_TOKENS,
+    START,
+    USER,
+    SentencePieceTokenizer,
+    train_sentencepiece,
+)
 
 __all__ = [
-    "ASSISTANT", "END", "PAD", "SPECIAL_TOKENS", "START", "USER", "BpeTokenizer", "SentencePieceTokenizer", "Tokenizer",
-    "kind_of", "open", "train_sentencepiece",
-]  # fmt: skip
+    "ASSISTANT",
+    "END",
+    "PAD",
+    "SPECIAL_TOKENS",
+    "START",
+    "USER",
+    "BpeTokenizer",
+    "SentencePieceTokenizer",
+    "Tokenizer",
+    "kind_of",
+    "open",
+    "train_sentencepiece",
+]
 
 # Where a directory keeps its tokenizer: Hugging Face's, the first that is there, or Meta's.
 _FILES = ("tokenizer.json", "tokenizer.model", os.path.join("original", "tokenizer.model"))
@@ -50,7 +70,8 @@ class Tokenizer(Protocol):
 
 
 def open(path: str | os.PathLike) -> Tokenizer:
-    """The tokenizer at `path`: a SentencePiece model, Llama 3's ranks, a tokenizer.json, or a directory with one of them.
+    """The tokenizer at `path`: a SentencePiece model, Llama 3's ranks, a tokenizer.json, or a
+    directory with one of them.
 
     Files are told apart by what they hold, not by their names.
 

@@ -1,4 +1,6 @@
-"""Tokenizers of Hugging Face's `tokenizer.json`: byte-level BPE (Llama 3, Qwen2, SmolLM2) and SentencePiece's kind (Phi-3)."""
+"""Tokenizers of Hugging Face's `tokenizer.json`: byte-level BPE (Llama 3, Qwen2, SmolLM2) and
+SentencePiece's kind (Phi-3).
+"""
 
 import json
 import re
@@ -10,24 +12,32 @@ from rlef_jax.tokenizer.vocabulary import SPACE_MARK, Vocabulary, named_tokens, 
 
 
 class BpeTokenizer(Vocabulary):
-    """A BPE that `tokenizers` runs, without the special tokens: what is not there cannot be produced from text.
+    """A BPE that `tokenizers` runs, without the special tokens: what is not there cannot be
+    produced from text.
 
-    `decode(encode(text)) == text` but for tokenizers that lose text by themselves: Qwen2 normalises (NFC), and SmolLM2 leaves
-    out bytes that its vocabulary lacks, those of very rare characters. Where a blank goes before the text, it goes before
-    every text, as in SentencePiece itself; some tokenizer.json add none when the text begins with one.
+    `decode(encode(text)) == text` but for tokenizers that lose text by themselves: Qwen2 normalises
+    (NFC), and SmolLM2 leaves out bytes that its vocabulary lacks, those of very rare characters.
+    Where a blank goes before the text, it goes before every text, as in SentencePiece itself; some
+    tokenizer.json add none when the text begins with one.
     """
 
     def __init__(self, path: str, spec: dict):
-        """Takes the content of a `tokenizer.json`, from `read_spec`; `path` is the file it was read from.
+        """Takes the content of a `tokenizer.json`, from `read_spec`; `path` is the file it was read
+        from.
 
         Raises:
-          ValueError: when it neither spells texts in bytes nor falls back to them, or `tokenizers` refuses it.
+          ValueError: when it neither spells texts in bytes nor falls back to them, or `tokenizers`
+              refuses it.
         """
         model = spec["model"]
         parts = [*_parts(spec.get("normalizer")), *_parts(spec.get("pre_tokenizer"))]
-        marked = model.get("byte_fallback") and all(f"<0x{byte:02X}>" in model["vocab"] for byte in range(256))
+        marked = model.get("byte_fallback") and all(
+            f"<0x{byte:02X}>" in model["vocab"] for byte in range(256)
+        )
         if not (marked or any(part.get("type") == "ByteLevel" for part in parts)):
-            raise ValueError(f"{path} is no byte-level BPE, nor one with byte fallback: some texts would have no ids")
+            raise ValueError(
+                f"{path} is no byte-level BPE, nor one with byte fallback: some texts would have no ids"
+            )
         to_bytes = marked_piece if marked else byte_level_piece
         pieces = {i: to_bytes(piece) for piece, i in model["vocab"].items()}
         added = {token["content"]: token["id"] for token in spec.get("added_tokens") or []}
@@ -38,7 +48,9 @@ class BpeTokenizer(Vocabulary):
         try:
             self._model = tokenizers.Tokenizer.from_str(json.dumps(backend))
         except Exception as error:  # the library raises nothing narrower
-            raise ValueError(f"{path} is not a tokenizer.json that `tokenizers` reads: {error}") from error
+            raise ValueError(
+                f"{path} is not a tokenizer.json that `tokenizers` reads: {error}"
+            ) from error
         mark = [model["vocab"][f"<0x{byte:02X}>"] for byte in SPACE_MARK.encode()] if marked else []
         super().__init__(path, pieces, specials, any(blanks), mark)
 
@@ -50,33 +62,55 @@ def read_spec(path: str) -> dict:
     """The content of a `tokenizer.json`. Raises ValueError when it is not whole or something else."""
     spec = read_json(path)
     model = spec.get("model")
-    if type(model) is not dict or model.get("type", "BPE") != "BPE" or not {"vocab", "merges"} <= model.keys():
-        raise ValueError(f"{path} is no tokenizer.json of a BPE: it has no such model with a vocabulary and merges")
+    if (
+        type(model) is not dict
+        or model.get("type", "BPE") != "BPE"
+        or not {"vocab", "merges"} <= model.keys()
+    ):
+        raise ValueError(
+            f"{path} is no tokenizer.json of a BPE: it has no such model with a vocabulary and merges"
+        )
     return spec
 
 
 def byte_alphabet() -> list[str]:
-    """The character that byte-level BPE writes for each byte: itself where it can be seen, else one from U+0100 on."""
-    seen = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    """The character that byte-level BPE writes for each byte: itself where it can be seen, else one
+    from U+0100 on.
+    """
+    seen = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     others = iter(range(256, 512))
     return [chr(byte if byte in seen else next(others)) for byte in range(256)]
 
 
 def special_token(i: int, name: str) -> dict:
     """An entry of `added_tokens`."""
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    flags = {
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
     return {"id": i, "content": name, **flags}
 
 
 def merges(vocab: dict[str, int]) -> list[list[str]]:
     """The merges of a vocabulary in order of rank: every pair of pieces that makes a piece.
 
-    For vocabularies that say what may arise but not from which pair, as BPE joins the neighbours that make the piece of
-    lowest rank.
+    For vocabularies that say what may arise but not from which pair, as BPE joins the neighbours
+    that make the piece of lowest rank.
     """
     found = []
     for piece in vocab:
-        pairs = [[piece[:i], piece[i:]] for i in range(1, len(piece)) if piece[:i] in vocab and piece[i:] in vocab]
+        pairs = [
+            [piece[:i], piece[i:]]
+            for i in range(1, len(piece))
+            if piece[:i] in vocab and piece[i:] in vocab
+        ]
         found += sorted(pairs, key=lambda pair: (vocab[pair[0]], vocab[pair[1]]))
     return found
 
@@ -116,7 +150,9 @@ def _drop_blank(part: dict) -> bool:
         found, part["prepend"] = part["prepend"] == SPACE_MARK, ""
         return found
     if kind == "Metaspace":
-        scheme = part.get("prepend_scheme") or ("always" if part.get("add_prefix_space", True) else "never")
+        scheme = part.get("prepend_scheme") or (
+            "always" if part.get("add_prefix_space", True) else "never"
+        )
         part["prepend_scheme"] = "never"
         part.pop("add_prefix_space", None)
         return scheme != "never"
@@ -127,27 +163,47 @@ def _drop_blank(part: dict) -> bool:
 
 
 def _specials(spec: dict, added: dict[str, int], named: dict[str, str]) -> dict[str, int]:
-    """The tokens that no text may encode to: those added to the vocabulary but for white space, and those with a role.
+    """The tokens that no text may encode to: those added to the vocabulary but for white space, and
+    those with a role.
 
     A padding token is not taken at its word: some models pad with an ordinary piece such as "!".
     """
     vocab = spec["model"]["vocab"]
-    roles = {named.get("bos_token"), named.get("eos_token"), named.get("unk_token"), spec["model"].get("unk_token")}
+    roles = {
+        named.get("bos_token"),
+        named.get("eos_token"),
+        named.get("unk_token"),
+        spec["model"].get("unk_token"),
+    }
     found = {token: i for token, i in added.items() if not token.isspace()}
     return found | {token: vocab[token] for token in roles if token in vocab}
 
 
 def _without(spec: dict, specials: dict[str, int]) -> dict:
-    """The tokenizer without its special tokens: neither added, nor in the vocabulary, nor the result of merges.
+    """The tokenizer without its special tokens: neither added, nor in the vocabulary, nor the
+    result of merges.
 
-    Added tokens of white space stay. They are put into the vocabulary, where their ids are sure: those of other added tokens
-    `tokenizers` counts on from the size of the vocabulary, whatever the file says.
+    Added tokens of white space stay. They are put into the vocabulary, where their ids are sure:
+    those of other added tokens `tokenizers` counts on from the size of the vocabulary, whatever the
+    file says.
     """
     model = {**spec["model"], "unk_token": None}
     if not specials.keys().isdisjoint(model["vocab"]):
         model["vocab"] = {piece: i for piece, i in model["vocab"].items() if piece not in specials}
-        pairs = ((merge, merge.split(" ", 1) if isinstance(merge, str) else merge) for merge in model["merges"])
-        model["merges"] = [merge for merge, pair in pairs if specials.keys().isdisjoint((*pair, "".join(pair)))]
+        pairs = (
+            (merge, merge.split(" ", 1) if isinstance(merge, str) else merge)
+            for merge in model["merges"]
+        )
+        model["merges"] = [
+            merge for merge, pair in pairs if specials.keys().isdisjoint((*pair, "".join(pair)))
+        ]
     kept = [token for token in spec.get("added_tokens") or [] if token["content"] not in specials]
     model["vocab"] = model["vocab"] | {token["content"]: token["id"] for token in kept}
-    return {**spec, "model": model, "added_tokens": kept, "truncation": None, "padding": None, "post_processor": None}
+    return {
+        **spec,
+        "model": model,
+        "added_tokens": kept,
+        "truncation": None,
+        "padding": None,
+        "post_processor": None,
+    }

@@ -1,4 +1,6 @@
-"""Llama 3's `tokenizer.model`, lines of a piece in base64 and its rank, as the content of a `tokenizer.json`."""
+"""Llama 3's `tokenizer.model`, lines of a piece in base64 and its rank, as the content of a
+`tokenizer.json`.
+"""
 
 import base64
 import binascii
@@ -7,7 +9,8 @@ from rlef_jax.tokenizer.bpe import byte_alphabet, merges, special_token
 
 _COUNT = 128_000
 
-# How Llama 3 splits a text before it merges: contractions, words, numbers of up to three digits, punctuation, white space.
+# How Llama 3 splits a text before it merges: contractions, words, numbers of up to three digits,
+# punctuation, white space.
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -15,24 +18,44 @@ _SPLIT = (
 
 # The names of Llama 3.1, from the id behind the last rank on; the reserved tokens have no use yet.
 _NAMED = {
-    0: "<|begin_of_text|>", 1: "<|end_of_text|>", 4: "<|finetune_right_pad_id|>", 6: "<|start_header_id|>",
-    7: "<|end_header_id|>", 8: "<|eom_id|>", 9: "<|eot_id|>", 10: "<|python_tag|>",
-}  # fmt: skip
+    0: "<|begin_of_text|>",
+    1: "<|end_of_text|>",
+    4: "<|finetune_right_pad_id|>",
+    6: "<|start_header_id|>",
+    7: "<|end_header_id|>",
+    8: "<|eom_id|>",
+    9: "<|eot_id|>",
+    10: "<|python_tag|>",
+}
 
 
 def read_spec(path: str) -> dict:
     """The tokenizer in the form of a `tokenizer.json`, special tokens included.
 
     Raises:
-      ValueError: naming the line, when the file is not whole or not Llama 3's (others split texts in other ways).
+      ValueError: naming the line, when the file is not whole or not Llama 3's (others split texts
+          in other ways).
     """
     vocab = _read_vocab(path)
     split = {"type": "Split", "pattern": {"Regex": _SPLIT}, "behavior": "Isolated", "invert": False}
-    to_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    model = {"type": "BPE", "ignore_merges": True, "byte_fallback": False, "vocab": vocab, "merges": merges(vocab)}
+    to_bytes = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": False,
+    }
+    model = {
+        "type": "BPE",
+        "ignore_merges": True,
+        "byte_fallback": False,
+        "vocab": vocab,
+        "merges": merges(vocab),
+    }
     return {
         "version": "1.0",
-        "added_tokens": [special_token(i, name) for i, name in enumerate(special_names(), start=_COUNT)],
+        "added_tokens": [
+            special_token(i, name) for i, name in enumerate(special_names(), start=_COUNT)
+        ],
         "normalizer": None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, to_bytes]},
         "post_processor": None,
@@ -58,8 +81,12 @@ def _read_vocab(path: str) -> dict[str, int]:
                 if int(number) != rank or not piece:
                     raise ValueError(f"rank {rank} should stand here")
             except (ValueError, binascii.Error) as error:
-                raise ValueError(f"{path}, line {rank + 1}: no piece in base64 and its rank ({error})") from error
+                raise ValueError(
+                    f"{path}, line {rank + 1}: no piece in base64 and its rank ({error})"
+                ) from error
             vocab["".join(alphabet[byte] for byte in piece)] = rank
     if len(vocab) != _COUNT:
-        raise ValueError(f"{path} has {len(vocab)} ranks, and Llama 3 has {_COUNT}: the file is not whole, or another's")
+        raise ValueError(
+            f"{path} has {len(vocab)} ranks, and Llama 3 has {_COUNT}: the file is not whole, or another's"
+        )
     return vocab

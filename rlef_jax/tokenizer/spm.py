@@ -14,26 +14,31 @@ from rlef_jax.tokenizer.vocabulary import SPACE_MARK, Vocabulary
 PAD, START, USER, ASSISTANT, END = "<pad>", "<s>", "<|user|>", "<|assistant|>", "<|end|>"
 SPECIAL_TOKENS = (PAD, START, USER, ASSISTANT, END)
 
-# A model is a protocol buffer, and of a field given twice the last counts: appended, this says `add_dummy_prefix: false` (field
-# 3) in `normalizer_spec` (field 3). The blank before a text is then ours to add, once, whatever the text is cut into.
+# A model is a protocol buffer, and of a field given twice the last counts: appended, this says
+# `add_dummy_prefix: false` (field 3) in `normalizer_spec` (field 3). The blank before a text is
+# then ours to add, once, whatever the text is cut into.
 _NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
-# Pieces that are special by their looks, whatever the model calls them: Code Llama's ▁<PRE>, or <|im_start|>.
+# Pieces that are special by their looks, whatever the model calls them: Code Llama's ▁<PRE>, or
+# <|im_start|>.
 _LOOKS_SPECIAL = re.compile(rf"{SPACE_MARK}?<([A-Z_]+|\|[^<>|]+\|)>")
-# A text that shows whether a model changes texts: blanks at either end and in a row, a tab, a ligature, a wide character.
+# A text that shows whether a model changes texts: blanks at either end and in a row, a tab, a
+# ligature, a wide character.
 _PROBE = "  a\t b  \ufb01\uff21\u00e9 \n "
 # Pieces do not cross this mark in the training text; it is no part of what is learnt.
 _CUT = "\x1e"
-# What keeps to itself, with the blank before it: a number that stands alone, a string literal, a comparison. A clause
-# begins a new piece with its comma. So the same choice is the same piece wherever it stands, and lists of numbers can be
-# compared token by token, while the idioms between become one piece each.
+# What keeps to itself, with the blank before it: a number that stands alone, a string literal, a
+# comparison. A clause begins a new piece with its comma. So the same choice is the same piece
+# wherever it stands, and lists of numbers can be compared token by token, while the idioms between
+# become one piece each.
 _ATOM = re.compile(r" ?(?<![^\s`])-?\d+(?![^\s`])| ?'[^'\n]*'| [<>]=?(?= )|(?=, [a-z]+[ .,])")
 
 
 class SentencePieceTokenizer(Vocabulary):
     """A SentencePiece model with byte fallback: `decode(encode(text)) == text` for every text.
 
-    Control symbols, and other pieces that look like them, are special tokens. Ids are SentencePiece's own but for a literal
-    U+2581, which it would not tell from a blank, and for special tokens spelled out.
+    Control symbols, and other pieces that look like them, are special tokens. Ids are
+    SentencePiece's own but for a literal U+2581, which it would not tell from a blank, and for
+    special tokens spelled out.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -41,11 +46,14 @@ class SentencePieceTokenizer(Vocabulary):
 
         Raises:
           FileNotFoundError: when there is no such file.
-          ValueError: when the file is no SentencePiece model, or one without byte fallback, or one that changes texts.
+          ValueError: when the file is no SentencePiece model, or one without byte fallback, or one
+              that changes texts.
         """
         path = os.fspath(path)
         if not os.path.isfile(path):
-            raise FileNotFoundError(f"there is no tokenizer model at {path}: correct the path or train one")
+            raise FileNotFoundError(
+                f"there is no tokenizer model at {path}: correct the path or train one"
+            )
         content = pathlib.Path(path).read_bytes()
         blank_first = _loaded(path, content).encode("a", out_type=str)[0].startswith(SPACE_MARK)
         self.model = _loaded(path, content + _NO_DUMMY_PREFIX)
@@ -54,9 +62,15 @@ class SentencePieceTokenizer(Vocabulary):
         self._byte_ids = {marked_piece(names[i])[0]: i for i in ids if self.model.is_byte(i)}
         if len(self._byte_ids) != 256:
             raise ValueError(f"{path} has no byte fallback: some texts would have no ids")
-        special = lambda i: self.model.is_control(i) or self.model.is_unknown(i) or _LOOKS_SPECIAL.fullmatch(names[i])
+        special = lambda i: (
+            self.model.is_control(i)
+            or self.model.is_unknown(i)
+            or _LOOKS_SPECIAL.fullmatch(names[i])
+        )
         specials = {names[i]: i for i in ids if special(i)}
-        pieces = {i: names[i].encode() if names[i] in specials else marked_piece(names[i]) for i in ids}
+        pieces = {
+            i: names[i].encode() if names[i] in specials else marked_piece(names[i]) for i in ids
+        }
         self._spelled = {i: self._in_bytes(marked_piece(names[i])) for i in specials.values()}
         super().__init__(path, pieces, specials, blank_first, self._in_bytes(SPACE_MARK.encode()))
         if self.decode(self.encode(_PROBE)) != _PROBE:
@@ -79,7 +93,9 @@ def _loaded(path: str, content: bytes) -> sentencepiece.SentencePieceProcessor:
     try:
         model.load_from_serialized_proto(content)
     except (OSError, RuntimeError) as error:
-        raise ValueError(f"{path} is not a SentencePiece model, a tokenizer.json or Llama 3's ranks: {error}") from error
+        raise ValueError(
+            f"{path} is not a SentencePiece model, a tokenizer.json or Llama 3's ranks: {error}"
+        ) from error
     return model
 
 
@@ -89,18 +105,23 @@ def train_sentencepiece(
     vocab_size: int = 768,
     special_tokens: Sequence[str] = SPECIAL_TOKENS,
 ) -> None:
-    """Trains a BPE model on the texts and writes it to `model_path`; the same texts give the same ids.
+    """Trains a BPE model on the texts and writes it to `model_path`; the same texts give the same
+    ids.
 
-    Pieces may span blanks, so that whole idioms become one piece; see `_ATOM` for what they may not span.
+    Pieces may span blanks, so that whole idioms become one piece; see `_ATOM` for what they may not
+    span.
 
     Args:
-      vocab_size: number of ids in all: 256 byte pieces, the special tokens, every character of the texts and merges.
+      vocab_size: number of ids in all: 256 byte pieces, the special tokens, every character of the
+          texts and merges.
 
     Raises:
       ValueError: when `special_tokens` lacks `<pad>`, or `vocab_size` does not suit the texts.
     """
     if PAD not in special_tokens or len(set(special_tokens)) != len(special_tokens):
-        raise ValueError(f"special_tokens is {tuple(special_tokens)}: it must hold {PAD} and no token twice")
+        raise ValueError(
+            f"special_tokens is {tuple(special_tokens)}: it must hold {PAD} and no token twice"
+        )
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -129,7 +150,9 @@ def train_sentencepiece(
         )
     except RuntimeError as error:
         reason = str(error).rpartition("] ")[2]  # after the place in SentencePiece's source
-        raise ValueError(f"tokenizer.vocab_size is {vocab_size}, which does not suit the texts: {reason}") from error
+        raise ValueError(
+            f"tokenizer.vocab_size is {vocab_size}, which does not suit the texts: {reason}"
+        ) from error
     path = os.fspath(model_path)
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     # Renamed when complete, so that a killed run leaves no half-written model behind.

@@ -1,25 +1,39 @@
-"""What all tokenizers here share: the way back from ids to text, the special tokens, and the id that pads."""
+"""What all tokenizers here share: the way back from ids to text, the special tokens, and the id
+that pads.
+"""
 
 import codecs
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
-# SentencePiece writes a blank as this character, so a literal one in a text must take the byte pieces instead.
+# SentencePiece writes a blank as this character, so a literal one in a text must take the byte
+# pieces instead.
 SPACE_MARK = "\u2581"
 
-# Ids beyond the vocabulary, such as rows added to round an embedding table up, decode to the replacement character.
+# Ids beyond the vocabulary, such as rows added to round an embedding table up, decode to the
+# replacement character.
 _UNKNOWN = "\ufffd".encode()
 
-# What fills rows where no file names a padding token, and what must not: the tokens that end a turn in some layout.
+# What fills rows where no file names a padding token, and what must not: the tokens that end a turn
+# in some layout.
 _PADS = ("<pad>", "<unk>", "<|finetune_right_pad_id|>", "<|reserved_special_token_0|>")
 _ENDS = ("</s>", "<|end|>", "<|eot_id|>", "<|im_end|>")
 
 
 class Vocabulary:
-    """A tokenizer but for its core, `_encode_part`, which a subclass adds: text to ids with no blank put before it."""
+    """A tokenizer but for its core, `_encode_part`, which a subclass adds: text to ids with no
+    blank put before it.
+    """
 
-    def __init__(self, path: str, pieces: dict[int, bytes], specials: dict[str, int], blank_first: bool, mark: Sequence[int]):
+    def __init__(
+        self,
+        path: str,
+        pieces: dict[int, bytes],
+        specials: dict[str, int],
+        blank_first: bool,
+        mark: Sequence[int],
+    ):
         """Keeps what the subclass found.
 
         Args:
@@ -27,7 +41,8 @@ class Vocabulary:
           pieces: the bytes of every id; special tokens spelled out.
           specials: ids of the special tokens, which no text encodes to.
           blank_first: whether a text is encoded with a blank before it, which decoding drops.
-          mark: the ids that a literal `SPACE_MARK` takes; empty where it is a character like any other.
+          mark: the ids that a literal `SPACE_MARK` takes; empty where it is a character like any
+              other.
         """
         self.path, self.specials, self.blank_first = path, specials, blank_first
         self._pieces, self._mark = pieces, list(mark)
@@ -55,13 +70,17 @@ class Vocabulary:
         return ids
 
     def decode(self, ids: Iterable[int], keep_special: bool = False) -> str:
-        """The text of the ids; bytes that are no valid UTF-8, as a model may sample, become replacement characters."""
+        """The text of the ids; bytes that are no valid UTF-8, as a model may sample, become
+        replacement characters.
+        """
         return b"".join(self._bytes_of(ids, keep_special)).decode("utf-8", "replace")
 
     def texts(self, ids: Iterable[int]) -> list[str]:
-        """What each id adds to the text, special tokens spelled out: joined, `decode(ids, keep_special=True)`.
+        """What each id adds to the text, special tokens spelled out: joined, `decode(ids,
+        keep_special=True)`.
 
-        A character made of several tokens stands at the last of them, and those before it add nothing.
+        A character made of several tokens stands at the last of them, and those before it add
+        nothing.
         """
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         found = [decoder.decode(piece) for piece in self._bytes_of(ids, keep_special=True)]
@@ -89,7 +108,9 @@ class Vocabulary:
         if special not in self.specials:
             known = [name for name in self.specials if "reserved" not in name]
             listed = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
-            raise KeyError(f"the tokenizer has no special token {special!r}: it has {listed or 'none'}")
+            raise KeyError(
+                f"the tokenizer has no special token {special!r}: it has {listed or 'none'}"
+            )
         return self.specials[special]
 
     def _encode_part(self, text: str) -> list[int]:
@@ -97,7 +118,9 @@ class Vocabulary:
 
 
 def named_tokens(path: str) -> dict[str, str]:
-    """What the files beside a tokenizer call its tokens: {"bos_token": "<s>", "pad_token": ...}, without those not named."""
+    """What the files beside a tokenizer call its tokens: {"bos_token": "<s>", "pad_token": ...},
+    without those not named.
+    """
     named = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         file = os.path.join(os.path.dirname(path), name)
@@ -105,13 +128,17 @@ def named_tokens(path: str) -> dict[str, str]:
             continue
         for key, token in read_json(file).items():
             token = token.get("content") if isinstance(token, dict) else token
-            if key in ("bos_token", "eos_token", "unk_token", "pad_token") and isinstance(token, str):
+            if key in ("bos_token", "eos_token", "unk_token", "pad_token") and isinstance(
+                token, str
+            ):
                 named[key] = token
     return named
 
 
 def read_json(path: str) -> dict:
-    """A JSON object. Raises ValueError, naming the file, when it holds something else or is not whole."""
+    """A JSON object. Raises ValueError, naming the file, when it holds something else or is not
+    whole.
+    """
     with open(path, encoding="utf-8") as file:
         try:
             found = json.load(file)
@@ -123,7 +150,9 @@ def read_json(path: str) -> dict:
 
 
 def _choose_pad(specials: dict[str, int], named: dict[str, str]) -> int:
-    """The padding token, unless it ends a turn (SmolLM2 pads with `<|im_end|>`), else an id that ends none."""
+    """The padding token, unless it ends a turn (SmolLM2 pads with `<|im_end|>`), else an id that
+    ends none.
+    """
     ends = {*_ENDS, named.get("eos_token")}
     for name in (named.get("pad_token"), named.get("unk_token"), *_PADS):
         if name in specials and name not in ends:

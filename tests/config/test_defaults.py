@@ -1,4 +1,6 @@
-"""A wrong configuration is one sentence that names the field, before anything is compiled; so it is on the command line."""
+"""A wrong configuration is one sentence that names the field, before anything is compiled; so it is
+on the command line.
+"""
 
 import os
 import pathlib
@@ -44,26 +46,51 @@ def test_the_defaults_and_the_mini_config_are_fine():
 
 def test_the_defaults_are_the_papers():
     c = default()
-    assert (c.episode.turn_limit, c.ppo.kl_coefficient, c.ppo.invalid_penalty, c.ppo.clip, c.ppo.value_clip) == (
+    assert (
+        c.episode.turn_limit,
+        c.ppo.kl_coefficient,
+        c.ppo.invalid_penalty,
+        c.ppo.clip,
+        c.ppo.value_clip,
+    ) == (
         3,
         0.05,
         0.2,
         0.2,
         0.2,
     )
-    assert (c.ppo.rollouts, c.ppo.minibatches, c.ppo.epochs, c.ppo.value, c.ppo.normalize_advantages) == (
+    assert (
+        c.ppo.rollouts,
+        c.ppo.minibatches,
+        c.ppo.epochs,
+        c.ppo.value,
+        c.ppo.normalize_advantages,
+    ) == (
         1024,
         4,
         1,
         "turn",
         True,
     )
-    assert (c.ppo.learning_rate, c.ppo.weight_decay, c.ppo.warmup_steps, c.sampler.temperature) == (2e-7, 0.1, 50, 1.0)
-    assert (c.eval.temperatures, c.eval.top_p, c.eval.resamples, c.eval.turn_limit) == ((0.2, 1.0), 0.95, 200, 3)
+    assert (c.ppo.learning_rate, c.ppo.weight_decay, c.ppo.warmup_steps, c.sampler.temperature) == (
+        2e-7,
+        0.1,
+        50,
+        1.0,
+    )
+    assert (c.eval.temperatures, c.eval.top_p, c.eval.resamples, c.eval.turn_limit) == (
+        (0.2, 1.0),
+        0.95,
+        200,
+        3,
+    )
 
 
 def test_an_unknown_field_is_named_with_a_suggestion():
-    assert complaint(changed("ppo.clipp", 0.1)) == "unknown config field ppo.clipp. Did you mean ppo.clip?"
+    assert (
+        complaint(changed("ppo.clipp", 0.1))
+        == "unknown config field ppo.clipp. Did you mean ppo.clip?"
+    )
     assert complaint(changed("zzzzzzzz", 1)) == "unknown config field zzzzzzzz."
     with pytest.raises(AttributeError, match="clipp"):
         default().ppo.clipp = 0.1  # locked
@@ -78,11 +105,16 @@ def test_a_missing_field_is_named():
 @pytest.mark.parametrize(
     "path, value, kind",
     [
-        ("ppo.clip", "abc", "float"), ("ppo.clip", True, "float"), ("ppo.clip", None, "float"), ("seed", 1.5, "int"),
-        ("seed", True, "int"), ("ppo.normalize_advantages", 1, "bool"), ("name", 3, "str"),
+        ("ppo.clip", "abc", "float"),
+        ("ppo.clip", True, "float"),
+        ("ppo.clip", None, "float"),
+        ("seed", 1.5, "int"),
+        ("seed", True, "int"),
+        ("ppo.normalize_advantages", 1, "bool"),
+        ("name", 3, "str"),
         ("batch.lengths", [512, 8192], "tuple"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_type_is_named(path, value, kind):
     message = complaint(changed(path, value))
     assert message.startswith(f"{path} is {value!r}") and message.endswith(f"it must be a {kind}")
@@ -90,7 +122,9 @@ def test_a_wrong_type_is_named(path, value, kind):
 
 @pytest.mark.parametrize("value", [(), ("a",), (512, 8192.0), (True, 8192)])
 def test_a_tuple_holds_numbers_of_the_right_kind(value):
-    assert complaint(changed("batch.lengths", value)).startswith(f"batch.lengths is {value!r}: it must be a non-empty tuple")
+    assert complaint(changed("batch.lengths", value)).startswith(
+        f"batch.lengths is {value!r}: it must be a non-empty tuple"
+    )
 
 
 def test_whole_numbers_may_stand_for_floats():
@@ -99,24 +133,84 @@ def test_whole_numbers_may_stand_for_floats():
 
 
 LIMITS = [
-    *[(path, 0) for path in (
-        "episode.turn_limit", "episode.max_prompt_tokens", "episode.max_response_tokens", "episode.max_feedback_tokens",
-        "sampler.slots", "sampler.chunk", "sampler.splice_length", "batch.rows", "ppo.rollouts", "ppo.minibatches", "ppo.epochs",
-        "eval.rollouts", "eval.turn_limit", "eval.valid_rollouts", "eval.resamples", "checkpoint.every", "checkpoint.sft_every",
-        "checkpoint.keep", "data.train", "data.valid", "data.test", "model.d_model", "model.n_layers", "model.n_heads",
-        "model.n_kv_heads", "model.head_dim", "model.d_ff", "tokenizer.vocab_size",
-        "sampler.temperature", "ppo.learning_rate", "ppo.value_learning_rate", "sft.learning_rate", "ppo.clip", "ppo.value_clip",
-        "ppo.grad_clip", "ppo.max_logprob_gap", "ppo.value_head_std", "model.rope_theta", "eval.top_p",
-    )],
-    *[(path, -1) for path in (
-        "executor.workers", "sft.steps", "ppo.updates", "ppo.warmup_steps", "sft.warmup_steps", "eval.every", "episodes_every",
-        "ppo.kl_coefficient", "ppo.invalid_penalty", "ppo.weight_decay", "sft.weight_decay", "seed", "data.seed",
-        "model.logit_chunk", "sampler.share", "sft.fix_probability", "ppo.adam_b1", "eval.top_p",
-    )],
-    *[(path, 1.5) for path in ("sampler.share", "sft.fix_probability", "sft.repeat_probability", "eval.top_p")],
-    ("ppo.adam_b1", 1.0), ("ppo.adam_b2", 1.0), ("sft.broken_probability", 1.0),
-    ("ppo.clip", float("nan")), ("ppo.learning_rate", float("nan")), ("ppo.kl_coefficient", float("nan")),
-]  # fmt: skip
+    *[
+        (path, 0)
+        for path in (
+            "episode.turn_limit",
+            "episode.max_prompt_tokens",
+            "episode.max_response_tokens",
+            "episode.max_feedback_tokens",
+            "sampler.slots",
+            "sampler.chunk",
+            "sampler.splice_length",
+            "batch.rows",
+            "ppo.rollouts",
+            "ppo.minibatches",
+            "ppo.epochs",
+            "eval.rollouts",
+            "eval.turn_limit",
+            "eval.valid_rollouts",
+            "eval.resamples",
+            "checkpoint.every",
+            "checkpoint.sft_every",
+            "checkpoint.keep",
+            "data.train",
+            "data.valid",
+            "data.test",
+            "model.d_model",
+            "model.n_layers",
+            "model.n_heads",
+            "model.n_kv_heads",
+            "model.head_dim",
+            "model.d_ff",
+            "tokenizer.vocab_size",
+            "sampler.temperature",
+            "ppo.learning_rate",
+            "ppo.value_learning_rate",
+            "sft.learning_rate",
+            "ppo.clip",
+            "ppo.value_clip",
+            "ppo.grad_clip",
+            "ppo.max_logprob_gap",
+            "ppo.value_head_std",
+            "model.rope_theta",
+            "eval.top_p",
+        )
+    ],
+    *[
+        (path, -1)
+        for path in (
+            "executor.workers",
+            "sft.steps",
+            "ppo.updates",
+            "ppo.warmup_steps",
+            "sft.warmup_steps",
+            "eval.every",
+            "episodes_every",
+            "ppo.kl_coefficient",
+            "ppo.invalid_penalty",
+            "ppo.weight_decay",
+            "sft.weight_decay",
+            "seed",
+            "data.seed",
+            "model.logit_chunk",
+            "sampler.share",
+            "sft.fix_probability",
+            "ppo.adam_b1",
+            "eval.top_p",
+        )
+    ],
+    *[
+        (path, 1.5)
+        for path in ("sampler.share", "sft.fix_probability", "sft.repeat_probability", "eval.top_p")
+    ],
+    ("ppo.adam_b1", 1.0),
+    ("ppo.adam_b2", 1.0),
+    ("sft.broken_probability", 1.0),
+    ("ppo.clip", float("nan")),
+    ("ppo.learning_rate", float("nan")),
+    ("ppo.kl_coefficient", float("nan")),
+]
 
 
 @pytest.mark.parametrize("path, value", LIMITS)
@@ -127,7 +221,9 @@ def test_a_number_out_of_range_is_named(path, value):
 @pytest.mark.parametrize("path", CHOICES)
 def test_an_unknown_choice_is_named_with_the_choices(path):
     message = complaint(changed(path, "nonsense"))
-    assert message.startswith(f"{path} is 'nonsense': choose one of ") and CHOICES[path][0] in message
+    assert (
+        message.startswith(f"{path} is 'nonsense': choose one of ") and CHOICES[path][0] in message
+    )
 
 
 @pytest.mark.parametrize(
@@ -137,7 +233,8 @@ def test_an_unknown_choice_is_named_with_the_choices(path):
         ("eval.temperatures", (0.2, 0.0), ["eval.temperatures"]),
         ("batch.lengths", (64, 32, 192), ["batch.lengths", "increasing"]),
         ("batch.lengths", (0, 192), ["batch.lengths"]),
-        ("batch.lengths", (64, 191), ["batch.lengths", "191", "192"]),  # mini: 28 + 3 * 28 + 2 * 40 = 192
+        # mini: 28 + 3 * 28 + 2 * 40 = 192
+        ("batch.lengths", (64, 191), ["batch.lengths", "191", "192"]),
         ("episode.max_response_tokens", 29, ["batch.lengths", "195"]),
         ("episode.turn_limit", 4, ["batch.lengths", "260"]),  # + 28 + 40
         ("episode.turn_limit", 4, ["batch.lengths", "260"]),
@@ -146,7 +243,8 @@ def test_an_unknown_choice_is_named_with_the_choices(path):
         ("sft.batch", (0, 0, 0), ["sft.batch"]),
         ("sft.batch", (-1, 40, 8), ["sft.batch"]),
         ("sft.demonstrations", (4096, 6144, 7), ["sft.demonstrations", "3 turn(s)", "8"]),
-        ("sft.fix_probability", 0.6, ["sft.fix_probability", "sft.repeat_probability"]),  # with 0.45
+        # with 0.45
+        ("sft.fix_probability", 0.6, ["sft.fix_probability", "sft.repeat_probability"]),
         ("tokenizer.path", "/nope", ["tokenizer.path", "/nope"]),
     ],
 )
@@ -168,11 +266,18 @@ def test_stream_capacity_counts_the_longest_conversation():
 
 
 def start(*arguments) -> subprocess.Popen:
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("XLA_", "JAX_"))} | {"JAX_PLATFORMS": "cpu"}
+    env = {
+        name: value for name, value in os.environ.items() if not name.startswith(("XLA_", "JAX_"))
+    } | {"JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(
         [sys.executable, "experiments/run.py", *arguments],
-        cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
 
 
 @pytest.mark.parametrize(
@@ -225,11 +330,21 @@ def test_a_wrong_configuration_file_is_one_line_on_stderr(body, words, tmp_path)
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path):
     workdir = tmp_path / "run"
-    small = ("data.train=64", "data.valid=2", "data.test=2", "tokenizer.vocab_size=400", "episode.max_prompt_tokens=60")
+    small = (
+        "data.train=64",
+        "data.valid=2",
+        "data.test=2",
+        "tokenizer.vocab_size=400",
+        "episode.max_prompt_tokens=60",
+    )
     settings = [f"--config.{setting}" for setting in (*small, "batch.lengths=(64,256)")]
     process = start("--config", MINI, "--workdir", str(workdir), *settings)
     deadline = time.monotonic() + 60
-    while not (workdir / "config.json").exists() and process.poll() is None and time.monotonic() < deadline:
+    while (
+        not (workdir / "config.json").exists()
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to the run and to all its children
     _, err = process.communicate(timeout=60)

@@ -1,4 +1,6 @@
-"""Made-up CodeContests rows, and writers of their files that share nothing with the readers but the hash."""
+"""Made-up CodeContests rows, and writers of their files that share nothing with the readers but the
+hash.
+"""
 
 import itertools
 import json
@@ -35,7 +37,11 @@ class RiegeliFile:
 
     def add(self, kind: str, data: bytes, count: int = 0, decoded: int = 0) -> None:
         """Appends a chunk, with block headers wherever it crosses a multiple of 64 KiB."""
-        body = struct.pack("<Q", len(data)) + hashed(data) + struct.pack("<QQ", ord(kind) | count << 8, decoded)
+        body = (
+            struct.pack("<Q", len(data))
+            + hashed(data)
+            + struct.pack("<QQ", ord(kind) | count << 8, decoded)
+        )
         payload = hashed(body) + body + data
         begin, usable = len(self.bytes), BLOCK - BLOCK_HEADER
         crossed = (len(payload) + (begin + usable - 1) % BLOCK) // usable
@@ -60,7 +66,9 @@ class RiegeliFile:
 
 
 def contest_problem():
-    """The message class of contest_problem.proto, as far as it is read, by the protocol buffer library."""
+    """The message class of contest_problem.proto, as far as it is read, by the protocol buffer
+    library.
+    """
     descriptors = pytest.importorskip("google.protobuf.descriptor_pb2")
     from google.protobuf import descriptor_pool, message_factory
 
@@ -74,13 +82,20 @@ def contest_problem():
         " cf_rating=14:int32 cf_tags=15*text generated_tests=18*Test incorrect_solutions=19*Solution"
         " is_description_translated=20:bool time_limit=29:Duration memory_limit_bytes=30:int64",
     }
-    file = descriptors.FileDescriptorProto(name="contest_problem_for_tests.proto", package="for_tests", syntax="proto2")
+    file = descriptors.FileDescriptorProto(
+        name="contest_problem_for_tests.proto", package="for_tests", syntax="proto2"
+    )
     for name, layout in messages.items():
         message = file.message_type.add(name=name)
         for part in layout.split():
             field, _, rest = part.partition("=")
             number, _, kind = rest.replace("*", ":").partition(":")
-            new = message.field.add(name=field, number=int(number), label=3 if "*" in rest else 1, type=kinds.get(kind, 11))
+            new = message.field.add(
+                name=field,
+                number=int(number),
+                label=3 if "*" in rest else 1,
+                type=kinds.get(kind, 11),
+            )
             if kind not in kinds:
                 new.type_name = f".for_tests.{kind}"
     pool = descriptor_pool.DescriptorPool()
@@ -99,7 +114,9 @@ def serialize():
             fields[column] = [{"input": a, "output": b} for a, b in zip(*row[column].values())]
         for column in ("solutions", "incorrect_solutions"):
             fields[column] = [{"language": a, "solution": b} for a, b in zip(*row[column].values())]
-        return message_class(**{name: value for name, value in fields.items() if value}).SerializeToString()
+        return message_class(
+            **{name: value for name, value in fields.items() if value}
+        ).SerializeToString()
 
     return of_row
 
@@ -114,10 +131,16 @@ def row():
     """Makes the columns of problem `n`; keywords replace some."""
 
     def tests(n: int, count: int) -> dict:
-        return {"input": [f"{n} {k}\n" for k in range(count)], "output": [f"{n + k}\n" for k in range(count)]}
+        return {
+            "input": [f"{n} {k}\n" for k in range(count)],
+            "output": [f"{n + k}\n" for k in range(count)],
+        }
 
     def programs(n: int, languages) -> dict:
-        return {"language": list(languages), "solution": [f"# {n}: language {number}\n" for number in languages]}
+        return {
+            "language": list(languages),
+            "solution": [f"# {n}: language {number}\n" for number in languages],
+        }
 
     def of(n: int, **replaced) -> dict:
         columns = {

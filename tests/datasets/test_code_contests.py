@@ -1,4 +1,6 @@
-"""CodeContests from files in all their layouts, through the prepared data set, to problems. Rows are made up, see conftest."""
+"""CodeContests from files in all their layouts, through the prepared data set, to problems. Rows
+are made up, see conftest.
+"""
 
 import gzip
 import json
@@ -50,11 +52,17 @@ def expected(columns: dict, generated: bool = True) -> Problem:
     """The problem that a row should become."""
 
     def tests(*names):
-        pairs = [pair for name in names for pair in zip(columns[name]["input"], columns[name]["output"])]
+        pairs = [
+            pair for name in names for pair in zip(columns[name]["input"], columns[name]["output"])
+        ]
         return tuple(executor.Test(*pair) for pair in pairs)
 
     def python3(name):
-        return tuple(text for number, text in zip(columns[name]["language"], columns[name]["solution"]) if number == 3)
+        return tuple(
+            text
+            for number, text in zip(columns[name]["language"], columns[name]["solution"])
+            if number == 3
+        )
 
     limit = columns["time_limit"] or {"seconds": 0, "nanos": 0}
     seconds = limit["seconds"] + limit["nanos"] / 1e9
@@ -66,7 +74,9 @@ def expected(columns: dict, generated: bool = True) -> Problem:
         solutions=python3("solutions"),
         incorrect_solutions=python3("incorrect_solutions"),
         # 256,000,000 bytes are 244.14 MiB.
-        limits=executor.Limits(seconds=seconds or 10.0, memory_mb=245 if columns["memory_limit_bytes"] else 1024),
+        limits=executor.Limits(
+            seconds=seconds or 10.0, memory_mb=245 if columns["memory_limit_bytes"] else 1024
+        ),
         tags=tuple(columns["cf_tags"]),
     )
 
@@ -92,7 +102,9 @@ def test_tests_and_solutions_may_be_lists_of_structs(row):
     turned = dict(columns)
     for name in stored.COUNTS:
         first, second = columns[name]
-        turned[name] = [{first: a, second: b} for a, b in zip(columns[name][first], columns[name][second])]
+        turned[name] = [
+            {first: a, second: b} for a, b in zip(columns[name][first], columns[name][second])
+        ]
     assert turned != columns
     assert records.record(turned) == records.record(columns)
 
@@ -104,7 +116,9 @@ def test_tensorflow_datasets_opens_it(tmp_path, counts, write, row):
     assert {name: split.num_examples for name, split in builder.info.splits.items()} == COUNTS
     source = tfds.data_source("code_contests", split="train[5:7]", data_dir=tmp_path)
     assert [record["name"].decode() for record in source] == [row(5)["name"], row(6)["name"]]
-    assert source[0]["cf_rating"] == 1300 and source[0]["source"] == 6 and source[0]["difficulty"] == 5
+    assert (
+        source[0]["cf_rating"] == 1300 and source[0]["source"] == 6 and source[0]["difficulty"] == 5
+    )
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +134,19 @@ def data_dir(tmp_path_factory, write, row):
 def test_slices_count_the_problems_that_are_left(data_dir):
     whole = datasets.load("code_contests", "train", data_dir)
     assert len(whole) == 18  # without problems 0 and 12
-    parts = {"[:5]": whole[:5], "[-2:]": whole[-2:], "[50%:]": whole[9:], "[:3]+train[16:]": [*whole[:3], *whole[16:]]}
+    parts = {
+        "[:5]": whole[:5],
+        "[-2:]": whole[-2:],
+        "[50%:]": whole[9:],
+        "[:3]+train[16:]": [*whole[:3], *whole[16:]],
+    }
     for spec, part in parts.items():
         assert list(datasets.load("code_contests", f"train{spec}", data_dir)) == list(part)
-    assert [problem.name for problem in whole[::-7]] == [whole[17].name, whole[10].name, whole[3].name]
+    assert [problem.name for problem in whole[::-7]] == [
+        whole[17].name,
+        whole[10].name,
+        whole[3].name,
+    ]
     assert whole[-1] == whole[17]
     with pytest.raises(IndexError):
         whole[18]
@@ -167,7 +190,10 @@ def test_names_may_be_left_out(data_dir, tmp_path):
 
 
 def test_what_cannot_be_loaded(data_dir, tmp_path):
-    with pytest.raises(FileNotFoundError, match="not prepared under .*-m rlef_jax.datasets prepare code_contests --from"):
+    with pytest.raises(
+        FileNotFoundError,
+        match="not prepared under .*-m rlef_jax.datasets prepare code_contests --from",
+    ):
         datasets.load("code_contests", "train", tmp_path)
     with pytest.raises(ValueError, match="no split 'dev': choose one of .*train"):
         datasets.load("code_contests", "dev", data_dir)
@@ -187,16 +213,39 @@ def test_the_summary(data_dir, row):
     assert train["generated_tests"] == sum(n % 4 for n in range(20)) == 30
     assert train["per_problem"]["generated_tests"] == 1.5
     assert train["by_source"] == {**dict.fromkeys(records.SOURCES.values(), 3), "Aizu": 2}
-    assert train["by_difficulty"]["A"] == 1 and train["by_difficulty"]["easy"] == 2 and sum(train["by_difficulty"].values()) == 20
+    assert (
+        train["by_difficulty"]["A"] == 1
+        and train["by_difficulty"]["easy"] == 2
+        and sum(train["by_difficulty"].values()) == 20
+    )
 
 
 def test_numbers_stand_for_what_the_protocol_buffer_says():
-    assert [records.DIFFICULTIES[n] for n in (0, 1, 6, 7, 17, 19, 29)] == ["unknown", "easy", "external", "A", "K", "L", "V"]
-    assert len(records.DIFFICULTIES) == 29 and 18 not in records.DIFFICULTIES and 5 not in records.SOURCES
+    assert [records.DIFFICULTIES[n] for n in (0, 1, 6, 7, 17, 19, 29)] == [
+        "unknown",
+        "easy",
+        "external",
+        "A",
+        "K",
+        "L",
+        "V",
+    ]
+    assert (
+        len(records.DIFFICULTIES) == 29
+        and 18 not in records.DIFFICULTIES
+        and 5 not in records.SOURCES
+    )
 
 
 def run(*args) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "rlef_jax.datasets", "prepare", "code_contests", *map(str, args)]
+    command = [
+        sys.executable,
+        "-m",
+        "rlef_jax.datasets",
+        "prepare",
+        "code_contests",
+        *map(str, args),
+    ]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
@@ -221,13 +270,29 @@ __main__.main(sys.argv[2:])
 def test_a_killed_run_is_taken_up(tmp_path, write, row):
     rows = all_rows(row, "train")
     for number in range(5):
-        write(tmp_path / "files" / f"train-0000{number}-of-00005.parquet", rows[4 * number : 4 * number + 4])
+        write(
+            tmp_path / "files" / f"train-0000{number}-of-00005.parquet",
+            rows[4 * number : 4 * number + 4],
+        )
     args = ["--from", tmp_path / "files", "--allow_partial", "--data_dir"]
-    killed = [sys.executable, "-c", KILLED, "10", "prepare", "code_contests", *map(str, args), str(tmp_path / "killed")]
+    killed = [
+        sys.executable,
+        "-c",
+        KILLED,
+        "10",
+        "prepare",
+        "code_contests",
+        *map(str, args),
+        str(tmp_path / "killed"),
+    ]
     done = subprocess.run(killed, cwd=ROOT, capture_output=True, timeout=120)
     assert done.returncode == -signal.SIGKILL
     folder = stored.folder(tmp_path / "killed")
-    finished = {name: (folder / name).stat().st_mtime_ns for name in contents(folder) if not name.endswith(".part")}
+    finished = {
+        name: (folder / name).stat().st_mtime_ns
+        for name in contents(folder)
+        if not name.endswith(".part")
+    }
     assert len(finished) == 4, "two shards and their indexes"
     assert len(list(folder.glob("*.part"))) == 1
     with pytest.raises(FileNotFoundError, match="is not prepared"):
@@ -236,17 +301,27 @@ def test_a_killed_run_is_taken_up(tmp_path, write, row):
     again = run(*args, tmp_path / "killed")
     assert again.returncode == 0, again.stderr
     undisturbed = run(*args, tmp_path / "undisturbed")
-    assert "is ready" in again.stdout and "usable" in again.stdout and "code_contests" in undisturbed.stderr
+    assert (
+        "is ready" in again.stdout
+        and "usable" in again.stdout
+        and "code_contests" in undisturbed.stderr
+    )
     # Shards differ in the order of the columns within a record, which protocol buffers leave open.
     other = stored.folder(tmp_path / "undisturbed")
     assert contents(folder).keys() == contents(other).keys()
     for name in contents(folder):
-        assert "array_record-" in name and not name.endswith("jsonl") or contents(folder)[name] == contents(other)[name]
+        assert (
+            "array_record-" in name
+            and not name.endswith("jsonl")
+            or contents(folder)[name] == contents(other)[name]
+        )
     problems = list(datasets.load("code_contests", "train", tmp_path / "killed"))
     assert problems == list(datasets.load("code_contests", "train", tmp_path / "undisturbed"))
     assert all((folder / name).stat().st_mtime_ns == time for name, time in finished.items())
     # Rows keep the order of the files.
-    assert [problem.name for problem in problems] == [columns["name"] for n, columns in enumerate(rows) if n % 12]
+    assert [problem.name for problem in problems] == [
+        columns["name"] for n, columns in enumerate(rows) if n % 12
+    ]
 
 
 def test_a_second_run_does_what_is_new_only(tmp_path, counts, write, row):
@@ -262,7 +337,9 @@ def test_a_second_run_does_what_is_new_only(tmp_path, counts, write, row):
     assert times() == before
     write(tmp_path / "files" / "valid.jsonl", [row(70), row(71), row(72)])
     prepare.prepare(tmp_path / "files", tmp_path)
-    assert {name.split(".")[0] for name, time in times().items() if before[name] != time} == {"code_contests-valid"}
+    assert {name.split(".")[0] for name, time in times().items() if before[name] != time} == {
+        "code_contests-valid"
+    }
     assert datasets.load("code_contests", "valid", tmp_path)[0].name == row(70)["name"]
     (folder / stored.shard_name("test", 0, 1)).unlink()
     prepare.prepare(tmp_path / "files", tmp_path)
@@ -270,7 +347,10 @@ def test_a_second_run_does_what_is_new_only(tmp_path, counts, write, row):
     # Now train is in two files: the shard that was made from one does not stay behind.
     (tmp_path / "files" / "train.jsonl").unlink()
     for number in range(2):
-        write(tmp_path / "files" / f"train-0000{number}-of-00002.jsonl", all_rows(row, "train")[10 * number : 10 * number + 10])
+        write(
+            tmp_path / "files" / f"train-0000{number}-of-00002.jsonl",
+            all_rows(row, "train")[10 * number : 10 * number + 10],
+        )
     prepare.prepare(tmp_path / "files", tmp_path)
     assert len([name for name in times() if "train" in name]) == 4
     assert len(datasets.load("code_contests", "train", tmp_path)) == 18
@@ -290,7 +370,9 @@ def test_a_failed_run_leaves_no_data_set_and_no_rubbish(tmp_path, counts, write,
 def test_counts_are_those_published(tmp_path, counts, write, row, capsys):
     write_all(write, row, tmp_path / "files", "jsonl")
     write(tmp_path / "files" / "test.jsonl", [row(1)])
-    with pytest.raises(ValueError, match="test has 1 problems, but 4 were published, or go on .*--allow_partial"):
+    with pytest.raises(
+        ValueError, match="test has 1 problems, but 4 were published, or go on .*--allow_partial"
+    ):
         prepare.prepare(tmp_path / "files", tmp_path)
     (tmp_path / "files" / "valid.jsonl").unlink()
     with pytest.raises(ValueError, match="no files of the split valid"):
@@ -332,15 +414,27 @@ def test_a_file_without_rows_is_one_clear_error(tmp_path):
 @pytest.mark.parametrize(
     "replaced, message",
     (
-        ({"public_tests": {"input": ["1", "2"], "output": ["1"]}}, "public_tests has lists of unequal length: 2 of 'input', 1"),
-        ({"solutions": {"language": [3], "solution": []}}, "solutions has lists of unequal length: 1 of 'language', 0"),
-        ({"solutions": {"language": [9], "solution": [""]}}, "solutions.language is 9, which stands for nothing"),
+        (
+            {"public_tests": {"input": ["1", "2"], "output": ["1"]}},
+            "public_tests has lists of unequal length: 2 of 'input', 1",
+        ),
+        (
+            {"solutions": {"language": [3], "solution": []}},
+            "solutions has lists of unequal length: 1 of 'language', 0",
+        ),
+        (
+            {"solutions": {"language": [9], "solution": [""]}},
+            "solutions.language is 9, which stands for nothing",
+        ),
         ({"source": 5}, "source is 5, which stands for nothing: known are 0, 1, 2, 3, 4, 6, 7"),
         ({"difficulty": 18}, "difficulty is 18, which stands for nothing"),
         ({"memory_limit_bytes": -1}, "memory_limit_bytes is -1, not a whole number of at least 0"),
         ({"time_limit": {"seconds": -2, "nanos": 0}}, "time_limit.seconds is -2"),
         ({"description": None}, "description is None, not a text"),
-        ({"private_tests": {"input": ["1"], "output": [None]}}, r"private_tests.output\[0\] is None, not a text"),
+        (
+            {"private_tests": {"input": ["1"], "output": [None]}},
+            r"private_tests.output\[0\] is None, not a text",
+        ),
         ({"cf_tags": None}, "cf_tags is None, not a list"),
         ({"generated_tests": None}, "generated_tests is None, not a list"),
     ),
@@ -361,10 +455,19 @@ def test_an_unknown_number_in_a_riegeli_file(tmp_path, write, row):
 
 @pytest.mark.parametrize("layout", ("parquet", "jsonl"))
 def test_a_wrong_column_is_one_clear_error(tmp_path, write, row, layout):
-    rows = [{("private_test" if name == "private_tests" else name): value for name, value in row(n).items()} for n in range(3)]
+    rows = [
+        {
+            ("private_test" if name == "private_tests" else name): value
+            for name, value in row(n).items()
+        }
+        for n in range(3)
+    ]
     path = tmp_path / FILES[layout].format(split="train")
     write(path, rows)
-    with pytest.raises(ValueError, match=f"{path.name}, row 1: it has no column 'private_tests': its .* are .*'private_test'"):
+    with pytest.raises(
+        ValueError,
+        match=f"{path.name}, row 1: it has no column 'private_tests': its .* are .*'private_test'",
+    ):
         list(sources.read(path))
 
 
@@ -375,15 +478,29 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path, write, row):
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert last.startswith("error: ") and "train.jsonl, row 2: difficulty is 18" in last
     empty = run("--from", tmp_path / "nowhere", "--data_dir", tmp_path)
-    assert empty.returncode == 1 and empty.stderr.startswith("error: ") and "holds no files of CodeContests" in empty.stderr
+    assert (
+        empty.returncode == 1
+        and empty.stderr.startswith("error: ")
+        and "holds no files of CodeContests" in empty.stderr
+    )
 
 
 def test_a_full_disk_is_one_clear_error(tmp_path, write, row):
     write(tmp_path / "files" / "train.jsonl", [row(n) for n in range(9)])
     code = "import resource, sys; from rlef_jax.datasets import __main__; "
     code += "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); __main__.main(sys.argv[1:])"
-    args = ["prepare", "code_contests", "--allow_partial", "--from", tmp_path / "files", "--data_dir", tmp_path]
-    done = subprocess.run([sys.executable, "-c", code, *args], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    args = [
+        "prepare",
+        "code_contests",
+        "--allow_partial",
+        "--from",
+        tmp_path / "files",
+        "--data_dir",
+        tmp_path,
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *args], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "cannot be written: " in done.stderr.splitlines()[-1] and "File too large" in done.stderr
     assert list(stored.folder(tmp_path).iterdir()) == []
@@ -401,15 +518,21 @@ def test_files_that_are_there_twice(tmp_path, write, row):
 
 
 def test_files_are_found_in_the_order_of_their_numbers(tmp_path):
-    names = [f"train-{number:05}-of-00003-{tail}.parquet" for number, tail in enumerate(("c", "a", "b"))]
+    names = [
+        f"train-{number:05}-of-00003-{tail}.parquet" for number, tail in enumerate(("c", "a", "b"))
+    ]
     for name in (*names, "validation.txt", "train25.jsonl", "test.jsonl.lock", "README.md"):
         (tmp_path / name).touch()
-    assert {split: [path.name for path in paths] for split, paths in sources.find(tmp_path).items()} == {"train": names}
+    assert {
+        split: [path.name for path in paths] for split, paths in sources.find(tmp_path).items()
+    } == {"train": names}
 
 
 @needs_real_data
 def test_real_problems_of_the_test_split(tmp_path):
-    """40 real problems with all their tests, put into the columns of the full data set, come back as they were."""
+    """40 real problems with all their tests, put into the columns of the full data set, come back
+    as they were.
+    """
     with gzip.open(REAL / "test40.jsonl.gz", "rt") as file:
         real = [json.loads(line) for line in file]
     with gzip.open(tmp_path / "test.jsonl.gz", "wt") as file:
@@ -430,9 +553,17 @@ def test_real_problems_of_the_test_split(tmp_path):
     assert len(problems) == 40
     for problem, original in zip(problems, real):
         assert (problem.name, problem.statement) == (original["name"], original["description"])
-        for tests, originals in ((problem.public_tests, "public_tests"), (problem.private_tests, "hidden_tests")):
-            assert tests == tuple(executor.Test(test["input"], test["output"]) for test in original[originals])
-        assert problem.limits.seconds == original["time_limit"]["seconds"] + original["time_limit"]["nanos"] / 1e9
+        for tests, originals in (
+            (problem.public_tests, "public_tests"),
+            (problem.private_tests, "hidden_tests"),
+        ):
+            assert tests == tuple(
+                executor.Test(test["input"], test["output"]) for test in original[originals]
+            )
+        assert (
+            problem.limits.seconds
+            == original["time_limit"]["seconds"] + original["time_limit"]["nanos"] / 1e9
+        )
 
 
 @needs_real_data
@@ -440,10 +571,15 @@ def test_real_samples_of_the_train_split(tmp_path):
     text = (REAL / "train25_hf_shape.jsonl").read_text()
     (tmp_path / "train.jsonl").write_text(text)
     prepare.prepare(tmp_path, tmp_path / "out", allow_partial=True)
-    problems = {problem.name: problem for problem in datasets.load("code_contests", "train", tmp_path / "out")}
+    problems = {
+        problem.name: problem
+        for problem in datasets.load("code_contests", "train", tmp_path / "out")
+    }
     real = [json.loads(line) for line in text.splitlines()]
     assert len(real) == 25
-    assert set(problems) == {r["name"] for r in real if r["sample_io"]["input"] and r["test_list"]["input"]}
+    assert set(problems) == {
+        r["name"] for r in real if r["sample_io"]["input"] and r["test_list"]["input"]
+    }
     for original in (r for r in real if r["name"] in problems):
         problem = problems[original["name"]]
         assert [t.input for t in problem.private_tests] == original["test_list"]["input"]

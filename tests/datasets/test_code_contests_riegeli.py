@@ -1,4 +1,6 @@
-"""The reader of Riegeli files against published hashes, a writer made for these tests, and the format's own C++ writer."""
+"""The reader of Riegeli files against published hashes, a writer made for these tests, and the
+format's own C++ writer.
+"""
 
 import random
 
@@ -11,7 +13,8 @@ from rlef_jax.datasets.code_contests.highwayhash import hash64
 
 pytest.importorskip("pyarrow")
 
-# The hashes of b"", b"\0", b"\0\1" and so on, as published with HighwayHash, for the key of bytes 0 to 31.
+# The hashes of b"", b"\0", b"\0\1" and so on, as published with HighwayHash, for the key of bytes 0
+# to 31.
 COUNTING_KEY = (0x0706050403020100, 0x0F0E0D0C0B0A0908, 0x1716151413121110, 0x1F1E1D1C1B1A1918)
 PUBLISHED = """
 907A56DE22C26E53 7EAB43AAC7CDDD78 B8D0569AB0B53D62 5C6BEFAB8A463D80 F205A46893007EDA 2B8A1668E4A94541 BD4CCC325BEFCA6F
@@ -35,13 +38,18 @@ def read(path) -> list[bytes]:
 def test_published_hashes():
     expected = [int(number, 16) for number in PUBLISHED.split()]
     assert hash64([bytes(range(size)) for size in range(len(expected))], COUNTING_KEY) == expected
-    assert hash64([bytes(range(128, 161)), b"\xff"], (1, 2, 3, 4)) == [0x53C516CCE478CAD7, 0x7858F24D2D79B2B2]
+    assert hash64([bytes(range(128, 161)), b"\xff"], (1, 2, 3, 4)) == [
+        0x53C516CCE478CAD7,
+        0x7858F24D2D79B2B2,
+    ]
 
 
 @given(st.lists(st.binary(max_size=200), max_size=12))
 @settings(deadline=None, max_examples=60)
 def test_hashing_many_messages_is_hashing_each(messages):
-    assert hash64(messages, riegeli.KEY) == [hash64([message], riegeli.KEY)[0] for message in messages]
+    assert hash64(messages, riegeli.KEY) == [
+        hash64([message], riegeli.KEY)[0] for message in messages
+    ]
 
 
 def test_a_file_without_records(tmp_path, riegeli_file):
@@ -58,7 +66,9 @@ def test_a_file_without_records(tmp_path, riegeli_file):
 )
 @settings(deadline=None, max_examples=80)
 def test_what_is_written_is_read(tmp_path_factory, riegeli_file, groups, filler, codec):
-    """The filler puts the chunks after it around the first block header, which may fall within a chunk header too."""
+    """The filler puts the chunks after it around the first block header, which may fall within a
+    chunk header too.
+    """
     rng = random.Random(filler)
     records = [[rng.randbytes(size) for size in group] for group in groups]
     file = riegeli_file()
@@ -81,7 +91,9 @@ def test_a_chunk_takes_a_byte_for_each_of_its_records(tmp_path, riegeli_file, co
 
 
 def messages(count: int) -> list[bytes]:
-    """Protocol buffer messages with submessages, and numbers of all widths; and two records that are none."""
+    """Protocol buffer messages with submessages, and numbers of all widths; and two records that
+    are none.
+    """
     rng = random.Random(count)
 
     def field(number: int, content: bytes) -> bytes:
@@ -90,12 +102,25 @@ def messages(count: int) -> list[bytes]:
     def message() -> bytes:
         parts = [field(1, rng.randbytes(rng.randrange(50)))]
         for _ in range(rng.randrange(20)):
-            parts.append(field(4, field(1, bytes(rng.choices(b"0123 \n", k=rng.randrange(2000)))) + field(2, b"yes")))
+            parts.append(
+                field(
+                    4,
+                    field(1, bytes(rng.choices(b"0123 \n", k=rng.randrange(2000))))
+                    + field(2, b"yes"),
+                )
+            )
         for _ in range(rng.randrange(3)):
-            parts.append(field(8, field(9, field(3, b"deep") + wire.varint(16) + wire.varint(rng.randrange(5)))))
+            parts.append(
+                field(
+                    8, field(9, field(3, b"deep") + wire.varint(16) + wire.varint(rng.randrange(5)))
+                )
+            )
         parts.append(wire.varint(7 * 8) + wire.varint(rng.randrange(1 << rng.randrange(1, 64))))
-        parts.append(wire.varint(13 * 8 + 5) + rng.randbytes(4) + wire.varint(500 * 8 + 1) + rng.randbytes(8))
-        parts.append(wire.varint(60 * 8 + 3) + wire.varint(8) + b"\x01" + wire.varint(60 * 8 + 4))  # a group
+        parts.append(
+            wire.varint(13 * 8 + 5) + rng.randbytes(4) + wire.varint(500 * 8 + 1) + rng.randbytes(8)
+        )
+        # a group
+        parts.append(wire.varint(60 * 8 + 3) + wire.varint(8) + b"\x01" + wire.varint(60 * 8 + 4))
         return b"".join(parts)
 
     half = [message() for _ in range(count // 2)]
@@ -164,7 +189,8 @@ def test_every_cut_is_noticed_but_for_one_between_chunks(tmp_path, riegeli_file)
         ("r", b"z\4\1zzzzzzz", 1, 3, "does not decompress"),
         ("r", b"\0\x0b" + b"\xff" * 11, 1, 3, "more than ten bytes"),
         ("x", b"", 1, 0, "of the unknown type 'x'"),
-        # No buckets and buffers; one state, a text in the buffer 5, or one that is followed by the state 9.
+        # No buckets and buffers; one state, a text in the buffer 5, or one that is followed by the
+        # state 9.
         ("t", b"\0\7\0\0\1\x0a\0\5\0", 1, 3, "refers to part 5 of 0"),
         ("t", b"\0\6\0\0\1\3\x0a\0", 1, 3, "refers to part 9 of 1"),
         ("t", b"\0\6\0\0\1\2\0\0", 1, 3, "starts that does not end"),
@@ -203,7 +229,9 @@ def test_a_transposed_file_of_problems_by_the_c_plus_plus_writer(tmp_path, seria
     """As the original files may be. What array_record appends is cut off again."""
     module = pytest.importorskip("array_record.python.array_record_module")
     rows = [row(n) for n in range(20)]
-    writer = module.ArrayRecordWriter(str(tmp_path / "file"), "group_size:5,transpose:true,brotli:5")
+    writer = module.ArrayRecordWriter(
+        str(tmp_path / "file"), "group_size:5,transpose:true,brotli:5"
+    )
     for columns in rows:
         writer.write(serialize(columns))
     writer.close()
@@ -211,4 +239,6 @@ def test_a_transposed_file_of_problems_by_the_c_plus_plus_writer(tmp_path, seria
     path = tmp_path / "code_contests_train.riegeli-00000-of-00128"
     path.write_bytes((tmp_path / "file").read_bytes()[: ends[19]])
     assert path.read_bytes()[64 + 24] == ord("t") and len(set(ends[:20])) == 4
-    assert [record for record, _ in sources.read(path)] == [records.record(columns) for columns in rows]
+    assert [record for record, _ in sources.read(path)] == [
+        records.record(columns) for columns in rows
+    ]

@@ -1,4 +1,6 @@
-"""The real size: 13,328 problems in 39 parquet files, 7.5 GB of text, are prepared in bounded memory."""
+"""The real size: 13,328 problems in 39 parquet files, 7.5 GB of text, are prepared in bounded
+memory.
+"""
 
 import os
 import random
@@ -16,7 +18,9 @@ FILES, LARGER = 39, 29  # 29 files of 342 rows and 10 of 341
 
 
 def made_up_rows(rng: random.Random, count: int) -> list[dict]:
-    """Rows of half a megabyte: about as many tests and programs as a problem has on average, of text like numbers."""
+    """Rows of half a megabyte: about as many tests and programs as a problem has on average, of
+    text like numbers.
+    """
     pool = rng.randbytes(1 << 20).hex(" ")
 
     def text(mean: int) -> str:
@@ -24,7 +28,10 @@ def made_up_rows(rng: random.Random, count: int) -> list[dict]:
         return pool[start : start + min(int(rng.expovariate(1 / mean)), len(pool) // 2)]
 
     def tests(number: int) -> dict:
-        return {"input": [text(2800) for _ in range(number)], "output": [text(300) for _ in range(number)]}
+        return {
+            "input": [text(2800) for _ in range(number)],
+            "output": [text(300) for _ in range(number)],
+        }
 
     def programs(number: int) -> dict:
         languages = rng.choices((1, 2, 3, 4), (1, 3, 1, 1), k=number)
@@ -56,7 +63,8 @@ def made_up_rows(rng: random.Random, count: int) -> list[dict]:
 def test_the_real_size_is_prepared_in_less_than_4_gib(tmp_path):
     source = tmp_path / "data"
     source.mkdir()
-    # Two files stand for all, so that making them takes seconds; each is read anew for each of its names.
+    # Two files stand for all, so that making them takes seconds; each is read anew for each of its
+    # names.
     for rows, numbers in ((342, range(LARGER)), (341, range(LARGER, FILES))):
         first = source / f"train-{numbers[0]:05}-of-{FILES:05}.parquet"
         table = pa.Table.from_pylist(made_up_rows(random.Random(rows), rows))
@@ -72,7 +80,9 @@ def test_the_real_size_is_prepared_in_less_than_4_gib(tmp_path):
     command += ["--from", source, "--data_dir", tmp_path / "out"]
     watched = "import resource, subprocess, sys; code = subprocess.call(sys.argv[1:]); "
     watched += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)"
-    done = subprocess.run([sys.executable, "-c", watched, *command], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", watched, *command], capture_output=True, text=True, check=True
+    )
     resident = int(done.stdout.split()[-1]) / 2**20
     print(done.stderr[-300:], done.stdout, f"{resident:.2f} GiB resident")
     assert resident < 4

@@ -1,4 +1,6 @@
-"""Demonstrations: exactly the asked number of attempts, wrong ones before the last, in the stated proportions."""
+"""Demonstrations: exactly the asked number of attempts, wrong ones before the last, in the stated
+proportions.
+"""
 
 import numpy as np
 import pytest
@@ -31,7 +33,9 @@ def test_all_but_the_last_attempt_are_wrong(turns):
 
 def test_single_turns_are_guesses():
     rng = np.random.default_rng(1)
-    drawn = [demonstrations.attempts(problem(), 1, rng, broken_probability=0)[0] for _ in range(2000)]
+    drawn = [
+        demonstrations.attempts(problem(), 1, rng, broken_probability=0)[0] for _ in range(2000)
+    ]
     assert set(drawn) == {ALSO_RIGHT, *WRONG}
     assert drawn.count(ALSO_RIGHT) / 2000 == pytest.approx(0.25, abs=0.04)
 
@@ -49,7 +53,13 @@ def test_broken_programs_do_not_compile():
     rng = np.random.default_rng(3)
     drawn = [demonstrations.attempts(problem(), 1, rng)[0] for _ in range(3000)]
     assert np.mean([not compiles(program) for program in drawn]) == pytest.approx(0.04, abs=0.015)
-    for program in (RIGHT, "x = 1", "", "for i in range(3):\n    print(i)", "'''doc'''\nprint([1])  # :"):
+    for program in (
+        RIGHT,
+        "x = 1",
+        "",
+        "for i in range(3):\n    print(i)",
+        "'''doc'''\nprint([1])  # :",
+    ):
         assert not compiles(demonstrations._broken(program, rng))
 
 
@@ -60,7 +70,9 @@ def test_same_generator_state_same_programs():
 
 def test_a_problem_with_one_program_still_gives_single_turns():
     single = problem(solutions=(RIGHT,), incorrect=())
-    assert demonstrations.attempts(single, 1, np.random.default_rng(0), broken_probability=0) == [RIGHT]
+    assert demonstrations.attempts(single, 1, np.random.default_rng(0), broken_probability=0) == [
+        RIGHT
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""HumanEval+ and MBPP+: files that are whole, values that come back as they were, canonical solutions that pass their tests."""
+"""HumanEval+ and MBPP+: files that are whole, values that come back as they were, canonical
+solutions that pass their tests.
+"""
 
 import ast
 import dataclasses
@@ -25,7 +27,8 @@ def release(name):
         return {task["task_id"]: task for task in map(json.loads, file)}
 
 
-# ---- made-up releases ------------------------------------------------------------------------------------------------
+# ---- made-up releases
+# ------------------------------------------------------------------------------------------------
 
 HALF = {
     "task_id": "HumanEval/0",
@@ -45,22 +48,40 @@ PAIR = {
     "plus_input": [[[], []], [[3], [4, 5]]],
     "atol": 0,
 }
-NO_PLUS = PAIR | {"task_id": "Mbpp/793", "entry_point": "last", "canonical_solution": "def last(a):\n    return a[-1]\n",
-                  "base_input": [[[1, 2]]], "plus_input": {}}  # fmt: skip
-LARGE = PAIR | {"task_id": "Mbpp/255", "entry_point": "many", "canonical_solution": "def many(n):\n    return 'x' * n\n",
-                "base_input": [[1]], "plus_input": [[2], [1 << 25], [3]]}  # fmt: skip
+NO_PLUS = PAIR | {
+    "task_id": "Mbpp/793",
+    "entry_point": "last",
+    "canonical_solution": "def last(a):\n    return a[-1]\n",
+    "base_input": [[[1, 2]]],
+    "plus_input": {},
+}
+LARGE = PAIR | {
+    "task_id": "Mbpp/255",
+    "entry_point": "many",
+    "canonical_solution": "def many(n):\n    return 'x' * n\n",
+    "base_input": [[1]],
+    "plus_input": [[2], [1 << 25], [3]],
+}
 MADE_UP = {"humaneval_plus": [HALF], "mbpp_plus": [PAIR, NO_PLUS, LARGE]}
 
 
 @pytest.fixture
 def made_up(tmp_path, monkeypatch):
-    """made_up(name, tasks, zipped=True): a folder with a release of these tasks, which is known as 9.0.0."""
+    """made_up(name, tasks, zipped=True): a folder with a release of these tasks, which is known as
+    9.0.0.
+    """
 
     def write(name, rows, zipped=True):
-        size = (len(rows), sum(len(row["base_input"]) for row in rows), sum(len(row["plus_input"]) for row in rows))
+        size = (
+            len(rows),
+            sum(len(row["base_input"]) for row in rows),
+            sum(len(row["plus_input"]) for row in rows),
+        )
         monkeypatch.setitem(releases.RELEASES, name, {size: "9.0.0"})
         text = "".join(json.dumps(row) + "\n" for row in rows).encode()
-        file = {"humaneval_plus": "HumanEvalPlus", "mbpp_plus": "MbppPlus"}[name] + (".jsonl.gz" if zipped else ".jsonl")
+        file = {"humaneval_plus": "HumanEvalPlus", "mbpp_plus": "MbppPlus"}[name] + (
+            ".jsonl.gz" if zipped else ".jsonl"
+        )
         (tmp_path / file).write_bytes(gzip.compress(text) if zipped else text)
         return tmp_path
 
@@ -71,15 +92,24 @@ def made_up(tmp_path, monkeypatch):
 def test_a_small_humaneval_is_prepared_and_read(made_up, tmp_path, zipped):
     heard = []
     summary = evalplus.prepare(
-        "humaneval_plus", made_up("humaneval_plus", [HALF], zipped), tmp_path / "data", lambda *of: heard.append(of)
+        "humaneval_plus",
+        made_up("humaneval_plus", [HALF], zipped),
+        tmp_path / "data",
+        lambda *of: heard.append(of),
     )
     folder = str(tmp_path / "data" / "humaneval_plus" / "9.0.0")
     assert summary == {
-        "directory": folder, "release": "9.0.0", "problems": 1, "public_tests": 2, "private_tests": 3, "left_out": {},
-    }  # fmt: skip
+        "directory": folder,
+        "release": "9.0.0",
+        "problems": 1,
+        "public_tests": 2,
+        "private_tests": 3,
+        "left_out": {},
+    }
     assert heard == [(1, 1)]
     (problem,) = evalplus.load("humaneval_plus", tmp_path / "data")
-    # No number but floats is expected, so 1e-6 is allowed; whoever is exact about it gets four times as long, at least a second.
+    # No number but floats is expected, so 1e-6 is allowed; whoever is exact about it gets four
+    # times as long, at least a second.
     call = lambda x, y: executor.CallTest("half", (x,), y, 1e-6)
     assert problem == Problem(
         "HumanEval/0",
@@ -96,17 +126,26 @@ def test_a_small_mbpp_is_prepared_and_read_in_its_order(made_up, tmp_path):
     assert (summary["problems"], summary["public_tests"], summary["private_tests"]) == (3, 3, 4)
     assert summary["left_out"] == {"Mbpp/255": 1}  # 32 MiB
     pair, no_plus, large = evalplus.load("mbpp_plus", tmp_path)
-    assert pair.statement == "Write a function to join.\nIt keeps order." and pair.example == "assert join((1,), (2,)) == (1, 2)"
+    assert (
+        pair.statement == "Write a function to join.\nIt keeps order."
+        and pair.example == "assert join((1,), (2,)) == (1, 2)"
+    )
     assert pair.public_tests == (executor.CallTest("join", ((1,), (2,)), (1, 2)),)
     assert pair.private_tests == tuple(
-        executor.CallTest("join", arguments, value, 1e-6) for arguments, value in [(((), ()), ()), (((3,), (4, 5)), (3, 4, 5))]
+        executor.CallTest("join", arguments, value, 1e-6)
+        for arguments, value in [(((), ()), ()), (((3,), (4, 5)), (3, 4, 5))]
     )  # an empty value holds nothing but floats
     assert no_plus.private_tests == ()
     assert [test.args for test in large.private_tests] == [(2,), (3,)]
 
 
 def test_a_build_that_was_cut_off_is_none_and_is_taken_up_again(made_up, tmp_path, monkeypatch):
-    source, stop, solve, solved = made_up("mbpp_plus", MADE_UP["mbpp_plus"]), RuntimeError("stopped"), tasks.problem, []
+    source, stop, solve, solved = (
+        made_up("mbpp_plus", MADE_UP["mbpp_plus"]),
+        RuntimeError("stopped"),
+        tasks.problem,
+        [],
+    )
 
     def interrupt(done, total):
         if done == 2:
@@ -114,24 +153,38 @@ def test_a_build_that_was_cut_off_is_none_and_is_taken_up_again(made_up, tmp_pat
 
     with pytest.raises(RuntimeError, match="stopped"):
         evalplus.prepare("mbpp_plus", source, tmp_path, interrupt)
-    with pytest.raises(FileNotFoundError, match="mbpp_plus is not prepared under .*: run `python -m rlef_jax.datasets prepare"):
+    with pytest.raises(
+        FileNotFoundError,
+        match="mbpp_plus is not prepared under .*: run `python -m rlef_jax.datasets prepare",
+    ):
         evalplus.load("mbpp_plus", tmp_path)
     (table,) = tmp_path.rglob("solved.jsonl")
     second_line = table.read_bytes().splitlines(True)[1]
     table.write_bytes(table.read_bytes()[: -len(second_line) // 2])  # as a kill leaves it
-    monkeypatch.setattr(tasks, "problem", lambda task, pool: solved.append(task["task_id"]) or solve(task, pool))
+    monkeypatch.setattr(
+        tasks, "problem", lambda task, pool: solved.append(task["task_id"]) or solve(task, pool)
+    )
     heard = []
-    summary = evalplus.prepare("mbpp_plus", source, tmp_path, lambda *progress: heard.append(progress))
+    summary = evalplus.prepare(
+        "mbpp_plus", source, tmp_path, lambda *progress: heard.append(progress)
+    )
     assert sorted(solved) == ["Mbpp/255", "Mbpp/793"] and heard == [(2, 3), (3, 3)]
-    assert [problem.name for problem in evalplus.load("mbpp_plus", tmp_path)] == ["Mbpp/2", "Mbpp/793", "Mbpp/255"]
-    assert evalplus.prepare("mbpp_plus", source, tmp_path) == summary and len(solved) == 2  # nothing is run again
+    assert [problem.name for problem in evalplus.load("mbpp_plus", tmp_path)] == [
+        "Mbpp/2",
+        "Mbpp/793",
+        "Mbpp/255",
+    ]
+    # nothing is run again
+    assert evalplus.prepare("mbpp_plus", source, tmp_path) == summary and len(solved) == 2
     assert not list(tmp_path.rglob("solved.jsonl"))
 
 
 def test_the_newest_prepared_release_is_loaded(made_up, tmp_path, monkeypatch):
     older = MADE_UP["mbpp_plus"][:2]
     evalplus.prepare("mbpp_plus", made_up("mbpp_plus", older), tmp_path)
-    monkeypatch.setitem(releases.RELEASES, "mbpp_plus", {(1, 1, 2): "10.0.0", **releases.RELEASES["mbpp_plus"]})
+    monkeypatch.setitem(
+        releases.RELEASES, "mbpp_plus", {(1, 1, 2): "10.0.0", **releases.RELEASES["mbpp_plus"]}
+    )
     assert len(evalplus.load("mbpp_plus", tmp_path)) == 2
     (tmp_path / "MbppPlus.jsonl.gz").write_bytes(gzip.compress(json.dumps(PAIR).encode()))
     assert evalplus.prepare("mbpp_plus", tmp_path, tmp_path)["release"] == "10.0.0"
@@ -144,7 +197,11 @@ def test_a_damaged_data_set_is_told_or_reads_as_before(made_up, tmp_path):
     (shard,) = (tmp_path / "mbpp_plus" / "9.0.0").glob("*array_record*")
     whole = shard.read_bytes()
     told = 0
-    flipped = [whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :] for at in range(len(whole)) if whole[at]][::29]
+    flipped = [
+        whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :]
+        for at in range(len(whole))
+        if whole[at]
+    ][::29]
     for broken in (whole[: len(whole) // 2], whole[:-10], b"", *flipped):
         shard.write_bytes(broken)
         try:
@@ -160,11 +217,16 @@ def test_a_damaged_data_set_is_told_or_reads_as_before(made_up, tmp_path):
 
 @pytest.mark.parametrize(
     "solution, verdict",
-    [("def join(a, b): raise ValueError('odd')", "RUNTIME_ERROR, .*ValueError: odd"), ("def join(", "INVALID_PROGRAM")],
+    [
+        ("def join(a, b): raise ValueError('odd')", "RUNTIME_ERROR, .*ValueError: odd"),
+        ("def join(", "INVALID_PROGRAM"),
+    ],
 )
 def test_a_canonical_solution_that_fails_is_told(made_up, tmp_path, solution, verdict):
     source = made_up("mbpp_plus", [PAIR | {"canonical_solution": solution}])
-    with pytest.raises(RuntimeError, match=f"(?s)canonical solution of Mbpp/2 ended with {verdict}"):
+    with pytest.raises(
+        RuntimeError, match=f"(?s)canonical solution of Mbpp/2 ended with {verdict}"
+    ):
         evalplus.prepare("mbpp_plus", source, tmp_path)
 
 
@@ -175,39 +237,65 @@ def test_an_unknown_name_is_refused(tmp_path):
         evalplus.prepare("mbpp", tmp_path, tmp_path)
 
 
-# ---- files -----------------------------------------------------------------------------------------------------------
+# ---- files
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_missing_file_is_named_with_where_to_get_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match="HumanEvalPlus.jsonl.gz or HumanEvalPlus.jsonl in .*humanevalplus_release"):
+    with pytest.raises(
+        FileNotFoundError,
+        match="HumanEvalPlus.jsonl.gz or HumanEvalPlus.jsonl in .*humanevalplus_release",
+    ):
         releases.read("humaneval_plus", tmp_path)
-    with pytest.raises(FileNotFoundError, match="there is no MbppPlus-v0.1.0.jsonl in .*mbppplus_release"):
+    with pytest.raises(
+        FileNotFoundError, match="there is no MbppPlus-v0.1.0.jsonl in .*mbppplus_release"
+    ):
         releases.read("mbpp_plus", tmp_path / "MbppPlus-v0.1.0.jsonl")
 
 
 def test_damage_is_told(made_up, tmp_path):
     path = made_up("mbpp_plus", MADE_UP["mbpp_plus"]) / "MbppPlus.jsonl.gz"
     whole = path.read_bytes()
-    for broken in (whole[: len(whole) // 2], whole[:-6], whole[:40] + bytes([whole[40] ^ 255]) + whole[41:], whole[:2]):
+    for broken in (
+        whole[: len(whole) // 2],
+        whole[:-6],
+        whole[:40] + bytes([whole[40] ^ 255]) + whole[41:],
+        whole[:2],
+    ):
         path.write_bytes(broken)
-        with pytest.raises(ValueError, match=r"MbppPlus.jsonl.gz is damaged \(.*\): download it again"):
+        with pytest.raises(
+            ValueError, match=r"MbppPlus.jsonl.gz is damaged \(.*\): download it again"
+        ):
             releases.read("mbpp_plus", path)
     text = gzip.decompress(whole)
     path.write_bytes(text[:-10])
     with pytest.raises(ValueError, match="line 3, is not JSON"):
         releases.read("mbpp_plus", path)
     path.write_bytes(text[: text.index(b"\n") + 1])
-    with pytest.raises(ValueError, match=r"has 1 tasks with 1 base and 2 plus inputs, .* \(v9.0.0: 3 tasks with 3 base"):
+    with pytest.raises(
+        ValueError,
+        match=r"has 1 tasks with 1 base and 2 plus inputs, .* \(v9.0.0: 3 tasks with 3 base",
+    ):
         releases.read("mbpp_plus", path)
 
 
-@pytest.mark.parametrize("field", ["task_id", "prompt", "entry_point", "canonical_solution", "base_input", "plus_input", "atol"])
+@pytest.mark.parametrize(
+    "field",
+    ["task_id", "prompt", "entry_point", "canonical_solution", "base_input", "plus_input", "atol"],
+)
 def test_a_row_that_lacks_a_field_is_told(made_up, field):
     source = made_up("mbpp_plus", [PAIR, NO_PLUS])
     path = source / "MbppPlus.jsonl.gz"
-    for changed in ({**NO_PLUS, field: None}, {name: value for name, value in NO_PLUS.items() if name != field}, [], None):
+    for changed in (
+        {**NO_PLUS, field: None},
+        {name: value for name, value in NO_PLUS.items() if name != field},
+        [],
+        None,
+    ):
         path.write_bytes("\n".join(map(json.dumps, [PAIR, changed])).encode())
-        with pytest.raises(ValueError, match=f"line 2, has no proper '{field if changed else 'task_id'}'"):
+        with pytest.raises(
+            ValueError, match=f"line 2, has no proper '{field if changed else 'task_id'}'"
+        ):
             releases.read("mbpp_plus", source)
 
 
@@ -215,10 +303,12 @@ def test_a_row_that_lacks_a_field_is_told(made_up, field):
 @pytest.mark.parametrize(
     "name, file, version, count",
     [
-        ("humaneval_plus", "HumanEvalPlus-v0.1.9.jsonl.gz", "0.1.9", 164), ("humaneval_plus", "", "0.1.10", 164),
-        ("mbpp_plus", "MbppPlus-v0.1.0.jsonl.gz", "0.1.0", 399), ("mbpp_plus", "", "0.2.0", 378),
+        ("humaneval_plus", "HumanEvalPlus-v0.1.9.jsonl.gz", "0.1.9", 164),
+        ("humaneval_plus", "", "0.1.10", 164),
+        ("mbpp_plus", "MbppPlus-v0.1.0.jsonl.gz", "0.1.0", 399),
+        ("mbpp_plus", "", "0.2.0", 378),
     ],
-)  # fmt: skip
+)
 def test_published_files_are_known_for_what_they_are(name, file, version, count):
     found, rows = releases.read(name, DATA / file)
     assert found == version and len({row["task_id"] for row in rows}) == count
@@ -226,7 +316,11 @@ def test_published_files_are_known_for_what_they_are(name, file, version, count)
         statement, example = tasks.statement_and_example(row["prompt"])
         if name == "mbpp_plus":
             compile(example, "example", "exec")
-            assert row["entry_point"] in example and "assert" not in statement and '"""' not in statement
+            assert (
+                row["entry_point"] in example
+                and "assert" not in statement
+                and '"""' not in statement
+            )
             assert row["prompt"].replace(" \n", "\n") == f'"""\n{statement}\n{example}\n"""\n'
         else:
             assert not example and row["entry_point"] in statement and "```" not in statement
@@ -234,42 +328,59 @@ def test_published_files_are_known_for_what_they_are(name, file, version, count)
 
 
 @needs_data
-@pytest.mark.parametrize("name, file", [("humaneval_plus", "HumanEvalPlus"), ("mbpp_plus", "MbppPlus")])
+@pytest.mark.parametrize(
+    "name, file", [("humaneval_plus", "HumanEvalPlus"), ("mbpp_plus", "MbppPlus")]
+)
 def test_the_other_layout_is_refused(name, file):
     with pytest.raises(ValueError, match="line 1, has no proper .* not its OriginFmt"):
         releases.read(name, DATA / f"{file}-OriginFmt.jsonl.gz")
 
 
-# ---- values ----------------------------------------------------------------------------------------------------------
+# ---- values
+# ----------------------------------------------------------------------------------------------------------
 
 SCALARS = (
-    st.none() | st.booleans() | st.integers() | st.integers(-(10**400), 10**400) | st.floats() | st.text() | st.binary()
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(-(10**400), 10**400)
+    | st.floats()
+    | st.text()
+    | st.binary()
     | st.complex_numbers()
-)  # fmt: skip
+)
 HASHABLE = st.recursive(
-    SCALARS, lambda part: st.lists(part, max_size=3).map(tuple) | st.frozensets(part, max_size=3), max_leaves=4
+    SCALARS,
+    lambda part: st.lists(part, max_size=3).map(tuple) | st.frozensets(part, max_size=3),
+    max_leaves=4,
 )
 VALUES = st.recursive(
     HASHABLE,
     lambda part: (
-        st.lists(part, max_size=4) | st.lists(part, max_size=4).map(tuple) | st.sets(HASHABLE, max_size=4)
+        st.lists(part, max_size=4)
+        | st.lists(part, max_size=4).map(tuple)
+        | st.sets(HASHABLE, max_size=4)
         | st.dictionaries(HASHABLE, part, max_size=4)
     ),
     max_leaves=6,
-)  # fmt: skip
-TESTS = st.builds(executor.CallTest, st.text(), st.lists(VALUES, max_size=3).map(tuple), VALUES, st.floats(0, 1)) | st.builds(
-    executor.AssertTest, st.text(), st.text()
 )
+TESTS = st.builds(
+    executor.CallTest, st.text(), st.lists(VALUES, max_size=3).map(tuple), VALUES, st.floats(0, 1)
+) | st.builds(executor.AssertTest, st.text(), st.text())
 
 
 def spelled(value) -> str:
-    """A text that tells values apart: their types, the sign of zero, NaN; sets and dicts in a fixed order."""
+    """A text that tells values apart: their types, the sign of zero, NaN; sets and dicts in a fixed
+    order.
+    """
     if isinstance(value, (list, tuple)):
         return f"{type(value).__name__}({', '.join(map(spelled, value))})"
     if isinstance(value, (set, frozenset)):
         return f"{type(value).__name__}({', '.join(sorted(map(spelled, value)))})"
     if isinstance(value, dict):
-        return f"dict({', '.join(f'{spelled(key)}: {spelled(part)}' for key, part in value.items())})"
+        return (
+            f"dict({', '.join(f'{spelled(key)}: {spelled(part)}' for key, part in value.items())})"
+        )
     if isinstance(value, int) and not isinstance(value, bool):
         return hex(value)
     return f"{type(value).__name__} {value!r}"
@@ -285,11 +396,17 @@ def reread(problem: Problem) -> Problem:
 
 
 @settings(max_examples=200, deadline=None)
-@given(public=st.lists(TESTS, max_size=3), private=st.lists(TESTS, max_size=3), texts=st.lists(st.text(), min_size=4, max_size=4))
+@given(
+    public=st.lists(TESTS, max_size=3),
+    private=st.lists(TESTS, max_size=3),
+    texts=st.lists(st.text(), min_size=4, max_size=4),
+)
 def test_every_kind_of_value_comes_back_as_it_was(public, private, texts):
     name, statement, example, solution = texts
     limits = executor.Limits(1.234567891, 100, 7)
-    problem = Problem(name, statement, tuple(public), tuple(private), (solution,), limits=limits, example=example)
+    problem = Problem(
+        name, statement, tuple(public), tuple(private), (solution,), limits=limits, example=example
+    )
     again = reread(problem)
     texts = lambda problem: dataclasses.replace(problem, public_tests=(), private_tests=())
     assert texts(again) == texts(problem)
@@ -304,19 +421,43 @@ def test_numbers_too_long_for_a_decimal_come_back():
     assert again == test
 
 
-# ---- canonical solutions ---------------------------------------------------------------------------------------------
+# ---- canonical solutions
+# ---------------------------------------------------------------------------------------------
 
 # Those with conversions, oracles and tolerances of their own, and some others.
 SAMPLE = {
     "HumanEvalPlus": [f"HumanEval/{number}" for number in (0, 2, 4, 32, 38, 69)],
     "MbppPlus-v0.1.0": [
-        f"Mbpp/{number}" for number in (2, 63, 75, 106, 115, 124, 164, 250, 252, 259, 278, 295, 580, 722, 737, 787, 793, 794)
+        f"Mbpp/{number}"
+        for number in (
+            2,
+            63,
+            75,
+            106,
+            115,
+            124,
+            164,
+            250,
+            252,
+            259,
+            278,
+            295,
+            580,
+            722,
+            737,
+            787,
+            793,
+            794,
+        )
     ],
 }
 
 
 def judged(pool, problem: Problem, program: str) -> tuple[executor.Result, executor.Result]:
-    jobs = [executor.Job(program, tests, problem.limits) for tests in (problem.public_tests, problem.private_tests)]
+    jobs = [
+        executor.Job(program, tests, problem.limits)
+        for tests in (problem.public_tests, problem.private_tests)
+    ]
     return tuple(future.result(timeout=300) for future in [pool.submit(job) for job in jobs])
 
 
@@ -326,49 +467,79 @@ def test_canonical_solutions_pass_and_programs_that_know_nothing_do_not(file, on
     rows = release(file)
     for task_id in SAMPLE[file]:
         task = rows[task_id]
-        problem = reread(tasks.problem(task | {"plus_input": [*task["plus_input"]][:4]}, one_worker))
+        problem = reread(
+            tasks.problem(task | {"plus_input": [*task["plus_input"]][:4]}, one_worker)
+        )
         assert len(problem.public_tests) == len(task["base_input"])
-        assert all(result.passed for result in judged(one_worker, problem, problem.solutions[0])), task_id
-        ignorant = judged(one_worker, problem, f"def {task['entry_point']}(*arguments):\n    return 'no such thing'")[0]
-        assert ignorant.passed == (task_id == "Mbpp/164"), task_id  # of which EvalPlus takes any answer
+        assert all(result.passed for result in judged(one_worker, problem, problem.solutions[0])), (
+            task_id
+        )
+        ignorant = judged(
+            one_worker,
+            problem,
+            f"def {task['entry_point']}(*arguments):\n    return 'no such thing'",
+        )[0]
+        # of which EvalPlus takes any answer
+        assert ignorant.passed == (task_id == "Mbpp/164"), task_id
         feedback = executor.feedback(ignorant, problem.public_tests, executor.MBPP)
-        assert ignorant.passed or "- Failure: `assert" in feedback and "no such thing" in feedback, task_id
+        assert (
+            ignorant.passed or "- Failure: `assert" in feedback and "no such thing" in feedback
+        ), task_id
 
 
-# Where EvalPlus calls with other arguments than the asserts of MBPP: tuples that it leaves lists, keys of dicts that it leaves
-# texts, numbers that it makes floats or complex, and tests that it took up in another order or changed.
-OTHER_ARGUMENTS = {"lists": (98, 104, 140, 145, 596), "keys": (301,), "numbers": (124, 252), "tests": (87, 737, 781, 787)}
+# Where EvalPlus calls with other arguments than the asserts of MBPP: tuples that it leaves lists,
+# keys of dicts that it leaves texts, numbers that it makes floats or complex, and tests that it
+# took up in another order or changed.
+OTHER_ARGUMENTS = {
+    "lists": (98, 104, 140, 145, 596),
+    "keys": (301,),
+    "numbers": (124, 252),
+    "tests": (87, 737, 781, 787),
+}
 
 
 @needs_data
 def test_conversions_give_what_the_original_asserts_call_with():
-    """The asserts that MBPP+ keeps from MBPP call with literals, which the base inputs stand for one by one."""
+    """The asserts that MBPP+ keeps from MBPP call with literals, which the base inputs stand for
+    one by one.
+    """
     rows, compared, differ = release("MbppPlus"), 0, set()
     for task_id, task in rows.items():
-        calls = [node for node in ast.walk(ast.parse(task["assertion"])) if isinstance(node, ast.Call)]
+        calls = [
+            node for node in ast.walk(ast.parse(task["assertion"])) if isinstance(node, ast.Call)
+        ]
         try:
             written = [
-                tuple(map(ast.literal_eval, call.args)) for call in calls if getattr(call.func, "id", "") == task["entry_point"]
+                tuple(map(ast.literal_eval, call.args))
+                for call in calls
+                if getattr(call.func, "id", "") == task["entry_point"]
             ]
         except ValueError:
             continue  # computed arguments
         compared += 1
-        if spelled(written) != spelled([oracles.arguments(task_id, each) for each in task["base_input"]]):
+        if spelled(written) != spelled(
+            [oracles.arguments(task_id, each) for each in task["base_input"]]
+        ):
             differ.add(task_id)
     assert compared == 377
-    assert differ == {f"Mbpp/{number}" for numbers in OTHER_ARGUMENTS.values() for number in numbers}
+    assert differ == {
+        f"Mbpp/{number}" for numbers in OTHER_ARGUMENTS.values() for number in numbers
+    }
 
 
 @needs_data
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    "name, public, private, left_out", [("humaneval_plus", 1570, 122683, None), ("mbpp_plus", 1174, 39841, "Mbpp/255")]
+    "name, public, private, left_out",
+    [("humaneval_plus", 1570, 122683, None), ("mbpp_plus", 1174, 39841, "Mbpp/255")],
 )
 def test_whole_data_sets(name, public, private, left_out, tmp_path):
     summary = evalplus.prepare(name, DATA, tmp_path)
     assert list(summary["left_out"]) == ([left_out] if left_out else [])
-    assert summary["public_tests"] == public and summary["private_tests"] == private - sum(summary["left_out"].values())
+    assert summary["public_tests"] == public and summary["private_tests"] == private - sum(
+        summary["left_out"].values()
+    )
     problems = evalplus.load(name, tmp_path)
     assert len(problems) == summary["problems"] == {"humaneval_plus": 164, "mbpp_plus": 378}[name]
     failed = set()

@@ -1,4 +1,6 @@
-"""A user's own problems as JSON lines: what is read, what is refused, and a checker that judges in an episode."""
+"""A user's own problems as JSON lines: what is read, what is refused, and a checker that judges in
+an episode.
+"""
 
 import json
 
@@ -33,20 +35,44 @@ def read(tmp_path):
 
 
 def test_the_fields_of_a_problem(read):
-    more = {"solutions": ["a"], "incorrect_solutions": ["b", "c"], "tags": ["t"], "example": "e", "checker": CHECKER}
+    more = {
+        "solutions": ["a"],
+        "incorrect_solutions": ["b", "c"],
+        "tags": ["t"],
+        "example": "e",
+        "checker": CHECKER,
+    }
     plain, full = read(ENDS, "", ENDS | more | {"name": "full", "limits": {"seconds": 2}})
     tests = (executor.Test("3 1 2\n", "1 3\n"),), (executor.Test("5 9\n", "5 9\n"),)
     assert plain == Problem("ends", ENDS["statement"], *tests)
     assert full == Problem(
-        "full", ENDS["statement"], *tests, ("a",), ("b", "c"), executor.Limits(seconds=2), ("t",), "e", executor.Checker(CHECKER)
+        "full",
+        ENDS["statement"],
+        *tests,
+        ("a",),
+        ("b", "c"),
+        executor.Limits(seconds=2),
+        ("t",),
+        "e",
+        executor.Checker(CHECKER),
     )
 
 
 def test_tests_of_functions(read):
-    calls = {"entry_point": "f", "tolerance": 0.5, "public_tests": [{"args": [1, [2]], "expected": 2.5}]}
-    asserts = {"name": "other", "setup": "import math", "public_tests": [{"assert": "assert f(1) == 2"}]}
+    calls = {
+        "entry_point": "f",
+        "tolerance": 0.5,
+        "public_tests": [{"args": [1, [2]], "expected": 2.5}],
+    }
+    asserts = {
+        "name": "other",
+        "setup": "import math",
+        "public_tests": [{"assert": "assert f(1) == 2"}],
+    }
     asserts["private_tests"] = asserts["public_tests"]
-    first, second = read(ENDS | calls | {"private_tests": [{"args": [], "expected": None}]}, ENDS | asserts)
+    first, second = read(
+        ENDS | calls | {"private_tests": [{"args": [], "expected": None}]}, ENDS | asserts
+    )
     assert first.public_tests == (executor.CallTest("f", (1, [2]), 2.5, 0.5),)
     assert first.private_tests == (executor.CallTest("f", (), None, 0.5),)
     assert second.public_tests == (executor.AssertTest("assert f(1) == 2", "import math"),)
@@ -70,7 +96,9 @@ def test_tests_of_functions(read):
     ],
 )
 def test_what_is_no_problem_is_named(read, line, message):
-    with pytest.raises(ValueError, match=rf"train\.jsonl, line 2: {message}" if message[0] != "'" else message):
+    with pytest.raises(
+        ValueError, match=rf"train\.jsonl, line 2: {message}" if message[0] != "'" else message
+    ):
         read(ENDS, line)
 
 
@@ -78,7 +106,9 @@ def test_slices_and_names_left_out(read, tmp_path):
     lines = [ENDS | {"name": name} for name in "abc"]
     assert [problem.name for problem in read(*lines)] == ["a", "b", "c"]
     (tmp_path / "exclude.txt").write_text("a\n")
-    load = lambda split: datasets.load("json_lines", split, tmp_path, exclude=tmp_path / "exclude.txt")
+    load = lambda split: datasets.load(
+        "json_lines", split, tmp_path, exclude=tmp_path / "exclude.txt"
+    )
     assert [problem.name for problem in load("train[:1]")] == ["b"]
     with pytest.raises(ValueError, match="no split 'dev': choose one of train, valid, test"):
         load("dev")
@@ -90,18 +120,28 @@ def test_a_split_without_a_file(tmp_path):
 
 
 @pytest.mark.parametrize("checker, passed", [(CHECKER, True), (None, False)])
-def test_the_checker_of_a_problem_judges_its_episode(read, tiny_tokenizer, one_worker, checker, passed):
-    """The program prints both numbers in the other order: right for the checker alone, on public and private tests."""
+def test_the_checker_of_a_problem_judges_its_episode(
+    read, tiny_tokenizer, one_worker, checker, passed
+):
+    """The program prints both numbers in the other order: right for the checker alone, on public
+    and private tests.
+    """
     (problem,) = read(ENDS | ({"checker": checker} if checker else {}))
     config = default()
     config.episode.turn_limit = 1
     environment = environments.from_config(config, tiny_tokenizer, one_worker, [problem])
-    tokens = environment.response_tokens("a = sorted(map(int, input().split()))\nprint(a[-1], a[0])")
-    episode = environment.receive_response(environment.start(0, problem), tokens, [-1.0] * len(tokens))
+    tokens = environment.response_tokens(
+        "a = sorted(map(int, input().split()))\nprint(a[-1], a[0])"
+    )
+    episode = environment.receive_response(
+        environment.start(0, problem), tokens, [-1.0] * len(tokens)
+    )
     result = environment.submit_public(episode).result()
     episode = environment.receive_public(episode, result)
     assert (result.verdict == executor.Verdict.OK) == passed
     assert episode.status == (Status.VERDICT if passed else Status.DONE)
     if passed:
-        episode = episodes.receive_verdict(episode, environment.submit_private(episode).result().passed)
+        episode = episodes.receive_verdict(
+            episode, environment.submit_private(episode).result().passed
+        )
     assert episode.passed == passed

@@ -40,8 +40,12 @@ def slow(seconds: float) -> str:
     return f"import time\ntime.sleep({seconds})\n{RIGHT}"
 
 
-def problem(right=(), wrong=(), public=doubles(1), private=doubles(2, 3), limits=Limits(5.0)) -> Problem:
-    return Problem("double", "Double it.", tuple(public), tuple(private), tuple(right), tuple(wrong), limits)
+def problem(
+    right=(), wrong=(), public=doubles(1), private=doubles(2, 3), limits=Limits(5.0)
+) -> Problem:
+    return Problem(
+        "double", "Double it.", tuple(public), tuple(private), tuple(right), tuple(wrong), limits
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +56,13 @@ def pool():
 
 @pytest.fixture
 def examine(pool):
-    return lambda problem, programs=5: faults.examine(problem, faults.Judge(pool, "codecontests", programs))
+    return lambda problem, programs=5: faults.examine(
+        problem, faults.Judge(pool, "codecontests", programs)
+    )
 
 
-# ---- each fault alone ------------------------------------------------------------------------------------------------
+# ---- each fault alone
+# ------------------------------------------------------------------------------------------------
 
 LYING = (*doubles(2), Test("3\n", "7\n"), *doubles(4))
 SPACED = (Test(" 1", "2"), *doubles(2), Test("1\n\n", "2"))
@@ -63,56 +70,90 @@ FAULTY = {
     "nothing is wrong": (problem([RIGHT], [WRONG]), {}),
     "a wrong output": (
         problem([RIGHT, slow(0)], [WRONG], private=LYING),
-        {"wrong_tests": "all fail private[1]; solutions[0] WRONG_ANSWER on private[1], "
-                        "solutions[1] WRONG_ANSWER on private[1] (2 tried)"},
+        {
+            "wrong_tests": "all fail private[1]; solutions[0] WRONG_ANSWER on private[1], "
+            "solutions[1] WRONG_ANSWER on private[1] (2 tried)"
+        },
     ),
     "two answers, each right once": (
         problem(["print(1)", "print(2)"], private=[Test("", "1")], public=[Test("x", "2")]),
-        {"wrong_tests": "no test fails all of them; solutions[0] WRONG_ANSWER on public[0], "
-                        "solutions[1] WRONG_ANSWER on private[0] (2 tried)"},
+        {
+            "wrong_tests": "no test fails all of them; solutions[0] WRONG_ANSWER on public[0], "
+            "solutions[1] WRONG_ANSWER on private[0] (2 tried)"
+        },
     ),
     "a test that no right program survives": (
         problem([CRASH], private=doubles(2, 5)),
         {"wrong_tests": "all fail private[1]; solutions[0] RUNTIME_ERROR on private[1] (1 tried)"},
     ),
     "two answers, one of which passes": (
-        problem([RIGHT, WRONG, CRASH]), {"disputed_tests": "solutions[1] WRONG_ANSWER on public[0]"}
+        problem([RIGHT, WRONG, CRASH]),
+        {"disputed_tests": "solutions[1] WRONG_ANSWER on public[0]"},
     ),
-    "the tests do not tell": (problem([RIGHT], [WRONG, RIGHT]), {"weak_tests": "incorrect_solutions[1] (2 tried)"}),
+    "the tests do not tell": (
+        problem([RIGHT], [WRONG, RIGHT]),
+        {"weak_tests": "incorrect_solutions[1] (2 tried)"},
+    ),
     "the same input again": (
-        problem([RIGHT], [WRONG], private=SPACED), {"leaking_tests": "private[0], private[2] (2 of 3)"}
+        problem([RIGHT], [WRONG], private=SPACED),
+        {"leaking_tests": "private[0], private[2] (2 of 3)"},
     ),
     "one is too slow": (
-        problem([RIGHT, slow(0.5)], private=(), limits=Limits(0.4)), {"tight_limits": "solutions[1] TIMEOUT on public[0]"}
+        problem([RIGHT, slow(0.5)], private=(), limits=Limits(0.4)),
+        {"tight_limits": "solutions[1] TIMEOUT on public[0]"},
     ),
     "all are too slow": (
         problem([slow(0.5), slow(5)], private=(), limits=Limits(0.4)),
-        {"short_limits": "solutions[0] TIMEOUT on public[0], solutions[1] TIMEOUT on public[0]; "
-                         "with 3 times the limits, 1 of 2 pass"},
+        {
+            "short_limits": "solutions[0] TIMEOUT on public[0], solutions[1] TIMEOUT on public[0]; "
+            "with 3 times the limits, 1 of 2 pass"
+        },
     ),
     "slow on one test, wrong on a later one": (
-        problem(["n = int(input())\nif n == 2: __import__('time').sleep(0.5)\nprint(2 * n)"], private=LYING, limits=Limits(0.4)),
+        problem(
+            ["n = int(input())\nif n == 2: __import__('time').sleep(0.5)\nprint(2 * n)"],
+            private=LYING,
+            limits=Limits(0.4),
+        ),
         {"wrong_tests": "all fail private[1]; solutions[0] WRONG_ANSWER on private[1] (1 tried)"},
     ),
     "too little memory": (
         problem([f"x = b'1' * (80 << 20)\n{RIGHT}"], private=(), limits=Limits(5.0, 60)),
-        {"short_limits": "solutions[0] OUT_OF_MEMORY on public[0]; with 3 times the limits, 1 of 1 pass"},
+        {
+            "short_limits": "solutions[0] OUT_OF_MEMORY on public[0]; with 3 times the limits, 1 of 1 pass"
+        },
     ),
-    "programs that cannot run here say nothing": (problem([PYTHON2, NOT_HERE], [NOT_HERE, PYTHON2], private=LYING), {}),
+    "programs that cannot run here say nothing": (
+        problem([PYTHON2, NOT_HERE], [NOT_HERE, PYTHON2], private=LYING),
+        {},
+    ),
     "no programs at all": (problem(), {}),
     "no tests at all": (problem([RIGHT], [WRONG], (), ()), {}),
     "calls": (
-        Problem("f", "", (CallTest("f", ([1], 2), 3),), (CallTest("f", ([1], 2), 3), CallTest("f", ((1,), 2), 4)),
-                ("def f(a, b): return a[0] + b",)),
-        {"wrong_tests": "all fail private[1]; solutions[0] WRONG_ANSWER on private[1] (1 tried)",
-         "leaking_tests": "private[0] (1 of 2)"},
+        Problem(
+            "f",
+            "",
+            (CallTest("f", ([1], 2), 3),),
+            (CallTest("f", ([1], 2), 3), CallTest("f", ((1,), 2), 4)),
+            ("def f(a, b): return a[0] + b",),
+        ),
+        {
+            "wrong_tests": "all fail private[1]; solutions[0] WRONG_ANSWER on private[1] (1 tried)",
+            "leaking_tests": "private[0] (1 of 2)",
+        },
     ),
     "asserts": (
-        Problem("f", "", (AssertTest("assert f(1) == 2"),), (AssertTest("assert f(1)  == 2\n"), AssertTest("assert f(3) == 6")),
-                ("def f(n): return 2 * n",), ("def f(n): return n + 1", "def f(n): return n + n")),
+        Problem(
+            "f",
+            "",
+            (AssertTest("assert f(1) == 2"),),
+            (AssertTest("assert f(1)  == 2\n"), AssertTest("assert f(3) == 6")),
+            ("def f(n): return 2 * n",),
+            ("def f(n): return n + 1", "def f(n): return n + n"),
+        ),
         {"weak_tests": "incorrect_solutions[1] (2 tried)", "leaking_tests": "private[0] (1 of 2)"},
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("each", FAULTY.values(), ids=FAULTY)
@@ -124,12 +165,19 @@ def test_faults(examine, each):
 def test_over_four_fifths_of_the_time_is_tight(examine):
     found = examine(problem([RIGHT, slow(1.8)], public=(), private=doubles(1), limits=Limits(2.0)))
     assert found["faults"].keys() == {"tight_limits"}
-    assert found["faults"]["tight_limits"].startswith("solutions[1] takes 9") and 0.9 <= found["slowest"] < 1
+    assert (
+        found["faults"]["tight_limits"].startswith("solutions[1] takes 9")
+        and 0.9 <= found["slowest"] < 1
+    )
 
 
 def test_outcomes_are_counted(examine):
     late = "n = int(input())\nprint(2 * n if n < 3 else 0)"
-    found = examine(problem([PYTHON2, RIGHT, slow(9), CRASH], [WRONG, late, NOT_HERE, RIGHT], limits=Limits(0.4)))
+    found = examine(
+        problem(
+            [PYTHON2, RIGHT, slow(9), CRASH], [WRONG, late, NOT_HERE, RIGHT], limits=Limits(0.4)
+        )
+    )
     assert found["right"] == {"unfit": 1, "passed": 1, "stopped": 1, "failed": 1}
     assert found["wrong"] == {"failed": 2, "unfit": 1, "passed": 1}
     assert found["wrong_past_public"] == 2  # the late one, and the one that passes
@@ -145,21 +193,31 @@ def test_so_many_programs_are_tried_that_can_run(examine):
 
 
 def test_a_checker_of_the_problem_decides(examine):
-    checker = executor.Checker("def check(input, output, expected):\n    return int(output) >= int(expected)")
+    checker = executor.Checker(
+        "def check(input, output, expected):\n    return int(output) >= int(expected)"
+    )
     either = problem([RIGHT, "print(99)"], ["print(0)"])
     assert examine(either)["faults"] == {"disputed_tests": "solutions[1] WRONG_ANSWER on public[0]"}
     assert examine(dataclasses.replace(either, checker=checker))["faults"] == {}
 
 
-# ---- against a second opinion ----------------------------------------------------------------------------------------
+# ---- against a second opinion
+# ----------------------------------------------------------------------------------------
 
-# What becomes of a program on a test: right; right with more time; no end; another answer; an error.
+# What becomes of a program on a test: right; right with more time; no end; another answer; an
+# error.
 CELLS = ("right", "slow", "endless", "other", "error")
-VERDICTS = {"endless": Verdict.TIMEOUT, "other": Verdict.WRONG_ANSWER, "error": Verdict.RUNTIME_ERROR}
+VERDICTS = {
+    "endless": Verdict.TIMEOUT,
+    "other": Verdict.WRONG_ANSWER,
+    "error": Verdict.RUNTIME_ERROR,
+}
 
 
 class TablePool:
-    """An executor whose verdicts are written down: a program is the words for its tests, a test's input its number."""
+    """An executor whose verdicts are written down: a program is the words for its tests, a test's
+    input its number.
+    """
 
     def submit(self, job: executor.Job) -> Future:
         results, stopped = [], False
@@ -169,7 +227,11 @@ class TablePool:
             verdict = Verdict.OK if fine else VERDICTS.get(cell, Verdict.TIMEOUT)
             results.append(executor.TestResult(Verdict.SKIPPED if stopped else verdict, 0.1))
             stopped |= job.stop_at_first_failure and not fine
-        failed = [result.verdict for result in results if result.verdict not in (Verdict.OK, Verdict.SKIPPED)]
+        failed = [
+            result.verdict
+            for result in results
+            if result.verdict not in (Verdict.OK, Verdict.SKIPPED)
+        ]
         future = Future()
         future.set_result(executor.Result(failed[0] if failed else Verdict.OK, tuple(results), 0.0))
         return future
@@ -177,7 +239,8 @@ class TablePool:
 
 def second_opinion(right: list[list[str]], wrong: list[list[str]]) -> set[str]:
     """The faults, by their definitions, from whole tables."""
-    ends = [next((cell for cell in row if cell not in ("right", "slow")), "") for row in right]  # '' with enough time
+    # '' with enough time
+    ends = [next((cell for cell in row if cell not in ("right", "slow")), "") for row in right]
     passes = [all(cell == "right" for cell in row) for row in right]
     found = set()
     if right and all(ends) and {"other", "error"} & set(ends):
@@ -201,17 +264,30 @@ ROWS = st.lists(st.lists(st.sampled_from(CELLS), min_size=4, max_size=4), max_si
 @given(right=ROWS, wrong=ROWS)
 def test_any_table_of_outcomes(right, wrong):
     tests = tuple(Test(str(n), "") for n in range(4))
-    made_up = Problem("p", "", tests[:1], tests[1:], tuple(map(" ".join, right)), tuple(map(" ".join, wrong)), Limits(1.0))
+    made_up = Problem(
+        "p",
+        "",
+        tests[:1],
+        tests[1:],
+        tuple(map(" ".join, right)),
+        tuple(map(" ".join, wrong)),
+        Limits(1.0),
+    )
     found = faults.examine(made_up, faults.Judge(TablePool(), "strict", 9))["faults"]
     assert found.keys() == second_opinion(right, wrong)
     if "wrong_tests" in found:
         names = ("public[0]", "private[0]", "private[1]", "private[2]")
-        lost = [name for n, name in enumerate(names) if not any(row[n] in ("right", "slow") for row in right)]
+        lost = [
+            name
+            for n, name in enumerate(names)
+            if not any(row[n] in ("right", "slow") for row in right)
+        ]
         told = f"all fail {', '.join(lost)};" if lost else "no test fails all of them;"
         assert found["wrong_tests"].startswith(told)
 
 
-# ---- a whole data set ------------------------------------------------------------------------------------------------
+# ---- a whole data set
+# ------------------------------------------------------------------------------------------------
 
 
 def columns_of(*pairs) -> dict:
@@ -224,18 +300,23 @@ def programs_of(*programs) -> dict:
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory, row, write):
-    """Twelve problems of the train split: the third is wrong, the fifth is weak, the last knows no programs."""
+    """Twelve problems of the train split: the third is wrong, the fifth is weak, the last knows no
+    programs.
+    """
     folder = tmp_path_factory.mktemp("prepared")
     rows = []
     for n in range(12):
         wrong = [WRONG, RIGHT] if n == 4 else [WRONG]
         columns = {
-            "name": f"{n}_Ä", "time_limit": None, "memory_limit_bytes": 0,
+            "name": f"{n}_Ä",
+            "time_limit": None,
+            "memory_limit_bytes": 0,
             "public_tests": columns_of(("1", "2")),
             "private_tests": columns_of(("5", "10"), ("3", "7" if n == 2 else "6.000001")),
             "generated_tests": columns_of(("1\n", "2")) if n == 7 else columns_of(),
-            "solutions": programs_of(*[RIGHT] * (n < 11)), "incorrect_solutions": programs_of(*wrong * (n < 11)),
-        }  # fmt: skip
+            "solutions": programs_of(*[RIGHT] * (n < 11)),
+            "incorrect_solutions": programs_of(*wrong * (n < 11)),
+        }
         rows.append(row(n, **columns))
     write(folder / "files" / "train.jsonl", rows)
     prepare.prepare(folder / "files", folder, allow_partial=True)
@@ -246,20 +327,34 @@ def lines_of(out) -> dict:
     """The lines by name, without times."""
     lines = [json.loads(line) for line in (out / "problems.jsonl").read_text().splitlines()]
     assert len({line["place"] for line in lines}) == len(lines)
-    return {line["name"]: {key: value for key, value in line.items() if key != "slowest"} for line in lines}
+    return {
+        line["name"]: {key: value for key, value in line.items() if key != "slowest"}
+        for line in lines
+    }
 
 
 FOUND = {"wrong_tests": ["2_Ä"], "weak_tests": ["4_Ä"], "leaking_tests": ["7_Ä"]}
 
 
-def test_a_data_set_from_the_command_line_to_the_list_that_the_loader_takes(data_dir, tmp_path, capsys):
+def test_a_data_set_from_the_command_line_to_the_list_that_the_loader_takes(
+    data_dir, tmp_path, capsys
+):
     args = ["lint", "code_contests", "--data_dir", str(data_dir), "--out", str(tmp_path / "found")]
     command.main(args)
     told = capsys.readouterr().out
-    assert "wrong_tests" in told and "right programs: 10 passed, 1 failed; 1 of 12 problems have none to check with" in told
+    assert (
+        "wrong_tests" in told
+        and "right programs: 10 passed, 1 failed; 1 of 12 problems have none to check with" in told
+    )
     summary = json.loads((tmp_path / "found" / "summary.json").read_text())
-    assert {fault: found["names"] for fault, found in summary["faults"].items() if found["problems"]} == FOUND
-    assert (summary["judged"], summary["without_right_programs"], summary["wrong_past_public"]) == (12, 1, 1)
+    assert {
+        fault: found["names"] for fault, found in summary["faults"].items() if found["problems"]
+    } == FOUND
+    assert (summary["judged"], summary["without_right_programs"], summary["wrong_past_public"]) == (
+        12,
+        1,
+        1,
+    )
     report = (tmp_path / "found" / "report.md").read_text()
     assert report.startswith("# code_contests:train: 12 problems\n\n## wrong_tests: 1\n")
     assert "\n- `7_Ä`: private[2] (1 of 3)\n" in report and "## tight_limits: 0\n" in report
@@ -272,12 +367,16 @@ def test_a_data_set_from_the_command_line_to_the_list_that_the_loader_takes(data
 
     times = (tmp_path / "found" / "problems.jsonl").stat().st_mtime_ns
     command.main([*args, "--exclude", "leaking_tests,weak_tests"])  # nothing is judged again
-    assert listed.read_text() == "4_Ä\n7_Ä\n" and (tmp_path / "found" / "problems.jsonl").stat().st_mtime_ns == times
+    assert (
+        listed.read_text() == "4_Ä\n7_Ä\n"
+        and (tmp_path / "found" / "problems.jsonl").stat().st_mtime_ns == times
+    )
     command.main([*args, "--exclude", ""])
     assert listed.read_text() == ""
 
 
-# Runs the command line, and is killed as it begins the eighth problem, with what was finished on disk.
+# Runs the command line, and is killed as it begins the eighth problem, with what was finished on
+# disk.
 KILLED = """
 import os, signal, sys, threading
 from rlef_jax.datasets import __main__, faults
@@ -304,23 +403,49 @@ def test_a_killed_run_is_taken_up(data_dir, tmp_path, monkeypatch):
         file.write('{"place": 11, "name": "11_')  # as if it had been killed while it wrote
 
     examine, begun = faults.examine, []
-    monkeypatch.setattr(faults, "examine", lambda problem, judge: begun.append(problem.name) or examine(problem, judge))
+    monkeypatch.setattr(
+        faults,
+        "examine",
+        lambda problem, judge: begun.append(problem.name) or examine(problem, judge),
+    )
     command.main([*args, str(tmp_path / "killed")])
     assert sorted([*begun, *finished]) == sorted(f"{n}_Ä" for n in range(12)), "each exactly once"
     command.main([*args, str(tmp_path / "undisturbed")])
     assert lines_of(tmp_path / "killed") == lines_of(tmp_path / "undisturbed")
     for name in ("summary.json", "report.md", "exclude.txt"):
-        assert (tmp_path / "killed" / name).read_text() == (tmp_path / "undisturbed" / name).read_text()
+        assert (tmp_path / "killed" / name).read_text() == (
+            tmp_path / "undisturbed" / name
+        ).read_text()
 
 
 def test_ctrl_c_waits_for_no_program(tmp_path, row, write):
-    first, second = (row(n, public_tests=columns_of(("1", "2")), private_tests=columns_of(("2", "4"))) for n in (1, 2))
+    first, second = (
+        row(n, public_tests=columns_of(("1", "2")), private_tests=columns_of(("2", "4")))
+        for n in (1, 2)
+    )
     for columns, program in ((first, RIGHT), (second, slow(60))):
-        columns |= {"solutions": programs_of(program), "time_limit": {"seconds": 100, "nanos": 0}, "memory_limit_bytes": 0}
+        columns |= {
+            "solutions": programs_of(program),
+            "time_limit": {"seconds": 100, "nanos": 0},
+            "memory_limit_bytes": 0,
+        }
     write(tmp_path / "files" / "train.jsonl", [first, second])
     prepare.prepare(tmp_path / "files", tmp_path, allow_partial=True)
-    args = ["lint", "code_contests", "--no_generated", "--data_dir", str(tmp_path), "--out", str(tmp_path / "out")]
-    running = subprocess.Popen([sys.executable, "-m", "rlef_jax.datasets", *args], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    args = [
+        "lint",
+        "code_contests",
+        "--no_generated",
+        "--data_dir",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "rlef_jax.datasets", *args],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         deadline, lines = time.monotonic() + 60, tmp_path / "out" / "problems.jsonl"
         while time.monotonic() < deadline and not (lines.exists() and lines.read_text()):
@@ -333,21 +458,28 @@ def test_ctrl_c_waits_for_no_program(tmp_path, row, write):
     assert list(lines_of(tmp_path / "out")) == [first["name"]]
 
 
-def test_what_the_sandbox_fails_is_not_judged_until_it_works(data_dir, tmp_path, monkeypatch, capsys):
+def test_what_the_sandbox_fails_is_not_judged_until_it_works(
+    data_dir, tmp_path, monkeypatch, capsys
+):
     submit = executor.Pool.submit
 
     def failing(pool, job):
         if any(test.expected == "7" for test in job.tests):
             future = Future()
             test = executor.TestResult(Verdict.INFRASTRUCTURE, error="no worker")
-            future.set_result(executor.Result(Verdict.INFRASTRUCTURE, (test,) * len(job.tests), 0.0))
+            future.set_result(
+                executor.Result(Verdict.INFRASTRUCTURE, (test,) * len(job.tests), 0.0)
+            )
             return future
         return submit(pool, job)
 
     args = ["lint", "code_contests", "--data_dir", str(data_dir), "--out", str(tmp_path)]
     with monkeypatch.context() as patch:
         patch.setattr(executor.Pool, "submit", failing)
-        with pytest.raises(SystemExit, match=r"the sandbox failed on 1 problems \(no worker\): run the same command again"):
+        with pytest.raises(
+            SystemExit,
+            match=r"the sandbox failed on 1 problems \(no worker\): run the same command again",
+        ):
             command.main(args)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["sandbox_failed"] == {"2_Ä": "no worker"} and summary["judged"] == 11
@@ -367,7 +499,9 @@ def test_few_problems_are_held_at_a_time(tmp_path):
 
     unfinished, rows = [], Counted(problem(["right right right right"]) for _ in range(40))
     with ThreadPoolExecutor(3) as threads:
-        assert lint.run(rows, faults.Judge(TablePool(), "strict", 1), threads, 3, tmp_path, "") == {}
+        assert (
+            lint.run(rows, faults.Judge(TablePool(), "strict", 1), threads, 3, tmp_path, "") == {}
+        )
     assert len(unfinished) == 40 and max(unfinished) <= 2
 
 
@@ -384,7 +518,9 @@ def told(*args) -> str:
 
 def test_what_cannot_be_done_is_told_in_a_line(data_dir, tmp_path):
     here = ("--data_dir", data_dir, "--out", tmp_path / "out")
-    assert "there is no fault 'wrong': choose from wrong_tests, d" in told("code_contests", "--exclude", "wrong", *here)
+    assert "there is no fault 'wrong': choose from wrong_tests, d" in told(
+        "code_contests", "--exclude", "wrong", *here
+    )
     assert "data set is 'codecontests': choose one of" in told("codecontests", *here)
     assert "no split 'dev'" in told("code_contests:dev", *here)
     assert "programs is 0: at least 1" in told("code_contests", "--solutions", "0", *here)
@@ -392,13 +528,21 @@ def test_what_cannot_be_done_is_told_in_a_line(data_dir, tmp_path):
     assert "error: mbpp_plus is not prepared under" in told("mbpp_plus", "--data_dir", tmp_path)
     lint.lint("code_contests", "train[:1]", data_dir, tmp_path / "out", generated=True)
     same = told("code_contests:train[:2]", *here)
-    assert "out was made with split train[:1], not train[:2]: choose another --out, or delete it to start anew" in same
-    assert "made with programs 5, not 6" in told("code_contests:train[:1]", "--solutions", "6", *here)
+    assert (
+        "out was made with split train[:1], not train[:2]: choose another --out, or delete it to start anew"
+        in same
+    )
+    assert "made with programs 5, not 6" in told(
+        "code_contests:train[:1]", "--solutions", "6", *here
+    )
     (tmp_path / "out" / "problems.jsonl").write_text('{"place": 0}\n{"name": "p"}\n')
-    assert "problems.jsonl, line 2, is damaged (KeyError('place')): delete that line" in told("code_contests:train[:1]", *here)
+    assert "problems.jsonl, line 2, is damaged (KeyError('place')): delete that line" in told(
+        "code_contests:train[:1]", *here
+    )
 
 
-# ---- exclude, and the linter, on the other data sets -----------------------------------------------------------------
+# ---- exclude, and the linter, on the other data sets
+# -----------------------------------------------------------------
 
 SMALL = {"train": 8, "valid": 8, "test": 8, "transfer": 8}
 
@@ -408,22 +552,35 @@ def test_the_mini_contest(tmp_path):
     (tmp_path / "names.txt").write_text(f"{whole[1].name}\n{whole[6].name}\n")
     left = datasets.load("mini_contest", "valid", tmp_path, exclude=tmp_path / "names.txt", **SMALL)
     assert left == [whole[place] for place in (0, 2, 3, 4, 5, 7)]
-    assert datasets.load("mini_contest", "valid[-2:]", tmp_path, exclude=tmp_path / "names.txt", **SMALL) == left[-2:]
+    assert (
+        datasets.load(
+            "mini_contest", "valid[-2:]", tmp_path, exclude=tmp_path / "names.txt", **SMALL
+        )
+        == left[-2:]
+    )
     assert datasets.load("mini_contest", "valid", tmp_path, exclude="", **SMALL) == whole
     summary = lint.lint("mini_contest", "valid", tmp_path, tmp_path / "out", **SMALL)
-    assert summary["right_programs"]["passed"] >= 8 and summary["wrong_programs"].keys() == {"failed"}
+    assert summary["right_programs"]["passed"] >= 8 and summary["wrong_programs"].keys() == {
+        "failed"
+    }
     assert not any(found["problems"] for found in summary["faults"].values())
 
 
 def test_mbpp_plus(tmp_path, monkeypatch):
     task = {
-        "task_id": "Mbpp/2", "entry_point": "join", "canonical_solution": "\ndef join(a, b):\n    return a + b\n", "atol": 0,
+        "task_id": "Mbpp/2",
+        "entry_point": "join",
+        "canonical_solution": "\ndef join(a, b):\n    return a + b\n",
+        "atol": 0,
         "prompt": '"""\nJoin.\nassert join((1,), (2,)) == (1, 2)\n"""\n',
-        "base_input": [[[1], [2]]], "plus_input": [[[], []], [[1], [2]]],
-    }  # fmt: skip
+        "base_input": [[[1], [2]]],
+        "plus_input": [[[], []], [[1], [2]]],
+    }
     rows = [task | {"task_id": f"Mbpp/{number}"} for number in (2, 116, 132)]
     monkeypatch.setitem(releases.RELEASES, "mbpp_plus", {(3, 3, 6): "9.0.0"})
-    (tmp_path / "MbppPlus.jsonl.gz").write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    (tmp_path / "MbppPlus.jsonl.gz").write_bytes(
+        gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode())
+    )
     evalplus.prepare("mbpp_plus", tmp_path, tmp_path)
     (tmp_path / "names.txt").write_text("Mbpp/116\n")
     left = datasets.load("mbpp_plus", "test", tmp_path, exclude=tmp_path / "names.txt")
@@ -459,9 +616,17 @@ def test_the_configuration_names_the_file(tmp_path):
 
 def test_json_lines_and_another_comparison(tmp_path):
     tests = [{"input": "2\n", "expected": "4.0\n"}]
-    line = {"name": "double", "statement": "Double it.", "public_tests": tests, "private_tests": tests, "solutions": [RIGHT]}
+    line = {
+        "name": "double",
+        "statement": "Double it.",
+        "public_tests": tests,
+        "private_tests": tests,
+        "solutions": [RIGHT],
+    }
     (tmp_path / "train.jsonl").write_text(json.dumps(line) + "\n")
     as_it_is = lint.lint("json_lines", "train", tmp_path, tmp_path / "lines")
     assert as_it_is["faults"]["wrong_tests"]["names"] == ["double"]
-    by_value = lint.lint("json_lines", "train", tmp_path, tmp_path / "values", comparison="codecontests")
+    by_value = lint.lint(
+        "json_lines", "train", tmp_path, tmp_path / "values", comparison="codecontests"
+    )
     assert by_value["faults"]["wrong_tests"]["names"] == []

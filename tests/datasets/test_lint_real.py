@@ -28,10 +28,17 @@ def python3(programs: list[str]) -> dict:
 def columns(name, description, public, private, right, wrong, time_limit=None) -> dict:
     """A row of the full data set."""
     return {
-        "name": name, "description": description, "public_tests": public, "private_tests": private,
-        "generated_tests": {"input": [], "output": []}, "solutions": python3(right), "incorrect_solutions": python3(wrong),
-        "time_limit": time_limit, "cf_tags": [], **dict.fromkeys(("difficulty", "source", "cf_rating", "memory_limit_bytes"), 0),
-    }  # fmt: skip
+        "name": name,
+        "description": description,
+        "public_tests": public,
+        "private_tests": private,
+        "generated_tests": {"input": [], "output": []},
+        "solutions": python3(right),
+        "incorrect_solutions": python3(wrong),
+        "time_limit": time_limit,
+        "cf_tags": [],
+        **dict.fromkeys(("difficulty", "source", "cf_rating", "memory_limit_bytes"), 0),
+    }
 
 
 @pytest.mark.slow
@@ -45,22 +52,35 @@ def test_forty_real_problems_with_the_programs_of_models(tmp_path, write):
         name = problem["name"]
         right, wrong = programs.get((name, True), []), programs.get((name, False), [])
         tests = problem["public_tests"], problem["hidden_tests"]
-        rows.append(columns(name, problem["description"], *tests, right, wrong, problem["time_limit"]))
+        rows.append(
+            columns(name, problem["description"], *tests, right, wrong, problem["time_limit"])
+        )
     write(tmp_path / "files" / "test.jsonl.gz", rows)
     prepare.prepare(tmp_path / "files", tmp_path, allow_partial=True)
     summary = lint.lint("code_contests", "test", tmp_path, tmp_path / "out", programs=20)
-    assert (summary["judged"], summary["without_right_programs"], summary["without_wrong_programs"]) == (40, 27, 3)
+    assert (
+        summary["judged"],
+        summary["without_right_programs"],
+        summary["without_wrong_programs"],
+    ) == (40, 27, 3)
     assert summary["right_programs"] == {"passed": 40}
     assert summary["wrong_programs"] == {"passed": 1, "failed": 155, "stopped": 8, "unfit": 1}
-    assert {fault: found["names"] for fault, found in summary["faults"].items() if found["problems"]} == {
+    assert {
+        fault: found["names"] for fault, found in summary["faults"].items() if found["problems"]
+    } == {
         # Recorded as a timeout, but it ends within milliseconds on every test that is stored.
         "weak_tests": ["1575_A. Another Sorting Problem"],
         # Their example is among the hidden tests once more.
         "leaking_tests": [
-            "1579_B. Shifting Sort", "1579_D. Productive Meeting", "1594_A. Consecutive Sum Riddle", "1594_C. Make Them Equal",
-            "1599_A. Weights", "1606_A. AB Balance", "1618_A. Polycarp and Sums of Subsequences",
+            "1579_B. Shifting Sort",
+            "1579_D. Productive Meeting",
+            "1594_A. Consecutive Sum Riddle",
+            "1594_C. Make Them Equal",
+            "1599_A. Weights",
+            "1606_A. AB Balance",
+            "1618_A. Polycarp and Sums of Subsequences",
         ],
-    }  # fmt: skip
+    }
 
 
 EQUATOR = """
@@ -99,7 +119,8 @@ for n in map(lambda n: math.gcd(common, n), numbers[:2]):
     found |= {{n}} - {{1}}
 print({choice}(found) if found else -1)
 """
-# The statement asks for the lengths of the names around the circle; the stored output has the places on the list.
+# The statement asks for the lengths of the names around the circle; the stored output has the
+# places on the list.
 CHILDREN = """
 k = int(input())
 free, at, lengths = list(range(k)), 0, [0] * k
@@ -115,8 +136,14 @@ REAL_PROGRAMS = {  # right ones, wrong ones
     "962_A. Equator": ([EQUATOR], [EQUATOR.replace(">=", ">"), EQUATOR.replace("2 * ", "")]),
     "282_B. Painting Eggs": ([EGGS.format(a_first=True), EGGS.format(a_first=False)], []),
     "troublesome-children": ([CHILDREN], []),
-    "1000_A. Codehorses T-shirts": ([SHIRTS], [SHIRTS.replace("sum((a - b).values())", "len(a - b)")]),
-    "1025_B. Weakened Common Divisor": ([DIVISOR.format(choice="min"), DIVISOR.format(choice="max")], []),
+    "1000_A. Codehorses T-shirts": (
+        [SHIRTS],
+        [SHIRTS.replace("sum((a - b).values())", "len(a - b)")],
+    ),
+    "1025_B. Weakened Common Divisor": (
+        [DIVISOR.format(choice="min"), DIVISOR.format(choice="max")],
+        [],
+    ),
 }
 
 
@@ -127,8 +154,13 @@ def test_real_problems_of_the_train_split_with_programs_of_ours(tmp_path, write)
         public = public if public["input"] else private  # or the linter would not see it
         rows.append((problem["name"], problem["description"], public, private))
     for problem in read("train20_stdio.jsonl"):
-        tests = [{"input": t["input"]["stdin"], "output": t["output"]["stdout"]} for t in json.loads(problem["test"])]
-        rows.append((json.loads(problem["labels"])["name"], problem["content"], tests[:1], tests[1:]))
+        tests = [
+            {"input": t["input"]["stdin"], "output": t["output"]["stdout"]}
+            for t in json.loads(problem["test"])
+        ]
+        rows.append(
+            (json.loads(problem["labels"])["name"], problem["content"], tests[:1], tests[1:])
+        )
     rows = [columns(*row, *REAL_PROGRAMS[row[0]]) for row in rows if row[0] in REAL_PROGRAMS]
     write(tmp_path / "files" / "train.jsonl", rows)
     prepare.prepare(tmp_path / "files", tmp_path, allow_partial=True)

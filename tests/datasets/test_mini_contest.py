@@ -1,4 +1,6 @@
-"""The mini contest: its tests, programs and guesses agree, its splits share no meaning, and it builds reproducibly."""
+"""The mini contest: its tests, programs and guesses agree, its splits share no meaning, and it
+builds reproducibly.
+"""
 
 import collections
 import contextlib
@@ -33,12 +35,15 @@ def passes(program: str, tests) -> bool:
     return all(run_in_process(program, given) == expected for given, expected in tests)
 
 
-def draw(split: str, count: int, level: str = "standard", seed: int = 0) -> list[problems.MiniProblem]:
+def draw(
+    split: str, count: int, level: str = "standard", seed: int = 0
+) -> list[problems.MiniProblem]:
     return [problems.draw_problem(seed, split, index, level) for index in range(count)]
 
 
 @pytest.mark.parametrize(
-    "level, split", [("standard", "train"), ("standard", "test"), ("hard", "train"), ("standard", "transfer")]
+    "level, split",
+    [("standard", "train"), ("standard", "test"), ("hard", "train"), ("standard", "transfer")],
 )
 def test_solutions_pass_and_incorrect_ones_fail_a_public_test(level, split):
     for problem in draw(split, 150, level):
@@ -51,14 +56,24 @@ def test_solutions_pass_and_incorrect_ones_fail_a_public_test(level, split):
 
 
 def test_every_convention_of_every_family_has_a_program_that_agrees_with_its_answers():
-    inputs = [(k, numbers) for k in (1, 2, 3, 7) for numbers in [(3, 7, 3), (7, 12, 1, 7), (2, 9, 2, 5, 1)]]
+    inputs = [
+        (k, numbers)
+        for k in (1, 2, 3, 7)
+        for numbers in [(3, 7, 3), (7, 12, 1, 7), (2, 9, 2, 5, 1)]
+    ]
     for family in (*families.LEVELS["standard"], *families.LEVELS["hard"], *families.TRANSFER):
         for facts in family.facts:
             for choice in problems._choices(family):
                 program = family.program(facts, choice)
                 for k, numbers in inputs:
                     printed = run_in_process(program, f"{k}\n{' '.join(map(str, numbers))}")
-                    assert printed == family.answer(facts, choice, k, numbers), (family.name, facts, choice, k, numbers)
+                    assert printed == family.answer(facts, choice, k, numbers), (
+                        family.name,
+                        facts,
+                        choice,
+                        k,
+                        numbers,
+                    )
 
 
 def test_a_guess_that_overlooks_the_empty_case_may_crash():
@@ -74,7 +89,9 @@ def test_private_inputs_differ_and_are_as_telling_as_the_public_ones():
             k, numbers = text.split("\n")
             assert 1 <= int(k) <= 12 and 3 <= len(numbers.split()) <= 5
         for program in set(problem.incorrect_solutions):
-            assert not passes(program, problem.private_tests), "a wrong program passes the private tests"
+            assert not passes(program, problem.private_tests), (
+                "a wrong program passes the private tests"
+            )
 
 
 def test_the_second_public_test_is_the_empty_case():
@@ -90,8 +107,16 @@ def test_statements_give_the_stated_conventions_only():
             task = problem.task
             for name, options in task.family.conventions.items():
                 words = [option.words for option in options if option.words and name != "bound"]
-                told = [word for word in words if f"{word}," in problem.statement or f"{word}." in problem.statement]
-                expected = [o.words for o in options if o.value == task.choice[name] and o.words and name in task.stated]
+                told = [
+                    word
+                    for word in words
+                    if f"{word}," in problem.statement or f"{word}." in problem.statement
+                ]
+                expected = [
+                    o.words
+                    for o in options
+                    if o.value == task.choice[name] and o.words and name in task.stated
+                ]
                 assert told == expected, problem.statement
             told = any(word in problem.statement for word in ("strictly", "at least", "at most"))
             assert told == ("bound" in task.stated)
@@ -136,7 +161,10 @@ def test_problems_depend_on_seed_and_index_alone():
 def test_example_switch_shows_the_first_public_test():
     shown = problems.draw_problem(0, "train", 0, example=True)
     plain = problems.draw_problem(0, "train", 0)
-    assert shown.statement == f"{plain.statement} Input `{plain.public_tests[0][0]}` gives `{plain.public_tests[0][1]}`."
+    assert (
+        shown.statement
+        == f"{plain.statement} Input `{plain.public_tests[0][0]}` gives `{plain.public_tests[0][1]}`."
+    )
 
 
 def test_load_gives_problems(tmp_path):
@@ -148,7 +176,10 @@ def test_load_gives_problems(tmp_path):
     assert problem.statement == drawn.statement
     assert problem.public_tests == tuple(executor.Test(*test) for test in drawn.public_tests)
     assert problem.private_tests == tuple(executor.Test(*test) for test in drawn.private_tests)
-    assert (problem.solutions, problem.incorrect_solutions) == (drawn.solutions, drawn.incorrect_solutions)
+    assert (problem.solutions, problem.incorrect_solutions) == (
+        drawn.solutions,
+        drawn.incorrect_solutions,
+    )
     assert problem.limits == executor.Limits(seconds=2.0, memory_mb=256)
     assert problem.tags == (drawn.task.family.name, drawn.task.meaning)
     assert datasets.load("mini_contest", "train[:5]", tmp_path, **SMALL) == loaded[:5]
@@ -156,7 +187,11 @@ def test_load_gives_problems(tmp_path):
 
 
 def contents(built: builder.MiniContest) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in built.data_path.iterdir() if "array_record" in path.name}
+    return {
+        path.name: path.read_bytes()
+        for path in built.data_path.iterdir()
+        if "array_record" in path.name
+    }
 
 
 def test_same_seed_same_bytes_and_other_options_another_folder(tmp_path):
@@ -190,17 +225,23 @@ datasets.load("mini_contest", "train", sys.argv[1], train=40, valid=8, test=8, t
 
 
 def test_a_build_killed_half_way_is_built_again(tmp_path):
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, timeout=60)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, timeout=60
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert any(files for _, _, files in os.walk(tmp_path)), "nothing was written before the kill"
     assert len(datasets.load("mini_contest", "train", tmp_path, **SMALL)) == 40
-    assert contents(builder.prepared(tmp_path, **SMALL)) == contents(builder.prepared(tmp_path / "clean", **SMALL))
+    assert contents(builder.prepared(tmp_path, **SMALL)) == contents(
+        builder.prepared(tmp_path / "clean", **SMALL)
+    )
 
 
 def test_two_builds_at_once_both_succeed(tmp_path):
     code = "import sys; from rlef_jax import datasets as d; print(len(d.load('mini_contest', 'train', sys.argv[1], train=300)))"
     command = [sys.executable, "-c", code, str(tmp_path)]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+    both = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)
+    ]
     for process in both:
         out, err = process.communicate(timeout=60)
         assert out == b"300\n", err.decode()
@@ -230,7 +271,16 @@ def test_unknown_data_set_and_split_are_named(tmp_path):
 
 
 def test_command_line_builds_and_imports_stay_light(tmp_path):
-    flags = ["--data_dir", str(tmp_path), "--seed=3", "--train=20", "--valid=4", "--test=4", "--transfer=4", "--level=hard"]
+    flags = [
+        "--data_dir",
+        str(tmp_path),
+        "--seed=3",
+        "--train=20",
+        "--valid=4",
+        "--test=4",
+        "--transfer=4",
+        "--level=hard",
+    ]
     command = [sys.executable, "-m", "rlef_jax.datasets.mini_contest", *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -244,9 +294,16 @@ def test_programs_run_in_the_executor():
     drawn = draw("test", 6)
     with executor.Pool() as pool:
         for problem in drawn:
-            tests = tuple(executor.Test(*test) for test in problem.public_tests + problem.private_tests)
-            limits = executor.Limits(seconds=builder.SECONDS, memory_mb=builder.MEMORY_BYTES // 2**20)
+            tests = tuple(
+                executor.Test(*test) for test in problem.public_tests + problem.private_tests
+            )
+            limits = executor.Limits(
+                seconds=builder.SECONDS, memory_mb=builder.MEMORY_BYTES // 2**20
+            )
             programs = [problem.solutions[0], *problem.incorrect_solutions[:2]]
-            jobs = [executor.Job(program, tests, limits, comparison="exact-lines") for program in programs]
+            jobs = [
+                executor.Job(program, tests, limits, comparison="exact-lines")
+                for program in programs
+            ]
             results = [future.result() for future in [pool.submit(job) for job in jobs]]
             assert [result.passed for result in results] == [True] + [False] * (len(programs) - 1)

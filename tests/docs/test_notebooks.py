@@ -1,4 +1,6 @@
-"""The notebooks: what is committed is whole, in order and clean, and each runs from top to bottom with small settings."""
+"""The notebooks: what is committed is whole, in order and clean, and each runs from top to bottom
+with small settings.
+"""
 
 import ast
 import base64
@@ -28,28 +30,48 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SMALL_WARM_START = {"DEMONSTRATIONS": (40, 48, 16), "WARM_START_STEPS": 8}
 SMALL = {
     "01_one_episode": SMALL_WARM_START | {"TRAIN_PROBLEMS": 64, "EPISODES": 8},
-    "02_train_mini": SMALL_WARM_START | {
-        "PROBLEMS": {"train": 64, "valid": 4, "test": 8}, "UPDATES": 2, "ROLLOUTS": 12, "VALIDATE_EVERY": 1,
+    "02_train_mini": SMALL_WARM_START
+    | {
+        "PROBLEMS": {"train": 64, "valid": 4, "test": 8},
+        "UPDATES": 2,
+        "ROLLOUTS": 12,
+        "VALIDATE_EVERY": 1,
     },
-    "03_llama_and_hugging_face": SMALL_WARM_START | {
-        "PROBLEMS": {"train": 64, "valid": 2, "test": 4}, "UPDATES": 1, "ROLLOUTS": 12,
+    "03_llama_and_hugging_face": SMALL_WARM_START
+    | {
+        "PROBLEMS": {"train": 64, "valid": 2, "test": 4},
+        "UPDATES": 1,
+        "ROLLOUTS": 12,
     },
-    "04_evaluate": SMALL_WARM_START | {
-        "PROBLEMS": {"train": 64, "valid": 2, "test": 6}, "UPDATES": 1, "ROLLOUTS": 4, "RATES": "1@3:0.2,1@3:1.0,pass@2:1.0",
+    "04_evaluate": SMALL_WARM_START
+    | {
+        "PROBLEMS": {"train": 64, "valid": 2, "test": 6},
+        "UPDATES": 1,
+        "ROLLOUTS": 4,
+        "RATES": "1@3:0.2,1@3:1.0,pass@2:1.0",
     },
-    "05_your_own_problems": SMALL_WARM_START | {
-        "PROBLEMS": {"train": 40, "valid": 4, "test": 8}, "UPDATES": 1, "ROLLOUTS": 12,
+    "05_your_own_problems": SMALL_WARM_START
+    | {
+        "PROBLEMS": {"train": 40, "valid": 4, "test": 8},
+        "UPDATES": 1,
+        "ROLLOUTS": 12,
     },
-}  # fmt: skip
+}
 SLOW = {"02_train_mini", "03_llama_and_hugging_face", "04_evaluate"}
 # What each says, whatever its settings.
 SAYS = {
-    "01_one_episode": ["passed: True; rewards of the turns: [0. 1.]", "the same tokens as among many: True"],
+    "01_one_episode": [
+        "passed: True; rewards of the turns: [0. 1.]",
+        "the same tokens as among many: True",
+    ],
     "02_train_mini": ["recompilations after warm-up: 0", "AFTER RLEF"],
-    "03_llama_and_hugging_face": ["model.safetensors", "the template gives the tokens that we sampled from: True"],
+    "03_llama_and_hugging_face": [
+        "model.safetensors",
+        "the template gives the tokens that we sampled from: True",
+    ],
     "04_evaluate": ["1@2 = 0.5893", "turns3_random", "difference in points"],
     "05_your_own_problems": ["'disputed_tests': 0", "'weak_tests': 0", "assert 4 == 2.5"],
-}  # fmt: skip
+}
 
 
 def read(path):
@@ -68,7 +90,10 @@ def parameters_cell(notebook):
 def text_of(notebook):
     """All that the outputs say."""
     outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
-    return "".join(output.text if output.output_type == "stream" else output.data.get("text/plain", "") for output in outputs)
+    return "".join(
+        output.text if output.output_type == "stream" else output.data.get("text/plain", "")
+        for output in outputs
+    )
 
 
 def parsed(source):
@@ -86,13 +111,23 @@ def test_what_is_committed_is_whole(path):
     nbformat.validate(notebook)
     assert len(notebook.cells) < 15 and path.stat().st_size < 1_000_000
     cells = code_cells(notebook)
-    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), "run it with `make notebooks`"
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), (
+        "run it with `make notebooks`"
+    )
     for cell in cells:
         parsed(cell.source)
-        images = [output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})]
+        images = [
+            output.data["image/png"]
+            for output in cell.outputs
+            if "image/png" in output.get("data", {})
+        ]
         assert bool(images) == ("plt.show()" in cell.source)
-        assert all(len(base64.b64decode(image)) > 10_000 for image in images), "a figure without a curve"
-    assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]
+        assert all(len(base64.b64decode(image)) > 10_000 for image in images), (
+            "a figure without a curve"
+        )
+    assert not [
+        output for cell in cells for output in cell.outputs if output.output_type == "error"
+    ]
     for said in SAYS[path.stem]:
         assert said in text_of(notebook)
 
@@ -103,13 +138,19 @@ def test_what_is_committed_names_no_machine_and_no_warning(path):
     for cell in code_cells(notebook):
         for output in cell.outputs:
             output.get("data", {}).pop("image/png", None)
-    assert not re.search(r"(?<![\w.:/])/(work|tmp|root|home|usr|opt|var|mnt|content)\b", json.dumps(notebook))
+    assert not re.search(
+        r"(?<![\w.:/])/(work|tmp|root|home|usr|opt|var|mnt|content)\b", json.dumps(notebook)
+    )
     assert not re.search("warning", text_of(notebook), re.IGNORECASE)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_tests_replace_constants_that_exist(path):
-    names = {target.id for node in parsed(parameters_cell(read(path)).source).body for target in node.targets}
+    names = {
+        target.id
+        for node in parsed(parameters_cell(read(path)).source).body
+        for target in node.targets
+    }
     assert set(SMALL[path.stem]) <= names
 
 
@@ -123,7 +164,9 @@ def run(path, folder):
 
 
 @pytest.mark.parametrize(
-    "path", [pytest.param(p, marks=[pytest.mark.slow] if p.stem in SLOW else []) for p in NOTEBOOKS], ids=lambda path: path.stem
+    "path",
+    [pytest.param(p, marks=[pytest.mark.slow] if p.stem in SLOW else []) for p in NOTEBOOKS],
+    ids=lambda path: path.stem,
 )
 def test_it_runs_from_top_to_bottom(path, tmp_path):
     if path.stem == "03_llama_and_hugging_face":
@@ -134,7 +177,8 @@ def test_it_runs_from_top_to_bottom(path, tmp_path):
         assert words in said
 
 
-# ---- the first cell --------------------------------------------------------------------------------------------------
+# ---- the first cell
+# --------------------------------------------------------------------------------------------------
 
 
 def install_cell():
@@ -144,7 +188,9 @@ def install_cell():
 
 @pytest.fixture
 def colab(tmp_path, monkeypatch):
-    """install(repository): runs the first cell as on Colab; returns the commands, none of which is carried out."""
+    """install(repository): runs the first cell as on Colab; returns the commands, none of which is
+    carried out.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
@@ -160,8 +206,17 @@ def colab(tmp_path, monkeypatch):
 
 def test_colab_clones_and_keeps_its_own_jax(colab, tmp_path):
     clone, install = colab("https://example.org/rlef_jax")
-    assert clone == ["git", "clone", "--quiet", "https://example.org/rlef_jax", str(tmp_path / "rlef")]
-    assert install[1:4] == ["-m", "pip", "install"] and install[-1] == f"jax=={metadata.version('jax')}"
+    assert clone == [
+        "git",
+        "clone",
+        "--quiet",
+        "https://example.org/rlef_jax",
+        str(tmp_path / "rlef"),
+    ]
+    assert (
+        install[1:4] == ["-m", "pip", "install"]
+        and install[-1] == f"jax=={metadata.version('jax')}"
+    )
     assert install[install.index("-r") + 1] == str(tmp_path / "rlef" / "requirements.txt")
     assert sys.path[0] == str(tmp_path / "rlef")
 

@@ -1,4 +1,6 @@
-"""The pages of docs/: links lead on, figures are those of their sources, and what is generated is up to date."""
+"""The pages of docs/: links lead on, figures are those of their sources, and what is generated is
+up to date.
+"""
 
 import importlib.util
 import pathlib
@@ -19,14 +21,24 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 def anchors(page: pathlib.Path) -> set[str]:
     """The names that headings have in links, as GitHub makes them."""
     tokens = MarkdownIt("commonmark").parse(page.read_text())
-    headings = [after.content for token, after in zip(tokens, tokens[1:]) if token.type == "heading_open"]
+    headings = [
+        after.content for token, after in zip(tokens, tokens[1:]) if token.type == "heading_open"
+    ]
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
-    inline = [token for token in MarkdownIt("commonmark").enable("table").parse(page.read_text()) if token.type == "inline"]
-    targets = [child.attrs.get("href") or child.attrs.get("src") for token in inline for child in token.children]
+    inline = [
+        token
+        for token in MarkdownIt("commonmark").enable("table").parse(page.read_text())
+        if token.type == "inline"
+    ]
+    targets = [
+        child.attrs.get("href") or child.attrs.get("src")
+        for token in inline
+        for child in token.children
+    ]
     for target in filter(None, targets):
         if target.startswith("https://"):
             continue
@@ -38,13 +50,17 @@ def test_links_lead_somewhere(page):
 
 def test_every_page_is_in_the_index():
     index = (ROOT / "docs" / "README.md").read_text()
-    assert [page.name for page in PAGES if page.parent.name == "docs" and f"({page.name})" not in index] == ["README.md"]
+    assert [
+        page.name for page in PAGES if page.parent.name == "docs" and f"({page.name})" not in index
+    ] == ["README.md"]
 
 
 @pytest.fixture(scope="module")
 def reference():
     """The module that writes docs/configuration.md."""
-    spec = importlib.util.spec_from_file_location("configuration", ROOT / "docs" / "configuration.py")
+    spec = importlib.util.spec_from_file_location(
+        "configuration", ROOT / "docs" / "configuration.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -60,8 +76,12 @@ def test_the_reference_has_every_setting_with_default_type_choices_and_mark(refe
     assert [path for path, row in rows.items() if not row.split("|")[3].strip()] == []
     assert rows["ppo.clip"] == "| `0.2` | float | **[paper]** epsilon "
     assert rows["eval.temperatures"].startswith("| `(0.2, 1.0)` | tuple of float | ")
-    assert rows["data.level"].endswith(". One of `standard`, `hard` ") and rows["data.dir"].startswith('| `""` | str | ')
-    assert rows["model.hf_dir"].startswith('| `""` | str | A Hugging Face directory: weights, shape, rotary settings')
+    assert rows["data.level"].endswith(". One of `standard`, `hard` ") and rows[
+        "data.dir"
+    ].startswith('| `""` | str | ')
+    assert rows["model.hf_dir"].startswith(
+        '| `""` | str | A Hugging Face directory: weights, shape, rotary settings'
+    )
 
 
 def test_a_comment_belongs_to_its_field_alone(reference):
@@ -71,11 +91,14 @@ def test_a_comment_belongs_to_its_field_alone(reference):
         # it
         c.first = "#"  # beside it
         c.second = 1
-        c.third = (1,
-                   2)  # at its end
+        c.third = (1, 2)  # at its end
         return c
 
-    assert reference.described(settings) == {"first": "above it beside it", "second": "", "third": "at its end"}
+    assert reference.described(settings) == {
+        "first": "above it beside it",
+        "second": "",
+        "third": "at its end",
+    }
 
 
 def test_every_open_choice_of_the_settings_is_told_where_the_paper_is_reproduced(reference):
@@ -85,25 +108,47 @@ def test_every_open_choice_of_the_settings_is_told_where_the_paper_is_reproduced
 
 
 def test_memory_is_what_the_plans_say():
-    plans = [plan.read_text() for plan in (ROOT / "experiments" / "benchmarks" / "results").glob("plan_*.txt")]
+    plans = [
+        plan.read_text()
+        for plan in (ROOT / "experiments" / "benchmarks" / "results").glob("plan_*.txt")
+    ]
     page = (ROOT / "docs" / "training.md").read_text()
     said = re.findall(r"\| (\d+\.\d+ of \d+\.\d+)", page)
     assert len(said) > 6
-    assert [figure for figure in said if not any(f"at most {figure} GiB" in plan for plan in plans)] == []
+    assert [
+        figure for figure in said if not any(f"at most {figure} GiB" in plan for plan in plans)
+    ] == []
 
 
 def test_the_conversation_of_concepts_has_the_lengths_it_says():
     """The table of tokens against the positions beside them."""
-    rows = re.findall(r"^\| (\d+) to (\d+) \| (.*?) \| [a-z].*\|$", (ROOT / "docs" / "concepts.md").read_text(), re.MULTILINE)
-    assert [(int(first), int(last)) for first, last, _ in rows] == [(0, 7), (8, 23), (24, 37), (38, 49)]
+    rows = re.findall(
+        r"^\| (\d+) to (\d+) \| (.*?) \| [a-z].*\|$",
+        (ROOT / "docs" / "concepts.md").read_text(),
+        re.MULTILINE,
+    )
+    assert [(int(first), int(last)) for first, last, _ in rows] == [
+        (0, 7),
+        (8, 23),
+        (24, 37),
+        (38, 49),
+    ]
     for first, last, tokens in rows:
         assert len(tokens.split(" · ")) == int(last) - int(first) + 1, tokens
 
 
 def test_the_reference_of_functions_renders_without_a_warning(tmp_path):
     pytest.importorskip("pdoc", reason="`make docs` needs pdoc")
-    rule = re.search(r"-m pdoc (.*)", (ROOT / "Makefile").read_text())[1].replace("build/docs", str(tmp_path))
-    done = subprocess.run(f'"{sys.executable}" -W default -m pdoc {rule}', shell=True, cwd=ROOT, capture_output=True, text=True)
+    rule = re.search(r"-m pdoc (.*)", (ROOT / "Makefile").read_text())[1].replace(
+        "build/docs", str(tmp_path)
+    )
+    done = subprocess.run(
+        f'"{sys.executable}" -W default -m pdoc {rule}',
+        shell=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     page = (tmp_path / "rlef_jax" / "episode.html").read_text()
     assert "receive_feedback" in page and "spliced into the stream" in page

@@ -1,4 +1,6 @@
-"""The figures of a collection, against episodes worked by hand and against what the learner makes of them."""
+"""The figures of a collection, against episodes worked by hand and against what the learner makes
+of them.
+"""
 
 import numpy as np
 import pytest
@@ -11,7 +13,16 @@ from rlef_jax.evaluation.collection import VERDICTS
 from rlef_jax.evaluation.estimators import NO_PROGRAM
 from rlef_jax.rollout import Stats
 
-COST = Stats(episodes=4, dropped=1, tokens=26, programs=8, seconds=10.0, device=6.0, executor_wait=1.5, judging=4.25)
+COST = Stats(
+    episodes=4,
+    dropped=1,
+    tokens=26,
+    programs=8,
+    seconds=10.0,
+    device=6.0,
+    executor_wait=1.5,
+    judging=4.25,
+)
 ERRORS = [name for name in VERDICTS if name not in ("OK", NO_PROGRAM)]
 
 
@@ -29,20 +40,40 @@ def test_four_episodes_by_hand(episodes):
     found = collection.of_collection(episodes, COST, turn_limit=3)
     verdicts = {name: found.pop(name) for name in list(found) if name.endswith((*VERDICTS,))}
     assert {name: count for name, count in verdicts.items() if count} == {
-        "turn_1_OK": 2, "turn_1_WRONG_ANSWER": 2, "turn_2_OK": 1, "turn_2_NO_PROGRAM": 1, "turn_3_TIMEOUT": 1,
-    }  # fmt: skip
+        "turn_1_OK": 2,
+        "turn_1_WRONG_ANSWER": 2,
+        "turn_2_OK": 1,
+        "turn_2_NO_PROGRAM": 1,
+        "turn_3_TIMEOUT": 1,
+    }
     assert len(verdicts) == 3 * len(VERDICTS)  # what did not happen is there too, as 0
     assert found == pytest.approx(
         {
-            "episodes": 4, "dropped": 1, "solved": 0.5, "solved_by_turn_1": 0.25, "solved_by_turn_2": 0.5,
-            "solved_by_turn_3": 0.5, "public_only": 0.25, "invalid": 1 / 7, "turns": 7 / 4, "repaired_at_turn_2": 0.5,
+            "episodes": 4,
+            "dropped": 1,
+            "solved": 0.5,
+            "solved_by_turn_1": 0.25,
+            "solved_by_turn_2": 0.5,
+            "solved_by_turn_3": 0.5,
+            "public_only": 0.25,
+            "invalid": 1 / 7,
+            "turns": 7 / 4,
+            "repaired_at_turn_2": 0.5,
             "repaired_at_turn_3": 0.0,
-            "unchanged_at_turn_2": 1.0, "response_tokens_turn_1": 3.5, "response_tokens_turn_2": 3.0,
-            "response_tokens_turn_3": 6.0, "feedback_tokens_turn_1": 3.0, "feedback_tokens_turn_2": 3.0,
-            "tokens": 26, "programs": 8, "seconds_collect": 10.0, "seconds_device": 6.0, "seconds_executor_wait": 1.5,
+            "unchanged_at_turn_2": 1.0,
+            "response_tokens_turn_1": 3.5,
+            "response_tokens_turn_2": 3.0,
+            "response_tokens_turn_3": 6.0,
+            "feedback_tokens_turn_1": 3.0,
+            "feedback_tokens_turn_2": 3.0,
+            "tokens": 26,
+            "programs": 8,
+            "seconds_collect": 10.0,
+            "seconds_device": 6.0,
+            "seconds_executor_wait": 1.5,
             "seconds_judging": 4.25,
         }
-    )  # fmt: skip
+    )
 
 
 def test_turns_that_nobody_reached_have_counts_of_0_and_no_rates(play):
@@ -70,8 +101,11 @@ def test_what_holds_of_any_collection(play, drawn):
         reached = sum(len(verdicts) >= t for verdicts, _ in drawn)
         assert sum(found[f"turn_{t}_{name}"] for name in VERDICTS) == reached
         assert (f"response_tokens_turn_{t}" in found) == (reached > 0)
-        if t > 1 and reached:  # whoever speaks again has failed, and is repaired when the problem is solved at this turn
-            assert found[f"repaired_at_turn_{t}"] * reached == pytest.approx((solved[t] - solved[t - 1]) * len(episodes))
+        # whoever speaks again has failed, and is repaired when the problem is solved at this turn
+        if t > 1 and reached:
+            assert found[f"repaired_at_turn_{t}"] * reached == pytest.approx(
+                (solved[t] - solved[t - 1]) * len(episodes)
+            )
     public = sum(verdicts[-1] == "OK" for verdicts, _ in drawn) / len(drawn)
     assert found["solved"] + found["public_only"] == pytest.approx(public)
 
@@ -79,15 +113,28 @@ def test_what_holds_of_any_collection(play, drawn):
 def test_the_parts_of_the_reward_by_hand():
     # Half solved; a penalty of 0.2 in one of four episodes; a KL term of -0.03.
     parts = collection.reward_parts({"solved": 0.5, "task_reward": -0.05, "return": -0.08})
-    assert parts == pytest.approx({"reward_outcome": 0.0, "reward_invalid": -0.05, "reward_kl": -0.03})
+    assert parts == pytest.approx(
+        {"reward_outcome": 0.0, "reward_invalid": -0.05, "reward_kl": -0.03}
+    )
 
 
 def test_the_parts_of_the_reward_are_those_that_the_learner_adds_up(episodes):
-    batch = trajectories.from_episodes(episodes, length=40, turn_limit=3, pad_id=0, invalid_penalty=0.2)
+    batch = trajectories.from_episodes(
+        episodes, length=40, turn_limit=3, pad_id=0, invalid_penalty=0.2
+    )
     log_ratios_BK = np.where(batch.turn_mask_BK, [[0.1, 0.2, 0.3]], 0)
-    returns_BK = ppo.returns(batch.task_rewards_BK, log_ratios_BK, batch.turn_mask_BK, kl_coefficient=0.5)
-    told = {"task_reward": batch.task_rewards_BK.sum(axis=1).mean(), "return": returns_BK[:, 0].mean()}
+    returns_BK = ppo.returns(
+        batch.task_rewards_BK, log_ratios_BK, batch.turn_mask_BK, kl_coefficient=0.5
+    )
+    told = {
+        "task_reward": batch.task_rewards_BK.sum(axis=1).mean(),
+        "return": returns_BK[:, 0].mean(),
+    }
     parts = collection.reward_parts(collection.of_collection(episodes, COST, 3) | told)
     # One turn without code, in one of four episodes; the four have 1, 2, 3 and 1 turns.
-    expected = {"reward_outcome": 0.0, "reward_invalid": -0.2 / 4, "reward_kl": -0.5 * (0.1 + 0.3 + 0.6 + 0.1) / 4}
+    expected = {
+        "reward_outcome": 0.0,
+        "reward_invalid": -0.2 / 4,
+        "reward_kl": -0.5 * (0.1 + 0.3 + 0.6 + 0.1) / 4,
+    }
     assert parts == pytest.approx(expected, abs=1e-6)

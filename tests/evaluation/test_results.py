@@ -6,7 +6,9 @@ from rlef_jax.evaluation import results
 from rlef_jax.evaluation.estimators import Outcome, Response
 
 OUTCOMES = {
-    3: Outcome("p", (Response("WRONG_ANSWER", 4, "print('é\n')"), Response("NO_PROGRAM", 1, None)), False),
+    3: Outcome(
+        "p", (Response("WRONG_ANSWER", 4, "print('é\n')"), Response("NO_PROGRAM", 1, None)), False
+    ),
     1: Outcome("q", (Response("OK", 9, ""),), True),
 }
 
@@ -38,7 +40,9 @@ def test_what_a_kill_cut_short_is_dropped_and_can_be_written_again(path, left):
     assert results.read_outcomes(path) == OUTCOMES
 
 
-@pytest.mark.parametrize("line", ["{", "[1]", '{"problem": "p"}', '{"id": 4, "problem": "p", "passed": true}'])
+@pytest.mark.parametrize(
+    "line", ["{", "[1]", '{"problem": "p"}', '{"id": 4, "problem": "p", "passed": true}']
+)
 def test_a_damaged_line_is_named(path, line):
     with open(path, "a") as file:
         file.write(line + "\n")

@@ -1,4 +1,6 @@
-"""Solve rates worked by hand: who counts as solved by which turn, who is submitted. The arithmetic is in test_estimators."""
+"""Solve rates worked by hand: who counts as solved by which turn, who is submitted. The arithmetic
+is in test_estimators.
+"""
 
 import json
 
@@ -14,7 +16,9 @@ W, R, OK = "WRONG_ANSWER", "RUNTIME_ERROR", "OK"
 
 
 def summary(episodes, turn_limit=3, resamples=50):
-    return solve_rates.summarize([solve_rates.outcome(episode) for episode in episodes], turn_limit, resamples)
+    return solve_rates.summarize(
+        [solve_rates.outcome(episode) for episode in episodes], turn_limit, resamples
+    )
 
 
 def test_an_outcome_is_what_the_estimators_need_of_an_episode(play):
@@ -27,9 +31,17 @@ def test_an_outcome_is_what_the_estimators_need_of_an_episode(play):
 
 def test_solved_by_turn_counts_rollouts_that_ended_right_within_the_turns(play):
     # Right at turn 1, 2, 3; passed the public tests only; never right.
-    rollouts = [play([OK]), play([W, OK]), play([W, None, OK]), play([OK], passed=False), play([W, W, W])]
+    rollouts = [
+        play([OK]),
+        play([W, OK]),
+        play([W, None, OK]),
+        play([OK], passed=False),
+        play([W, W, W]),
+    ]
     found = summary(rollouts)
-    assert [found[f"solved_by_turn_{t}"]["rate"] for t in (1, 2, 3)] == pytest.approx([1 / 5, 2 / 5, 3 / 5])
+    assert [found[f"solved_by_turn_{t}"]["rate"] for t in (1, 2, 3)] == pytest.approx(
+        [1 / 5, 2 / 5, 3 / 5]
+    )
 
 
 def independent(rollouts):
@@ -38,12 +50,14 @@ def independent(rollouts):
 
 def test_independent_samples_are_chosen_by_the_public_tests(play):
     right, fooled, failed = play([OK]), play([OK], passed=False), play([W, W, W])
-    assert independent([right, failed, failed]) == 1  # the only one to pass the public tests is submitted
+    # the only one to pass the public tests is submitted
+    assert independent([right, failed, failed]) == 1
     assert independent([right, fooled, failed]) == 0.5  # either of two, by chance
     assert independent([right, right, fooled]) == pytest.approx(2 / 3)
     assert independent([fooled, failed, failed]) == 0
     assert independent([failed, failed, failed]) == 0
-    assert independent([play([W, OK]), play([None, OK]), play([R, W, OK])]) == 0  # first responses count
+    # first responses count
+    assert independent([play([W, OK]), play([None, OK]), play([R, W, OK])]) == 0
 
 
 def test_a_problem_that_lost_rollouts_draws_from_those_that_are_left(play):
@@ -53,13 +67,23 @@ def test_a_problem_that_lost_rollouts_draws_from_those_that_are_left(play):
 
 
 def test_rollouts_of_a_problem_are_no_independent_evidence(play):
-    # Two problems, one always solved and one never, 50 rollouts each: the interval is that of 2 values, not of 100.
-    episodes = [play([OK], name="easy") for _ in range(50)] + [play([W, W, W], name="hard") for _ in range(50)]
+    # Two problems, one always solved and one never, 50 rollouts each: the interval is that of 2
+    # values, not of 100.
+    episodes = [play([OK], name="easy") for _ in range(50)] + [
+        play([W, W, W], name="hard") for _ in range(50)
+    ]
     assert summary(episodes, 3, 100)["1@3"] == {"rate": 0.5, "low": 0, "high": 1}
 
 
 def test_repaired_is_the_share_of_failed_first_turns_that_the_second_solved(play):
-    episodes = [play([OK]), play([W, OK]), play([None, OK]), play([W, OK], passed=False), play([W, W, OK]), play([W, W, W])]
+    episodes = [
+        play([OK]),
+        play([W, OK]),
+        play([None, OK]),
+        play([W, OK], passed=False),
+        play([W, W, OK]),
+        play([W, W, W]),
+    ]
     assert summary(episodes)["repaired_at_turn_2"] == pytest.approx(2 / 5)
     assert summary([play([OK])])["repaired_at_turn_2"] == 0
 
@@ -68,10 +92,17 @@ def test_summary_of_two_problems(play):
     a = [play([OK], name="a"), play([W, OK], name="a"), play([W, W, W], name="a")]
     b = [play([OK], passed=False, name="b"), play([W, W, OK], name="b"), play([OK], name="b")]
     found = summary([*a, *b])
-    # a: solved by turn 1 2 3: 1/3, 2/3, 2/3; b: 1/3, 1/3, 2/3. Independent: a submits its right one, b one of two.
+    # a: solved by turn 1 2 3: 1/3, 2/3, 2/3; b: 1/3, 1/3, 2/3. Independent: a submits its right
+    # one, b one of two.
     rates = {name: value["rate"] for name, value in found.items() if isinstance(value, dict)}
     assert rates == pytest.approx(
-        {"1@3": 2 / 3, "independent_1@3": 0.75, "solved_by_turn_1": 1 / 3, "solved_by_turn_2": 0.5, "solved_by_turn_3": 2 / 3}
+        {
+            "1@3": 2 / 3,
+            "independent_1@3": 0.75,
+            "solved_by_turn_1": 1 / 3,
+            "solved_by_turn_2": 0.5,
+            "solved_by_turn_3": 2 / 3,
+        }
     )
     assert (found["problems"], found["rollouts"]) == (2, 6)
     assert found["repaired_at_turn_2"] == pytest.approx(1 / 3)
@@ -88,16 +119,28 @@ def test_every_problem_gets_its_rollouts_with_ids_of_their_own(play):
     assert figures["1@3"]["rate"] == 1 and figures["dropped"] == 1 and len(episodes) == 4
 
 
-# ---- a whole evaluation ----------------------------------------------------------------------------------------------
+# ---- a whole evaluation
+# ----------------------------------------------------------------------------------------------
 
 
 def rollout(*verdicts, passed=False, problem="p", outputs=None, tokens=10):
-    return Outcome(problem, tuple(Response(v, tokens, f"{v} {i}") for i, v in enumerate(verdicts)), passed, outputs)
+    return Outcome(
+        problem,
+        tuple(Response(v, tokens, f"{v} {i}") for i, v in enumerate(verdicts)),
+        passed,
+        outputs,
+    )
 
 
 def test_metrics_say_their_temperature_or_take_one():
     found = solve_rates.metrics_of("1@3, 10@100,1@1:0.7,pass@1,pass@10", (0.2, 1.0))
-    assert found == [Metric("1@3", 0.2), Metric("10@100", 1.0), Metric("1@1", 0.7), Metric("pass@1", 0.2), Metric("pass@10", 1.0)]
+    assert found == [
+        Metric("1@3", 0.2),
+        Metric("10@100", 1.0),
+        Metric("1@1", 0.7),
+        Metric("pass@1", 0.2),
+        Metric("pass@10", 1.0),
+    ]
     for wrong in ("", "1", "0@3", "4@3", "1@3:", "1@3;2@3", "pass@0", "pass", "1@3:1.2.3", "1@3:0"):
         with pytest.raises(ValueError, match="--nk"):
             solve_rates.metrics_of(wrong, (0.2,))
@@ -106,9 +149,13 @@ def test_metrics_say_their_temperature_or_take_one():
 def test_a_hundred_samples_are_33_rollouts_of_three_turns():
     assert [Metric("10@100", 1.0).rollouts(limit) for limit in (1, 3, 10)] == [100, 33, 10]
     assert [Metric("pass@10", 1.0).rollouts(limit) for limit in (1, 3)] == [10, 10]
-    with pytest.raises(ValueError, match="1@3 is less than one rollout of up to 5 turns: ask for a k of at least 5"):
+    with pytest.raises(
+        ValueError, match="1@3 is less than one rollout of up to 5 turns: ask for a k of at least 5"
+    ):
         Metric("1@3", 0.2).rollouts(5)
-    found = solve_rates.sum_up([rollout(OK, passed=i == 0) for i in range(33)], [Metric("1@100", 1.0)], 3, 20)
+    found = solve_rates.sum_up(
+        [rollout(OK, passed=i == 0) for i in range(33)], [Metric("1@100", 1.0)], 3, 20
+    )
     rates = found["rates"]["1@100"]
     # All 33 are drawn, one of them is submitted: nothing is left to chance but the choice.
     assert rates["over_problems"]["rate"] == rates["over_samples"]["rate"] == pytest.approx(1 / 33)
@@ -116,13 +163,25 @@ def test_a_hundred_samples_are_33_rollouts_of_three_turns():
 
 
 def test_pass_at_k_submits_every_rollout_whatever_its_turns():
-    # Of four rollouts one is right, one fools the public tests. Drawn by twos: 3 of 6 pairs hold the right one.
+    # Of four rollouts one is right, one fools the public tests. Drawn by twos: 3 of 6 pairs hold
+    # the right one.
     outcomes = [rollout(W, OK, passed=True), rollout(OK), rollout(W, W, W), rollout(W, W, W)]
-    rates = solve_rates.sum_up(outcomes, [Metric("pass@2", 1.0), Metric("pass@1", 1.0), Metric("1@6", 1.0)], 3, 20)["rates"]
-    assert rates["pass@2"]["over_problems"]["rate"] == 0.5 and rates["pass@1"]["over_problems"]["rate"] == 0.25
-    # 1@6 draws the same pairs, and submits one of the two that pass the public tests: (1/2 + 1 + 1) of 6.
+    rates = solve_rates.sum_up(
+        outcomes, [Metric("pass@2", 1.0), Metric("pass@1", 1.0), Metric("1@6", 1.0)], 3, 20
+    )["rates"]
+    assert (
+        rates["pass@2"]["over_problems"]["rate"] == 0.5
+        and rates["pass@1"]["over_problems"]["rate"] == 0.25
+    )
+    # 1@6 draws the same pairs, and submits one of the two that pass the public tests: (1/2 + 1 + 1)
+    # of 6.
     assert rates["1@6"]["over_problems"]["rate"] == pytest.approx(2.5 / 6)
-    assert rates["pass@2"]["clustered"] is rates["pass@2"]["single_turn"] is rates["1@6"]["clustered"] is None
+    assert (
+        rates["pass@2"]["clustered"]
+        is rates["pass@2"]["single_turn"]
+        is rates["1@6"]["clustered"]
+        is None
+    )
 
 
 def test_clusters_choose_what_several_programs_agree_on():
@@ -131,23 +190,39 @@ def test_clusters_choose_what_several_programs_agree_on():
     fooled = [rollout(W, OK, outputs=outputs) for outputs in ("b", "c", None, None)]
     metric = Metric("1@21", 1.0)
     rates = solve_rates.sum_up([*right, *fooled], [metric], 3, 50)["rates"]["1@21"]
-    assert rates["over_problems"]["rate"] == pytest.approx(3 / 7) and rates["clustered"]["rate"] == 1
+    assert (
+        rates["over_problems"]["rate"] == pytest.approx(3 / 7) and rates["clustered"]["rate"] == 1
+    )
     other = [rollout(W, W, W, problem="q", outputs=None) for _ in range(7)]
-    assert solve_rates.sum_up([*right, *fooled, *other], [metric], 3, 50)["rates"]["1@21"]["clustered"]["rate"] == 0.5
+    assert (
+        solve_rates.sum_up([*right, *fooled, *other], [metric], 3, 50)["rates"]["1@21"][
+            "clustered"
+        ]["rate"]
+        == 0.5
+    )
 
 
 def test_curves_over_budgets_and_turns():
     outcomes = [rollout(OK, passed=True), rollout(W, OK, passed=True), rollout(W, W), rollout(W, W)]
     found = solve_rates.sum_up(outcomes, [Metric("1@2", 1.0)], 2, 20)
-    # Two of four conversations are right, one of four first responses: one of r is with 1 - C(2, r) / C(4, r), and r / 4.
+    # Two of four conversations are right, one of four first responses: one of r is with 1 - C(2, r)
+    # / C(4, r), and r / 4.
     assert found["by_responses"]["budgets"] == [2, 4, 6, 8]
     assert found["by_responses"]["multi_turn"] == pytest.approx([1 / 2, 5 / 6, 1, 1])
-    assert found["by_responses"]["single_turn"] == [pytest.approx(1 / 2), pytest.approx(1), None, None]
+    assert found["by_responses"]["single_turn"] == [
+        pytest.approx(1 / 2),
+        pytest.approx(1),
+        None,
+        None,
+    ]
     assert [solved["rate"] for solved in found["solved_by_turn"]] == [0.25, 0.5]
-    # 40 tokens are all first responses, which have 10 each. Conversations have 10 or 20: two or three of the four.
+    # 40 tokens are all first responses, which have 10 each. Conversations have 10 or 20: two or
+    # three of the four.
     assert found["by_tokens"]["budgets"][-1] == 40 and found["by_tokens"]["single_turn"][-1] == 1
     assert 5 / 6 <= found["by_tokens"]["multi_turn"][-1] < 1
-    assert found["repairs"] == [{"turn": 1, "verdict": W, "errors": 3, "passed_public": 1, "passed": 1}]
+    assert found["repairs"] == [
+        {"turn": 1, "verdict": W, "errors": 3, "passed_public": 1, "passed": 1}
+    ]
     json.dumps(found)
 
 
@@ -156,10 +231,13 @@ def test_no_rollout_is_no_figure():
         solve_rates.sum_up([], [Metric("1@3", 1.0)], 3, 20)
 
 
-# ---- the figure and the table of a run -------------------------------------------------------------------------------
+# ---- the figure and the table of a run
+# -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lines", [[], [{"step": 0, "solved_by_turn_1": 0.5, "solved_by_turn_3": 1.0}]])
+@pytest.mark.parametrize(
+    "lines", [[], [{"step": 0, "solved_by_turn_1": 0.5, "solved_by_turn_3": 1.0}]]
+)
 def test_figure_and_table_of_a_short_run(play, tmp_path, capsys, lines):
     figures = summary([play([OK], name="a"), play([W, W, W], name="b")])
     report.figure(str(tmp_path / "figure.png"), lines, {"0.2": figures}, {"0.2": figures})

@@ -29,8 +29,17 @@ def run(tmp_path):
 
     def run(program, content, *arguments, **options):
         (tmp_path / "program.py").write_text(program)
-        (tmp_path / "tests.json").write_text(content if isinstance(content, str) else json.dumps(content))
-        return execute("run", tmp_path / "program.py", "--tests", tmp_path / "tests.json", *arguments, **options)
+        (tmp_path / "tests.json").write_text(
+            content if isinstance(content, str) else json.dumps(content)
+        )
+        return execute(
+            "run",
+            tmp_path / "program.py",
+            "--tests",
+            tmp_path / "tests.json",
+            *arguments,
+            **options,
+        )
 
     return run
 
@@ -49,7 +58,9 @@ def test_json_of_a_right_program(run):
     assert all(0 < test["seconds"] < 10 for test in result["tests"])
     assert list(result["isolation"]["layers"]) == list(LAYERS)
     assert 0 <= result["isolation"]["level"] <= 4
-    assert all(layer["on"] is (layer["why"] == "") for layer in result["isolation"]["layers"].values())
+    assert all(
+        layer["on"] is (layer["why"] == "") for layer in result["isolation"]["layers"].values()
+    )
     assert set(result["timings"]) == {"queued", "judged"} and result["timings"]["judged"] > 0
 
 
@@ -80,15 +91,23 @@ def test_shared(run):
     tests = [{"input": f"{number}\n", "expected": f"{number + 1}\n"} for number in range(30)]
     result = judged(run(ADD_ONE, {"tests": tests}, "--json", "--shared"))
     assert [test["verdict"] for test in result["tests"]] == ["OK"] * 30
-    # In one process this program sees that it ran before, and cheats; what is run again by itself tells.
+    # In one process this program sees that it ran before, and cheats; what is run again by itself
+    # tells.
     cheat = "import sys\nseen = getattr(sys, 'seen', 0)\nsys.seen = seen + 1\nprint(int(input()) + 1 if seen else 0)"
     assert judged(run(cheat, {"tests": tests}, "--json", "--shared"))["verdict"] == "WRONG_ANSWER"
 
 
-@pytest.mark.parametrize("comparison, verdict", zip(COMPARISONS, ["WRONG_ANSWER", "OK", "WRONG_ANSWER"]))
+@pytest.mark.parametrize(
+    "comparison, verdict", zip(COMPARISONS, ["WRONG_ANSWER", "OK", "WRONG_ANSWER"])
+)
 def test_comparison(run, comparison, verdict):
     tests = [{"input": "", "expected": "1000000000000000001"}]
-    assert judged(run("print(10**18)", {"tests": tests, "comparison": comparison}, "--json"))["verdict"] == verdict
+    assert (
+        judged(run("print(10**18)", {"tests": tests, "comparison": comparison}, "--json"))[
+            "verdict"
+        ]
+        == verdict
+    )
 
 
 def test_checker(run):
@@ -99,20 +118,32 @@ def test_checker(run):
 
 
 def test_calls(run):
-    content = {"entry_point": "f", "tests": [{"args": [1], "expected": 2.0}, {"args": [2], "expected": 4.0}], "tolerance": 0.01}
+    content = {
+        "entry_point": "f",
+        "tests": [{"args": [1], "expected": 2.0}, {"args": [2], "expected": 4.0}],
+        "tolerance": 0.01,
+    }
     result = judged(run("def f(x): return x * x + 1.001", content, "--json"))
     assert [test["verdict"] for test in result["tests"]] == ["OK", "WRONG_ANSWER"]
-    assert "assert f(2) == 4.0" in result["feedback"] and "AssertionError: assert 5.0" in result["feedback"]
+    assert (
+        "assert f(2) == 4.0" in result["feedback"]
+        and "AssertionError: assert 5.0" in result["feedback"]
+    )
 
 
 def test_asserts(run):
-    content = {"tests": [{"assert": "assert f(1) == 2"}, {"assert": "assert math.isclose(f(2), 4)"}], "setup": "import math"}
+    content = {
+        "tests": [{"assert": "assert f(1) == 2"}, {"assert": "assert math.isclose(f(2), 4)"}],
+        "setup": "import math",
+    }
     result = judged(run("def f(x): return x + 1", content, "--json"))
     assert [test["verdict"] for test in result["tests"]] == ["OK", "WRONG_ANSWER"]
     assert "assert math.isclose(f(2), 4)" in result["feedback"]
 
 
-@pytest.mark.parametrize("options", [("-W", "ignore"), ("-W", "ignore", "-S")], ids=["rich", "plain"])
+@pytest.mark.parametrize(
+    "options", [("-W", "ignore"), ("-W", "ignore", "-S")], ids=["rich", "plain"]
+)
 def test_tables(run, options):
     process = run("print(2)", TWO, options=options)
     assert process.returncode == 0, process.stderr
@@ -122,7 +153,9 @@ def test_tables(run, options):
         ["1", "OK", "2", "2"],
         ["2", "WRONG_ANSWER", "42", "2"],
     ]
-    assert re.search(r"^WRONG_ANSWER, \d\.\d{3} s, isolation level [0-4]$", process.stdout, re.MULTILINE)
+    assert re.search(
+        r"^WRONG_ANSWER, \d\.\d{3} s, isolation level [0-4]$", process.stdout, re.MULTILINE
+    )
     assert "Expected output `42` but got `2`" in process.stdout
 
 
@@ -145,9 +178,15 @@ def test_odd_characters_are_written_in_any_locale(run, monkeypatch):
     [
         ("{", "tests.json: not JSON: "),
         ({"tests": [{"input": "1"}]}, "tests.json: tests[0].expected: missing"),
-        ({**TWO, "limits": {"seconds": "1"}}, "tests.json: limits.seconds: must be a number, not a string"),
+        (
+            {**TWO, "limits": {"seconds": "1"}},
+            "tests.json: limits.seconds: must be a number, not a string",
+        ),
         ({**TWO, "timeout": 1}, "tests.json: timeout: unknown field"),
-        ({"tests": [*TWO["tests"], {"assert": "assert f(1)"}]}, 'tests.json: tests[2]: has "assert", where tests[0] has'),
+        (
+            {"tests": [*TWO["tests"], {"assert": "assert f(1)"}]},
+            'tests.json: tests[2]: has "assert", where tests[0] has',
+        ),
         ({"tests": [{"assert": "f(1"}]}, "tests.json: "),
         ({"tests": [{"assert": "assert 1 == 1"}]}, "tests.json: "),
     ],
@@ -179,7 +218,9 @@ def test_shared_is_for_input_and_output_only(run):
     assert process.returncode == 2 and process.stderr.startswith("error: --shared: ")
 
 
-@pytest.mark.parametrize("arguments", [(), ("judge",), ("run",), ("run", "x.py"), ("doctor", "--fast")])
+@pytest.mark.parametrize(
+    "arguments", [(), ("judge",), ("run",), ("run", "x.py"), ("doctor", "--fast")]
+)
 def test_bad_arguments(arguments):
     process = execute(*arguments)
     assert process.returncode == 2 and "usage: python -m executor" in process.stderr
@@ -192,14 +233,19 @@ def test_doctor():
     broken = [attack for attack in report["attacks"] if attack["promised"] and not attack["held"]]
     assert process.returncode == 0 and report["held"] and not broken, broken
     on = {name for name, layer in report["isolation"]["layers"].items() if layer["on"]}
-    assert all(attack["promised"] is (not attack["needs"] or bool(on & set(attack["needs"]))) for attack in report["attacks"])
+    assert all(
+        attack["promised"] is (not attack["needs"] or bool(on & set(attack["needs"])))
+        for attack in report["attacks"]
+    )
 
 
 def test_doctor_tells_people():
     process = execute("doctor")
     assert process.returncode == 0, process.stdout
     lines = process.stdout.splitlines()
-    assert [name for name in LAYERS if not any(line.strip().startswith(name) for line in lines)] == []
+    assert [
+        name for name in LAYERS if not any(line.strip().startswith(name) for line in lines)
+    ] == []
     assert re.search(r"^Level [0-4] of 4: \w", process.stdout, re.MULTILINE)
     assert re.search(rf"^\d+ of {len(ATTACKS)} attacks held\.$", process.stdout, re.MULTILINE)
     assert "\033" not in process.stdout  # no colours, no progress: it is no terminal
@@ -219,7 +265,14 @@ def test_bench():
 
 
 def benchmark(*arguments):
-    command = [sys.executable, "-W", "ignore", REPOSITORY / "experiments" / "benchmarks" / "executor.py", "--json", *arguments]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        REPOSITORY / "experiments" / "benchmarks" / "executor.py",
+        "--json",
+        *arguments,
+    ]
     process = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr
     return json.loads(process.stdout)
@@ -241,5 +294,9 @@ def test_soak():
     looks = report["soak"]
     assert len(looks) == 11 and looks[0]["tests"] == 0 and looks[-1]["tests"] >= 1000
     # Not one descriptor or process more than after the first tests.
-    assert report["ratios"]["descriptors, end / first tenth"] == report["ratios"]["processes, end / first tenth"] == 1
+    assert (
+        report["ratios"]["descriptors, end / first tenth"]
+        == report["ratios"]["processes, end / first tenth"]
+        == 1
+    )
     assert report["ratios"]["memory_mb, end / first tenth"] < 1.2

@@ -19,9 +19,18 @@ def result(*verdicts, output="", error=""):
 
 
 def test_golden_text():
-    verdicts = (Verdict.OK, Verdict.WRONG_ANSWER, Verdict.RUNTIME_ERROR, Verdict.TIMEOUT, Verdict.OUT_OF_MEMORY, Verdict.SKIPPED)
+    verdicts = (
+        Verdict.OK,
+        Verdict.WRONG_ANSWER,
+        Verdict.RUNTIME_ERROR,
+        Verdict.TIMEOUT,
+        Verdict.OUT_OF_MEMORY,
+        Verdict.SKIPPED,
+    )
     tests = [Test(f"{i}\n1\n", f"{i}\n") for i in range(6)]
-    judged = result(*verdicts, output="7\n", error="Traceback (most recent call last):\nZeroDivisionError: x\n")
+    judged = result(
+        *verdicts, output="7\n", error="Traceback (most recent call last):\nZeroDivisionError: x\n"
+    )
     assert feedback(judged, tests, CODE_CONTESTS) == (
         "Your code failed the following tests:\n"
         "\n"
@@ -38,7 +47,9 @@ def test_golden_text():
 
 
 def test_code_that_cannot_be_parsed():
-    judged = Result(Verdict.INVALID_PROGRAM, (TestResult(Verdict.INVALID_PROGRAM),), 0.0, "SyntaxError: x")
+    judged = Result(
+        Verdict.INVALID_PROGRAM, (TestResult(Verdict.INVALID_PROGRAM),), 0.0, "SyntaxError: x"
+    )
     text = feedback(judged, [Test("1", "2")], CODE_CONTESTS)
     assert text == "Could not parse your code.\nGive it another try.\n" + REMINDER
 
@@ -46,7 +57,10 @@ def test_code_that_cannot_be_parsed():
 def test_braces_in_untrusted_text_are_only_text():
     judged = result(Verdict.WRONG_ANSWER, output="{expected} {0} {")
     text = feedback(judged, [Test("{got} {x.__class__}", "{input}")], CODE_CONTESTS)
-    assert "- input `{got} {x.__class__}` failed:\nExpected output `{input}` but got `{expected} {0} {`" in text
+    assert (
+        "- input `{got} {x.__class__}` failed:\nExpected output `{input}` but got `{expected} {0} {`"
+        in text
+    )
 
 
 def test_long_texts_are_cut():
@@ -66,7 +80,9 @@ def test_a_trace_keeps_its_first_and_last_lines():
 def test_at_most_max_failures():
     judged = result(*[Verdict.TIMEOUT] * 5)
     template = dataclasses.replace(CODE_CONTESTS, max_failures=2)
-    assert feedback(judged, [Test(str(i), "") for i in range(5)], template).count("took too long") == 2
+    assert (
+        feedback(judged, [Test(str(i), "") for i in range(5)], template).count("took too long") == 2
+    )
 
 
 def test_nothing_to_say_about_a_passing_program():
@@ -96,7 +112,11 @@ def test_a_real_trace(judge):
     )
 
 
-FUNCTION_TESTS = [AssertTest("assert f(1) == 2\n"), CallTest("f", ("a", [2]), {1, 10}), AssertTest("assert f(3)")]
+FUNCTION_TESTS = [
+    AssertTest("assert f(1) == 2\n"),
+    CallTest("f", ("a", [2]), {1, 10}),
+    AssertTest("assert f(3)"),
+]
 
 
 def function_result(*judged):
@@ -145,9 +165,17 @@ def test_golden_text_of_function_tests():
 
 
 def test_function_tests_that_cannot_be_parsed_or_that_pass():
-    invalid = Result(Verdict.INVALID_PROGRAM, (TestResult(Verdict.INVALID_PROGRAM),), 0.0, "SyntaxError: x")
-    assert feedback(invalid, FUNCTION_TESTS[:1], HUMANEVAL) == "Could not parse your code.\nGive it another try."
-    assert feedback(invalid, FUNCTION_TESTS[:1], MBPP) == "Could not parse your code.\nGive it another try.\n" + REMINDER
+    invalid = Result(
+        Verdict.INVALID_PROGRAM, (TestResult(Verdict.INVALID_PROGRAM),), 0.0, "SyntaxError: x"
+    )
+    assert (
+        feedback(invalid, FUNCTION_TESTS[:1], HUMANEVAL)
+        == "Could not parse your code.\nGive it another try."
+    )
+    assert (
+        feedback(invalid, FUNCTION_TESTS[:1], MBPP)
+        == "Could not parse your code.\nGive it another try.\n" + REMINDER
+    )
     assert feedback(function_result(TestResult(Verdict.OK)), FUNCTION_TESTS[:1], HUMANEVAL) == ""
 
 

@@ -25,7 +25,11 @@ def run(program, payload):
 
 
 def finish(outcome):
-    return outcome.finish(run(outcome.program, outcome.payload)) if isinstance(outcome, Check) else outcome
+    return (
+        outcome.finish(run(outcome.program, outcome.payload))
+        if isinstance(outcome, Check)
+        else outcome
+    )
 
 
 def judge(program, test):
@@ -40,7 +44,8 @@ def asked(source, setup=""):
     return expressions
 
 
-# ---- equality --------------------------------------------------------------------------------------------------------
+# ---- equality
+# --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -90,7 +95,11 @@ def test_tolerance(expected, got, tolerance, same):
 
 
 NUMBERS = st.integers(-(10**6), 10**6) | st.floats(-1e6, 1e6)
-NESTED = st.recursive(NUMBERS | st.text(max_size=3) | st.none(), lambda inner: st.lists(inner, max_size=3), max_leaves=10)
+NESTED = st.recursive(
+    NUMBERS | st.text(max_size=3) | st.none(),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=10,
+)
 
 
 @given(NESTED, NESTED)
@@ -104,7 +113,9 @@ def test_without_tolerance_it_is_pythons_equality(left, right):
 def test_tolerance_is_numpys(expected, got, tolerance):
     numpy = pytest.importorskip("numpy")
     with numpy.errstate(over="ignore"):
-        assert same_value(expected, got, tolerance) == bool(numpy.isclose(got, expected, rtol=1e-7, atol=tolerance))
+        assert same_value(expected, got, tolerance) == bool(
+            numpy.isclose(got, expected, rtol=1e-7, atol=tolerance)
+        )
 
 
 def test_it_never_raises():
@@ -123,7 +134,8 @@ def test_it_never_raises():
     assert same_value(1, Rude()) is False
 
 
-# ---- calls -----------------------------------------------------------------------------------------------------------
+# ---- calls
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_call():
@@ -135,7 +147,9 @@ def test_a_call():
 
 
 def test_a_returned_object_fails_and_is_shown():
-    program = "class Yes:\n  def __eq__(self, other): return True\n  __repr__ = lambda self: '5'\nf = Yes"
+    program = (
+        "class Yes:\n  def __eq__(self, other): return True\n  __repr__ = lambda self: '5'\nf = Yes"
+    )
     judged = judge(program, CallTest("f", (), 5))
     assert judged.message == "assert 5 == 5: a value of type Yes cannot be compared"
     assert not judged.passed and isinstance(judged.value, Opaque)
@@ -146,7 +160,9 @@ def test_a_returned_object_fails_and_is_shown():
 @pytest.mark.parametrize("values", [None, [], [1, 2], (5,), 5, {"0": 5}])
 def test_an_answer_of_another_shape_fails(values):
     assert plan(CallTest("f", (), 5)).judge(values) == Judged(False, "the program gave no value")
-    assert plan(AssertTest("assert f() == 5")).judge(values) == Judged(False, "the program gave no value")
+    assert plan(AssertTest("assert f() == 5")).judge(values) == Judged(
+        False, "the program gave no value"
+    )
 
 
 @settings(deadline=None)
@@ -170,11 +186,17 @@ def test_the_program_never_gets_what_is_expected(secret):
 @pytest.mark.parametrize(
     "test, why",
     [
-        (CallTest("f(", (), 1), r"CallTest.entry_point must be a name, perhaps with dots, got 'f\('"),
+        (
+            CallTest("f(", (), 1),
+            r"CallTest.entry_point must be a name, perhaps with dots, got 'f\('",
+        ),
         (CallTest("a.class", (), 1), "entry_point"),
         (CallTest("", (), 1), "entry_point"),
         (CallTest("f", (), 1, -0.5), "CallTest.tolerance must not be negative, got -0.5"),
-        (CallTest("f", (range(3),), 1), "CallTest.args of f holds a value of type range, which is not data"),
+        (
+            CallTest("f", (range(3),), 1),
+            "CallTest.args of f holds a value of type range, which is not data",
+        ),
         (CallTest("f", (), {"k": object}), "CallTest.expected of f holds a value of type type"),
     ],
 )
@@ -183,7 +205,8 @@ def test_calls_that_cannot_be(test, why):
         plan(test)
 
 
-# ---- asserts: what is asked of the program ---------------------------------------------------------------------------
+# ---- asserts: what is asked of the program
+# ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -193,7 +216,11 @@ def test_calls_that_cannot_be(test, why):
         ("assert 2 == f(1)", "", ["f(1)"]),
         ("assert (f(1)) , 'why'", "", ["f(1)"]),
         ("assert Solution().solve([1])[0] == 2", "", ["Solution().solve([1])[0]"]),
-        ("assert f(g(1), [set('ab')], x=h)(3).y[1:] == 2", "", ["f(g(1), [set('ab')], x=h)(3).y[1:]"]),
+        (
+            "assert f(g(1), [set('ab')], x=h)(3).y[1:] == 2",
+            "",
+            ["f(g(1), [set('ab')], x=h)(3).y[1:]"],
+        ),
         ("assert f(1) == g(2)", "", ["f(1)", "g(2)"]),
         ("assert f(1) == f(1)", "", ["f(1)", "f(1)"]),
         ("assert LIMIT == 2", "", ["LIMIT"]),
@@ -205,7 +232,8 @@ def test_calls_that_cannot_be(test, why):
         ("assert {'a': f(1)}[key] == 2", "key = 'a'", ["f(1)"]),
         ("assert f(1)[0] == 2 and g(2) == 3", "", ["f(1)[0]", "g(2)"]),
         ("assert 1 < f(1) < f(2) < 9", "", ["f(1)", "f(2)"]),
-        ("assert f(1) == 2 or f(1) == 3", "", ["f(1)"]),  # the second is not surely evaluated, and need not be
+        # the second is not surely evaluated, and need not be
+        ("assert f(1) == 2 or f(1) == 3", "", ["f(1)"]),
         ("assert f(1) == [x * x for x in range(3)]", "", ["f(1)"]),
         ("assert f(x for x in range(3)) == 2", "", ["f((x for x in range(3)))"]),
         ("assert f'{g(1)}' == '2'", "", ["g(1)"]),
@@ -217,7 +245,8 @@ def test_calls_that_cannot_be(test, why):
         ("assert [x + 1 for x in f(1)] == [*g(2)]", "", ["[*f(1)]", "[*g(2)]"]),
         ("assert ' '.join(map(str, f(1))) == '2'", "", ["[*f(1)]"]),
         ("assert sum(f(1), g(2)) == max(f(1), 2)", "", ["[*f(1)]", "g(2)", "f(1)"]),
-        # Methods of plain data that say yes or no are not the program's to answer, unless it made the class.
+        # Methods of plain data that say yes or no are not the program's to answer, unless it made
+        # the class.
         ("assert f(1).startswith('a')", "", ["f(1)"]),
         ("assert f(1).strip().isdigit()", "", ["f(1).strip()"]),
         ("assert f(1).__eq__(3)", "", ["f(1)"]),
@@ -226,13 +255,26 @@ def test_calls_that_cannot_be(test, why):
         ("assert sum(10, 15) == 6", "", ["sum(10, 15)"]),
         # What the setup defines, in arguments.
         ("assert f(math.pi) == 2", "import math", ["f(__import__('math').pi)"]),
-        ("assert f(p.sep, d(1)) == 2", "import os.path as p\nfrom collections import deque as d",
-         ["f(__import__('os.path', None, None, ['p']).sep, __import__('collections', None, None, ['deque']).deque(1))"]),
-        ("assert f(os.path.sep) == 2", "import os.path\ndef helper(): pass", ["f(__import__('os.path').path.sep)"]),
-        ("assert f([x for x in (1, 2)]) == [x for x in g(1)]", "", ["f([x for x in (1, 2)])", "[*g(1)]"]),
+        (
+            "assert f(p.sep, d(1)) == 2",
+            "import os.path as p\nfrom collections import deque as d",
+            [
+                "f(__import__('os.path', None, None, ['p']).sep, __import__('collections', None, None, ['deque']).deque(1))"
+            ],
+        ),
+        (
+            "assert f(os.path.sep) == 2",
+            "import os.path\ndef helper(): pass",
+            ["f(__import__('os.path').path.sep)"],
+        ),
+        (
+            "assert f([x for x in (1, 2)]) == [x for x in g(1)]",
+            "",
+            ["f([x for x in (1, 2)])", "[*g(1)]"],
+        ),
         ("assert f(data) == sum(data)", "import math\ndata = [1, -2]", ["f([1, -2])"]),
     ],
-)  # fmt: skip
+)
 def test_what_is_asked(source, setup, expressions):
     assert asked(source, setup) == expressions
 
@@ -249,15 +291,31 @@ def test_what_is_asked(source, setup, expressions):
         ("assert f(" + "9" * 5000 + ") == 2", "", "AssertTest.source cannot be parsed"),
         ("assert f(1) == 2", "import", "AssertTest.setup cannot be parsed"),
         ("assert f(pi) == 2", "from math import *", "one by one"),
-        ("assert all(f(x) == x for x in range(3))", "", r"f\(x\) depends on x, which is bound outside"),
+        (
+            "assert all(f(x) == x for x in range(3))",
+            "",
+            r"f\(x\) depends on x, which is bound outside",
+        ),
         ("assert (lambda x: f(x))(1) == 2", "", "depends on x"),
         ("assert (y := 2) and f(y)", "", "depends on y"),
         ("assert f((y := 2)) == 1", "", "does more than to call"),
-        ("assert f(np.array([1])) == 2", "import numpy as np", "depends on np, which is no literal or standard module"),
+        (
+            "assert f(np.array([1])) == 2",
+            "import numpy as np",
+            "depends on np, which is no literal or standard module",
+        ),
         ("assert f(data) == 2", "data = [1]\ndata.append(2)", "depends on data"),
-        ("assert f(data, [data for data in ()]) == 2", "data = [1, -2]", "depends on data, which is bound outside"),
+        (
+            "assert f(data, [data for data in ()]) == 2",
+            "data = [1, -2]",
+            "depends on data, which is bound outside",
+        ),
         ("assert f(helper(1)) == 2", "def helper(x): return x", "depends on helper"),
-        ("assert f(1) == sys.getsizeof(1)", "", "needs the module sys, which the setup does not import"),
+        (
+            "assert f(1) == sys.getsizeof(1)",
+            "",
+            "needs the module sys, which the setup does not import",
+        ),
         ("assert np.allclose(f(1), [2.0])", "", "needs the module np"),
         ("assert list(map(f, [1])) == [2]", "", "f, a name of the program, cannot be an argument"),
         ("assert sorted([1], key=f) == [2]", "", "f, a name of the program, cannot be an argument"),
@@ -275,7 +333,8 @@ def test_asserts_that_cannot_be_split(source, setup, why):
         plan(AssertTest(source, setup))
 
 
-# ---- asserts: how they are judged ------------------------------------------------------------------------------------
+# ---- asserts: how they are judged
+# ------------------------------------------------------------------------------------
 
 FORMS = [
     # (source, setup, value of f, message of failure or None)
@@ -293,8 +352,12 @@ FORMS = [
     ("assert f() <= 2", "", "3", "assert 3 <= 2"),
     ("assert f() > 2", "", "2", "assert 2 > 2"),
     ("assert f() >= 2", "", "2", None),
-    ("assert f() < 2", "", "None",
-     "assert None < 2: TypeError: '<' not supported between instances of 'NoneType' and 'int'"),
+    (
+        "assert f() < 2",
+        "",
+        "None",
+        "assert None < 2: TypeError: '<' not supported between instances of 'NoneType' and 'int'",
+    ),
     ("assert f() in (1, 2)", "", "2", None),
     ("assert f() in (1, 2)", "", "3", "assert 3 in (1, 2)"),
     ("assert 2 not in f()", "", "[2]", "assert 2 not in [2]"),
@@ -316,16 +379,31 @@ FORMS = [
     ("assert set(f()) == set([1])", "", "(i for i in (2, 3))", "assert {2, 3} == {1}"),
     ("assert math.isclose(f(), 2.0)", "import math", "2.0 + 1e-12", None),
     ("assert math.isclose(f(), 2.0)", "import math", "1.9", "assert math.isclose(1.9, 2.0)"),
-    ("assert math.isclose(f(), 2.0)", "import math", "None", "assert math.isclose(None, 2.0): TypeError: must be real number"),
+    (
+        "assert math.isclose(f(), 2.0)",
+        "import math",
+        "None",
+        "assert math.isclose(None, 2.0): TypeError: must be real number",
+    ),
     ("assert abs(f() - 2) < 1e-6", "", "2.5", "assert 0.5 < 1e-06"),
     ("assert len(f()) == 3", "", "'abc'", None),
     ("assert len(f()) == 3", "", "[1]", "assert 1 == 3"),
-    ("assert len(f()) == 3", "", "5", "assert len(5) == 3: TypeError: object of type 'int' has no len()"),
+    (
+        "assert len(f()) == 3",
+        "",
+        "5",
+        "assert len(5) == 3: TypeError: object of type 'int' has no len()",
+    ),
     ("assert not f() == 3", "", "3", "assert not 3 == 3"),
     ("assert 1 < f() < 3", "", "3", "assert 1 < 3 < 3"),
     ("assert f() == 1 or f() == 2", "", "2", None),
     ("assert f() == 1 or f() == 2", "", "3", "assert 3 == 1 or 3 == 2"),
-    ("assert isinstance(f(), (int, list)) and f() != 3", "", "3", "assert isinstance(3, (int, list)) and 3 != 3"),
+    (
+        "assert isinstance(f(), (int, list)) and f() != 3",
+        "",
+        "3",
+        "assert isinstance(3, (int, list)) and 3 != 3",
+    ),
     ("assert type(f()) is list", "", "(1,)", "assert <class 'tuple'> is <class 'list'>"),
     ("assert f() == expected", "expected = [1] + [2]", "[1, 2]", None),
     ("assert f() == 3 + 5", "", "9", "assert 9 == 8"),
@@ -334,15 +412,36 @@ FORMS = [
     ("assert [x for x in f() if x in seen] == [1]", "seen = {1}", "[1, 5]", None),
     ("assert f().startswith('ab')", "", "'abc'", None),
     ("assert f() is not None and f() is not False", "", "object()", None),
-    ("assert error(f()) == 1", "error = abs", "-1", None),  # names of the check cannot hide those of the setup
+    # names of the check cannot hide those of the setup
+    ("assert error(f()) == 1", "error = abs", "-1", None),
     # What is no data.
     ("assert f() == None", "", "object()", "assert <object object at 0x"),
     ("assert f() != None", "", "object()", None),
-    ("assert f() != 3", "", "Decimal(2)", "assert Decimal('2') != 3: a value of type Decimal cannot be compared"),
-    ("assert f() in [1]", "", "[range(2)]", "assert [range(0, 2)] in [1]: a value of type range cannot be compared"),
-    ("assert len(f()) == 1", "", "deque([1])", "assert len(deque([1])) == 1: a value of type deque cannot be compared"),
-    ("assert (f() or 3) == 3", "", "range(2)", "assert (range(0, 2) or 3) == 3: a value of type range cannot be compared"),
-]  # fmt: skip
+    (
+        "assert f() != 3",
+        "",
+        "Decimal(2)",
+        "assert Decimal('2') != 3: a value of type Decimal cannot be compared",
+    ),
+    (
+        "assert f() in [1]",
+        "",
+        "[range(2)]",
+        "assert [range(0, 2)] in [1]: a value of type range cannot be compared",
+    ),
+    (
+        "assert len(f()) == 1",
+        "",
+        "deque([1])",
+        "assert len(deque([1])) == 1: a value of type deque cannot be compared",
+    ),
+    (
+        "assert (f() or 3) == 3",
+        "",
+        "range(2)",
+        "assert (range(0, 2) or 3) == 3: a value of type range cannot be compared",
+    ),
+]
 
 
 @pytest.mark.parametrize("source, setup, value, message", FORMS)
@@ -350,13 +449,18 @@ def test_every_form(source, setup, value, message):
     program = f"import re\nfrom decimal import Decimal\nfrom collections import deque\ndef f(): return {value}"
     judged = judge(program, AssertTest(source, setup))
     assert judged.passed is (message is None), judged.message
-    assert judged.message.startswith(message or "") and bool(judged.message) is (message is not None)
+    assert judged.message.startswith(message or "") and bool(judged.message) is (
+        message is not None
+    )
 
 
 def test_a_form_says_what_python_says():
     """Without objects, judging apart must not change any verdict."""
     for source, setup, value, message in FORMS:
-        if any(name in value for name in ("object", "Decimal", "range", "deque", "search")) or "(i for" in value:
+        if (
+            any(name in value for name in ("object", "Decimal", "range", "deque", "search"))
+            or "(i for" in value
+        ):
             continue
         namespace = {}
         exec(f"{setup}\ndef f(*_): return {value}", namespace)
@@ -369,7 +473,13 @@ def test_a_form_says_what_python_says():
 
 
 def test_simple_asserts_need_no_process_of_their_own():
-    for source in ("f(1) == [2, {'a': -1j}]", "'x' not in f(1)", "not f(1)", "f(1)", "f(1) == g(1)"):
+    for source in (
+        "f(1) == [2, {'a': -1j}]",
+        "'x' not in f(1)",
+        "not f(1)",
+        "f(1)",
+        "f(1) == g(1)",
+    ):
         planned = plan(AssertTest(f"assert {source}", "import math"))
         assert isinstance(planned.judge([1] * len(decode(planned.payload)[0])), Judged)
 
@@ -389,8 +499,13 @@ def test_names_of_a_test_do_not_collide():
 
 def test_values_that_are_hard_to_show():
     test = AssertTest("assert f() == 1")
-    assert judge("def f(): return 10 ** 10_000", test).message.startswith(f"assert {hex(10**10_000)[:512]}... (cut) == 1")
-    assert judge("def f(): return ['x' * 9] * 10**5", test).message == f"assert {str(['x' * 9] * 50)[:512]}... (cut) == 1"
+    assert judge("def f(): return 10 ** 10_000", test).message.startswith(
+        f"assert {hex(10**10_000)[:512]}... (cut) == 1"
+    )
+    assert (
+        judge("def f(): return ['x' * 9] * 10**5", test).message
+        == f"assert {str(['x' * 9] * 50)[:512]}... (cut) == 1"
+    )
     deep = "def f():\n  x = []\n  for _ in range(190): x = [x]\n  return x"
     assert judge(deep, test).message == f"assert {'[' * 50}...{']' * 50} == 1"
     assert judge(deep, AssertTest("assert len(f()) == 2")).message == "assert 1 == 2"
@@ -402,14 +517,22 @@ def test_values_that_are_hard_to_show():
 
 
 @settings(deadline=None)
-@given(NESTED, st.sampled_from("f(1) == 2;f(1) < [2];'a' in f(1);not f(1);len(f(1)) == 2;f(1)[0] == 2 and 0 < f(1)".split(";")))
+@given(
+    NESTED,
+    st.sampled_from(
+        "f(1) == 2;f(1) < [2];'a' in f(1);not f(1);len(f(1)) == 2;f(1)[0] == 2 and 0 < f(1)".split(
+            ";"
+        )
+    ),
+)
 def test_whatever_comes_back_gets_a_verdict(value, source):
     planned = plan(AssertTest(f"assert {source}"))
     judged = finish(planned.judge([value] * len(decode(planned.payload)[0])))
     assert isinstance(judged, Judged) and bool(judged.message) is not judged.passed
 
 
-# ---- the rest --------------------------------------------------------------------------------------------------------
+# ---- the rest
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_shown():
@@ -420,15 +543,24 @@ def test_shown():
 
 
 def test_a_checker():
-    checker = Checker("def check(input, output, expected):\n    return sorted(output.split()) == sorted(expected.split())")
+    checker = Checker(
+        "def check(input, output, expected):\n    return sorted(output.split()) == sorted(expected.split())"
+    )
     assert finish(checker_call(checker, "", "b a", "a b")) == Judged(True)
-    assert finish(checker_call(checker, "", "b", "a b")) == Judged(False, "the checker returned False")
+    assert finish(checker_call(checker, "", "b", "a b")) == Judged(
+        False, "the checker returned False"
+    )
     call = checker_call(checker, "in", "out", "exp")
     assert decode(call.payload)[1] == {"_input": "in", "_output": "out", "_expected": "exp"}
-    assert call.finish([1]).passed and not call.finish([]).passed and not call.finish([Opaque("object", "x")]).passed
+    assert (
+        call.finish([1]).passed
+        and not call.finish([]).passed
+        and not call.finish([Opaque("object", "x")]).passed
+    )
 
 
-# ---- real data -------------------------------------------------------------------------------------------------------
+# ---- real data
+# -------------------------------------------------------------------------------------------------------
 
 
 def read(name):
@@ -439,7 +571,9 @@ def read(name):
 
 
 def verdicts(program, asserts, setup):
-    """(verdicts that differ from Python's own, asserts that cannot be split and why, how many were compared)."""
+    """(verdicts that differ from Python's own, asserts that cannot be split and why, how many were
+    compared).
+    """
     wrong, refused = [], []
     for node in asserts:
         source = ast.unparse(node)
@@ -485,7 +619,11 @@ def test_the_asserts_of_humaneval():
     """Those of tests that are nothing but asserts and imports; all split but `assert True`."""
     all_refused, compared, tests = [], 0, 0
     for row in read("HumanEvalPlus.jsonl.gz"):
-        (check,) = [node for node in ast.parse(row["test"]).body if isinstance(node, ast.FunctionDef) and node.name == "check"]
+        (check,) = [
+            node
+            for node in ast.parse(row["test"]).body
+            if isinstance(node, ast.FunctionDef) and node.name == "check"
+        ]
         asserts = [node for node in check.body if isinstance(node, ast.Assert)]
         imports = [node for node in check.body if isinstance(node, (ast.Import, ast.ImportFrom))]
         if len(asserts) + len(imports) < len(check.body):
@@ -496,5 +634,7 @@ def test_the_asserts_of_humaneval():
         assert not wrong
         all_refused += refused
         compared += count
-    assert all("names nothing of the program's" in why and "assert True" in why for why in all_refused), all_refused
+    assert all(
+        "names nothing of the program's" in why and "assert True" in why for why in all_refused
+    ), all_refused
     assert (tests, compared, len(all_refused)) == (157, 1099, 48)

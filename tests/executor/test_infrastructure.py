@@ -96,7 +96,12 @@ def test_a_job_whose_workers_die_twice_is_infrastructure():
         last = None
         for _ in range(2):
             assert wait_until(
-                lambda: pool._slots[0]._worker is not None and worker_pids(pool)[0] != last and below(worker_pids(pool)[0]), 10
+                lambda: (
+                    pool._slots[0]._worker is not None
+                    and worker_pids(pool)[0] != last
+                    and below(worker_pids(pool)[0])
+                ),
+                10,
             )
             (last,) = worker_pids(pool)
             os.kill(last, signal.SIGKILL)
@@ -133,7 +138,9 @@ def test_no_verdict_is_lost_with_a_process(monkeypatch, stop, which, busy):
 
 
 def test_results_are_never_swapped_while_workers_are_killed():
-    """A storm: judges and zygotes are killed at random times, and each job still gets its own result, or none."""
+    """A storm: judges and zygotes are killed at random times, and each job still gets its own
+    result, or none.
+    """
     chosen, killed, stop = random.Random(7), [], threading.Event()
     with Pool(2, cache_size=0) as pool:
 
@@ -151,15 +158,25 @@ def test_results_are_never_swapped_while_workers_are_killed():
         killer.start()
         try:
             program = "import time\ntime.sleep(0.005)\nprint({}, input())"
-            jobs = [Job(program.format(n), tuple(Test(f"{t}\n", f"{n} {t}\n") for t in (n, -n))) for n in range(300)]
+            jobs = [
+                Job(program.format(n), tuple(Test(f"{t}\n", f"{n} {t}\n") for t in (n, -n)))
+                for n in range(300)
+            ]
             results = [future.result(60) for future in [pool.submit(job) for job in jobs]]
         finally:
             stop.set()
             killer.join()
-    judged = [(n, result) for n, result in enumerate(results) if result.verdict is not Verdict.INFRASTRUCTURE]
+    judged = [
+        (n, result)
+        for n, result in enumerate(results)
+        if result.verdict is not Verdict.INFRASTRUCTURE
+    ]
     assert len(killed) >= 10 and len(judged) >= 285  # the others lost two workers
     for n, result in judged:
-        assert [test.output for test in result.tests] == [f"{n} {n}\n", f"{n} {-n}\n"] and result.passed
+        assert [test.output for test in result.tests] == [
+            f"{n} {n}\n",
+            f"{n} {-n}\n",
+        ] and result.passed
 
 
 @pytest.mark.parametrize(
@@ -205,7 +222,9 @@ NONSENSE = {
 @pytest.mark.parametrize("answer", NONSENSE.values(), ids=NONSENSE)
 def test_nonsense_from_a_worker_is_never_a_verdict(monkeypatch, tmp_path, answer):
     fake = tmp_path / "fake.py"
-    fake.write_text(f"import os, time\nos.write(0, b'\\0\\0\\0\\0\\0')\nwhile os.read(0, 1 << 16): os.write(0, {answer!r})\n")
+    fake.write_text(
+        f"import os, time\nos.write(0, b'\\0\\0\\0\\0\\0')\nwhile os.read(0, 1 << 16): os.write(0, {answer!r})\n"
+    )
     monkeypatch.setattr(worker_process, "_WORKER", fake)
     monkeypatch.setattr(worker_process, "GRACE_SECONDS", 0.2)
     monkeypatch.setattr(Limits, "wall_cap", property(lambda self: 0.1))
@@ -233,14 +252,18 @@ time.sleep(60)
 
 @pytest.fixture
 def start_parent(tmp_path):
-    """start_parent() -> a process with a pool that works, and whose temporary files lie in `tmp_path`."""
+    """start_parent() -> a process with a pool that works, and whose temporary files lie in
+    `tmp_path`.
+    """
     tmp_path.chmod(0o755)
     started = []
 
     def start():
         command = [sys.executable, "-W", "ignore", "-c", PARENT]
         environment = {**os.environ, "TMPDIR": str(tmp_path)}
-        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment))
+        started.append(
+            subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+        )
         assert started[-1].stdout.readline() == f"{tmp_path}\n"
         return started[-1]
 
@@ -273,7 +296,9 @@ def test_nothing_outlives_a_parent_that_is_killed_while_it_starts(start_parent, 
     parent.wait()
     assert wait_until(lambda: not any(map(alive, everyone)), 1.5), [p for p in everyone if alive(p)]
     assert wait_until(lambda: not control_groups(parent.pid), 1.0)
-    assert wait_until(lambda: not list(tmp_path.rglob("tmp*")), 1.0), "the directory of a worker was left"
+    assert wait_until(lambda: not list(tmp_path.rglob("tmp*")), 1.0), (
+        "the directory of a worker was left"
+    )
 
 
 def test_a_worker_does_not_depend_on_the_thread_that_made_the_pool():
@@ -307,5 +332,7 @@ def test_the_package_imports_the_standard_library_only():
         "import sys, executor\nnames = {name.partition('.')[0] for name in sys.modules}\n"
         "print(sorted(names - set(sys.stdlib_module_names) - {'executor', '__main__'}))"
     )
-    found = subprocess.run([sys.executable, "-S", "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    found = subprocess.run(
+        [sys.executable, "-S", "-c", script], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     assert found.stdout.strip() == "[]"

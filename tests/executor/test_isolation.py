@@ -1,4 +1,6 @@
-"""The rules behind the layers: which system calls pass the filter, what a report adds up to, what is refused."""
+"""The rules behind the layers: which system calls pass the filter, what a report adds up to, what
+is refused.
+"""
 
 import errno
 import importlib.util
@@ -10,7 +12,15 @@ from pathlib import Path
 import pytest
 
 import executor
-from executor.isolation import LAYERS, LEVELS, Isolation, IsolationError, Layer, read_report, require
+from executor.isolation import (
+    LAYERS,
+    LEVELS,
+    Isolation,
+    IsolationError,
+    Layer,
+    read_report,
+    require,
+)
 from executor.worker.worker_protocol import LAYERS as OPTIONAL_LAYERS
 
 WORKER = Path(executor.__file__).parent / "worker"
@@ -24,7 +34,9 @@ def seccomp():
     """The worker's module, loaded as the worker does: by path."""
     sys.path.insert(0, str(WORKER))
     try:
-        spec = importlib.util.spec_from_file_location("worker_seccomp", WORKER / "worker_seccomp.py")
+        spec = importlib.util.spec_from_file_location(
+            "worker_seccomp", WORKER / "worker_seccomp.py"
+        )
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module
@@ -45,7 +57,9 @@ def decide(code, architecture, number, *arguments):
         elif operation == 0x06:
             return operand
         else:
-            holds = {0x15: value == operand, 0x35: value >= operand, 0x45: bool(value & operand)}[operation]
+            holds = {0x15: value == operand, 0x35: value >= operand, 0x45: bool(value & operand)}[
+                operation
+            ]
             at += if_true if holds else if_false
 
 
@@ -55,7 +69,10 @@ def call(request, seccomp):
     machine = request.param
     code = seccomp.build_filter(machine)
     column = 1 if machine == "x86_64" else 2
-    numbers = {**seccomp._numbers(seccomp._REFUSED, column), **seccomp._numbers(seccomp._ALLOWED, column)}
+    numbers = {
+        **seccomp._numbers(seccomp._REFUSED, column),
+        **seccomp._numbers(seccomp._ALLOWED, column),
+    }
 
     def call(name, *arguments, architecture=ARCHITECTURES[machine]):
         return decide(code, architecture, numbers.get(name, name), *arguments)
@@ -70,7 +87,9 @@ SPECIAL = {"clone", "ioctl", "prlimit64", "sched_setaffinity"}
 
 def test_the_tables_decide(call):
     assert not set(call.allowed) & set(call.refused)
-    assert len(set(call.allowed.values()) | set(call.refused.values())) == len(call.allowed) + len(call.refused)
+    assert len(set(call.allowed.values()) | set(call.refused.values())) == len(call.allowed) + len(
+        call.refused
+    )
     for name in set(call.allowed) - SPECIAL:
         assert call(name) == ALLOW, name
     for name in call.refused:
@@ -81,7 +100,19 @@ def test_the_tables_decide(call):
 
 
 @pytest.mark.parametrize(
-    "name", ["execve", "execveat", "ptrace", "process_vm_readv", "socket", "mount", "unshare", "setns", "bpf", "io_uring_setup"]
+    "name",
+    [
+        "execve",
+        "execveat",
+        "ptrace",
+        "process_vm_readv",
+        "socket",
+        "mount",
+        "unshare",
+        "setns",
+        "bpf",
+        "io_uring_setup",
+    ],
 )
 def test_dangerous_calls_are_refused(call, name):
     assert call(name) == REFUSED
@@ -90,7 +121,8 @@ def test_dangerous_calls_are_refused(call, name):
 def test_new_namespaces_are_for_the_zygote_alone(call):
     thread, fork = 0x3D0F00, 0x1200011
     assert call("clone", thread) == call("clone", fork) == ALLOW
-    assert call("clone", 0x20000011) == ALLOW  # a new PID namespace: the kernel wants a capability that programs lack
+    # a new PID namespace: the kernel wants a capability that programs lack
+    assert call("clone", 0x20000011) == ALLOW
     for flag in (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x40000000):
         assert call("clone", flag | 17) == REFUSED
         assert call("clone", flag | 0x20000011) == REFUSED
@@ -121,11 +153,14 @@ def test_signals_to_itself_alone(seccomp, machine):
     assert decide(code, ARCHITECTURES[machine], numbers["read"], 1) == ALLOW
 
 
-# ---- reports ---------------------------------------------------------------------------------------------------------
+# ---- reports
+# ---------------------------------------------------------------------------------------------------------
 
 
 def isolation(*off):
-    return Isolation(tuple(Layer(name, name not in off, "why not" if name in off else "") for name in LAYERS))
+    return Isolation(
+        tuple(Layer(name, name not in off, "why not" if name in off else "") for name in LAYERS)
+    )
 
 
 def test_every_layer_has_a_name_in_both_places():
@@ -171,7 +206,9 @@ def test_what_is_asked_for_is_required():
 
 def test_missing_layers_are_warned_of_once():
     some = isolation("landlock", "ipc namespace")
-    with pytest.warns(RuntimeWarning, match=r"level 2 of 4; missing: ipc namespace \(why not\); landlock"):
+    with pytest.warns(
+        RuntimeWarning, match=r"level 2 of 4; missing: ipc namespace \(why not\); landlock"
+    ):
         require(some, "best")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,4 +1,6 @@
-"""Calls, asserts and checkers, through the pool: what a program can and cannot do about its verdict."""
+"""Calls, asserts and checkers, through the pool: what a program can and cannot do about its
+verdict.
+"""
 
 import asyncio
 import os
@@ -16,7 +18,12 @@ def judge(pool, program, *tests, **options):
 
 
 def test_a_call_is_judged_by_the_value_it_returns(pool):
-    result = judge(pool, "def f(a, b):\n    return a + b", CallTest("f", (1, 2), 3), CallTest("f", ([1], [2]), [1, 3]))
+    result = judge(
+        pool,
+        "def f(a, b):\n    return a + b",
+        CallTest("f", (1, 2), 3),
+        CallTest("f", ([1], [2]), [1, 3]),
+    )
     assert [test.verdict for test in result.tests] == [Verdict.OK, Verdict.WRONG_ANSWER]
     assert result.tests[0].value == 3 and result.tests[1].output == "assert [1, 2] == [1, 3]"
 
@@ -30,13 +37,19 @@ def test_an_assert_reports_the_values_on_both_sides(pool):
         AssertTest("assert math.isclose(f(1)['n'], 1.0)", setup="import math"),
         AssertTest("assert set(f(2)) == {'m'}"),
     )
-    assert [test.verdict for test in result.tests] == [Verdict.WRONG_ANSWER, Verdict.OK, Verdict.WRONG_ANSWER]
+    assert [test.verdict for test in result.tests] == [
+        Verdict.WRONG_ANSWER,
+        Verdict.OK,
+        Verdict.WRONG_ANSWER,
+    ]
     assert result.tests[0].output == "assert {'n': 1} == {'n': 2}"
     assert result.tests[2].output == "assert {'n'} == {'m'}"
 
 
 def test_asserts_on_values_near_the_output_limit(pool):
-    """What the check gives back, both sides, is twice what the program gave, 900,000 bytes of at most 1,048,576."""
+    """What the check gives back, both sides, is twice what the program gave, 900,000 bytes of at
+    most 1,048,576.
+    """
     right = AssertTest("assert sorted(f(100_000)) == list(range(100_000))")
     wrong = AssertTest("assert sorted(f(100_000)) == list(range(1, 100_000))")
     result = judge(pool, "def f(n):\n    return list(range(n))[::-1]", right, wrong)
@@ -45,17 +58,24 @@ def test_asserts_on_values_near_the_output_limit(pool):
 
 
 def test_large_values_are_not_remembered(pool):
-    """Or the cache would hold gigabytes. A value of 10 bytes is: there, the second random one is the first one."""
+    """Or the cache would hold gigabytes. A value of 10 bytes is: there, the second random one is
+    the first one.
+    """
     tests = (CallTest("f", (10,), b""), CallTest("f", (100_000,), b""))
     (short, long), (short_again, long_again) = (
-        [test.value for test in judge(pool, "import os\nf = os.urandom", *tests).tests] for _ in range(2)
+        [test.value for test in judge(pool, "import os\nf = os.urandom", *tests).tests]
+        for _ in range(2)
     )
     assert (len(short), len(long)) == (10, 100_000)
     assert short == short_again and long != long_again
 
 
 def test_feedback_on_asserts_hides_the_runner(pool):
-    tests = (AssertTest("assert f(0) == 1"), AssertTest("assert f(1) == 1"), AssertTest("assert f(2) == 3"))
+    tests = (
+        AssertTest("assert f(0) == 1"),
+        AssertTest("assert f(1) == 1"),
+        AssertTest("assert f(2) == 3"),
+    )
     result = judge(pool, "def f(x):\n    return 1 // x", *tests)
     text = feedback(result, tests, MBPP)
     assert "- Failure: `assert f(0) == 1`:\n" in text and "ZeroDivisionError" in text
@@ -119,7 +139,11 @@ CHEATS = {
 
 
 @pytest.mark.parametrize("name", CHEATS)
-@pytest.mark.parametrize("test", [CallTest("f", (1,), SECRET), AssertTest(f"assert f(1) == {SECRET}")], ids=["call", "assert"])
+@pytest.mark.parametrize(
+    "test",
+    [CallTest("f", (1,), SECRET), AssertTest(f"assert f(1) == {SECRET}")],
+    ids=["call", "assert"],
+)
 def test_a_program_cannot_pass_without_the_answer(pool, name, test):
     verdict = judge(pool, CHEATS[name], test).verdict
     assert verdict in (Verdict.WRONG_ANSWER, Verdict.RUNTIME_ERROR), verdict
@@ -132,7 +156,9 @@ CHECK_SUM = "def check(input, output, expected):\n    a, b = map(int, output.spl
 def test_a_checker_from_the_data_runs_in_the_sandbox(pool):
     checker = Checker("import os\nassert not os.path.exists('/etc/passwd')\n" + CHECK_SUM)
     tests = (Test("7\n", "3 4"), Test("9\n", "4 5"))
-    result = judge(pool, "n = int(input())\nprint(1, n - 1 if n < 9 else n)", *tests, comparison=checker)
+    result = judge(
+        pool, "n = int(input())\nprint(1, n - 1 if n < 9 else n)", *tests, comparison=checker
+    )
     assert [test.verdict for test in result.tests] == [Verdict.OK, Verdict.WRONG_ANSWER]
     result = judge(pool, "1 / 0", *tests, comparison=checker)
     assert [test.verdict for test in result.tests] == [Verdict.RUNTIME_ERROR] * 2
@@ -140,14 +166,22 @@ def test_a_checker_from_the_data_runs_in_the_sandbox(pool):
 
 def test_a_checker_never_shares_a_process_with_the_program(pool):
     program = "import builtins, sys\nbuiltins.int = lambda *a: 7\nsys.modules['__main__'].check = lambda *a: True\nprint(1, 1)"
-    assert judge(pool, program, Test("7\n", ""), comparison=Checker(CHECK_SUM)).verdict is Verdict.WRONG_ANSWER
+    assert (
+        judge(pool, program, Test("7\n", ""), comparison=Checker(CHECK_SUM)).verdict
+        is Verdict.WRONG_ANSWER
+    )
 
 
-@pytest.mark.parametrize("source", ["def check(:", "def check(input, output, expected):\n    return 1 / 0"])
+@pytest.mark.parametrize(
+    "source", ["def check(:", "def check(input, output, expected):\n    return 1 / 0"]
+)
 def test_a_broken_checker_is_no_verdict_on_the_program(pool, source):
     result = judge(pool, "print(1)", Test("", "1"), comparison=Checker(source))
     assert result.verdict is Verdict.INFRASTRUCTURE
-    assert "the checker does not compile" in result.tests[0].error or "ZeroDivisionError" in result.tests[0].error
+    assert (
+        "the checker does not compile" in result.tests[0].error
+        or "ZeroDivisionError" in result.tests[0].error
+    )
 
 
 def test_a_function_of_the_caller_compares(pool):
@@ -155,20 +189,38 @@ def test_a_function_of_the_caller_compares(pool):
         return expected in output
 
     assert judge(pool, "print('yes, indeed')", Test("", "yes"), comparison=contains).passed
-    assert judge(pool, "print('no')", Test("", "yes"), comparison=contains).verdict is Verdict.WRONG_ANSWER
+    assert (
+        judge(pool, "print('no')", Test("", "yes"), comparison=contains).verdict
+        is Verdict.WRONG_ANSWER
+    )
 
 
 def test_shared_process_gives_the_verdicts_of_separate_ones(pool):
     tests = tuple(Test(f"{n}\n", f"{n + 1}\n") for n in range(40))
     assert judge(pool, "print(int(input()) + 1)", *tests, shared_process=True).passed
-    assert judge(pool, "import os\nos.write(1, b'%d' % (int(os.read(0, 9)) + 1))", *tests, shared_process=True).passed
-    mixed = judge(pool, "n = int(input())\nif n == 7: 1 / 0\nprint(n + (n != 30))", *tests, shared_process=True)
+    assert judge(
+        pool,
+        "import os\nos.write(1, b'%d' % (int(os.read(0, 9)) + 1))",
+        *tests,
+        shared_process=True,
+    ).passed
+    mixed = judge(
+        pool,
+        "n = int(input())\nif n == 7: 1 / 0\nprint(n + (n != 30))",
+        *tests,
+        shared_process=True,
+    )
     assert [n for n, test in enumerate(mixed.tests) if test.verdict is not Verdict.OK] == [7, 30]
-    assert (mixed.tests[7].verdict, mixed.tests[30].verdict) == (Verdict.RUNTIME_ERROR, Verdict.WRONG_ANSWER)
+    assert (mixed.tests[7].verdict, mixed.tests[30].verdict) == (
+        Verdict.RUNTIME_ERROR,
+        Verdict.WRONG_ANSWER,
+    )
 
 
 def test_state_carried_from_test_to_test_does_not_count(pool):
-    """Right in a shared process alone: the sample finds that it fails by itself, and then all tests run apart."""
+    """Right in a shared process alone: the sample finds that it fails by itself, and then all tests
+    run apart.
+    """
     program = (
         "import sys\nn = int(input())\nseen = sys.__dict__.setdefault('seen', [])\nseen.append(n)\n"
         "print(n if len(seen) > 1 or n == 0 else -1)"
@@ -180,10 +232,23 @@ def test_state_carried_from_test_to_test_does_not_count(pool):
 
 def test_a_shared_process_that_hangs_or_dies_costs_no_verdict(pool):
     tests = tuple(Test(f"{n}\n", f"{n}\n") for n in range(6))
-    hanging = judge(pool, "n = int(input())\nwhile n == 4: pass\nprint(n)", *tests, shared_process=True)
-    assert [test.verdict for test in hanging.tests] == [Verdict.OK] * 4 + [Verdict.TIMEOUT, Verdict.OK]
-    dying = judge(pool, "import os\nn = int(input())\nif n == 4: os.abort()\nprint(n)", *tests, shared_process=True)
-    assert [test.verdict for test in dying.tests] == [Verdict.OK] * 4 + [Verdict.RUNTIME_ERROR, Verdict.OK]
+    hanging = judge(
+        pool, "n = int(input())\nwhile n == 4: pass\nprint(n)", *tests, shared_process=True
+    )
+    assert [test.verdict for test in hanging.tests] == [Verdict.OK] * 4 + [
+        Verdict.TIMEOUT,
+        Verdict.OK,
+    ]
+    dying = judge(
+        pool,
+        "import os\nn = int(input())\nif n == 4: os.abort()\nprint(n)",
+        *tests,
+        shared_process=True,
+    )
+    assert [test.verdict for test in dying.tests] == [Verdict.OK] * 4 + [
+        Verdict.RUNTIME_ERROR,
+        Verdict.OK,
+    ]
 
 
 def test_bad_jobs_are_refused_at_once(pool):
@@ -205,7 +270,9 @@ def test_packages_can_be_imported_and_read_but_not_written(tmp_path):
         Pool(1, packages=[tmp_path / "no-such"])
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="programs run as another user only where root starts them")
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="programs run as another user only where root starts them"
+)
 def test_packages_that_programs_cannot_read_are_an_error(tmp_path):
     tmp_path.chmod(0o700)
     with pytest.raises(RuntimeError, match="open to every user"):
@@ -214,7 +281,9 @@ def test_packages_that_programs_cannot_read_are_an_error(tmp_path):
 
 def test_timings_are_in_each_result(pool):
     result = judge(pool, "import time\ntime.sleep(0.2)", Test("", ""))
-    assert 0.2 <= result.tests[0].seconds <= result.timings.judged < 2 and result.timings.queued >= 0
+    assert (
+        0.2 <= result.tests[0].seconds <= result.timings.judged < 2 and result.timings.queued >= 0
+    )
 
 
 def test_asyncio(pool):

@@ -1,4 +1,6 @@
-"""Every level of isolation that this machine allows, against the attacks that its layers promise to contain."""
+"""Every level of isolation that this machine allows, against the attacks that its layers promise to
+contain.
+"""
 
 import json
 import os
@@ -28,14 +30,22 @@ ASLEEP = Job("import time\ntime.sleep(60)", (Test("", ""),), Limits(seconds=0.3)
 
 def is_private():
     """Whether the interpreter lies where only its owner may look."""
-    return any(not os.stat(path).st_mode & 0o001 for path in Path(os.path.realpath(os.__file__)).parents)
+    return any(
+        not os.stat(path).st_mode & 0o001 for path in Path(os.path.realpath(os.__file__)).parents
+    )
 
 
-# name: layers left off, the level that remains as root and as an ordinary user, and layers without which there is no such case.
+# name: layers left off, the level that remains as root and as an ordinary user, and layers without
+# which there is no such case.
 CASES = {
     "everything": (set(), 4, 3, NAMESPACES | {"root", "seccomp"}),
     "as under Docker": (NAMESPACES, 2, 1, {"seccomp", "landlock"}),
-    "neither namespaces nor landlock": (NAMESPACES | {"landlock"}, 1 if is_private() else 2, 1, {"seccomp"}),
+    "neither namespaces nor landlock": (
+        NAMESPACES | {"landlock"},
+        1 if is_private() else 2,
+        1,
+        {"seccomp"},
+    ),
     "without seccomp": ({"seccomp"}, 1, 1, {"landlock"}),
     "without a user": ({"user"}, 3, 3, NAMESPACES | {"root", "seccomp"}),
     "seccomp alone": (ALL_BUT["seccomp"], 1, 1, {"seccomp"}),
@@ -43,8 +53,25 @@ CASES = {
 }
 # Some of what each layer must promise, whichever others are on.
 PROMISES = {
-    "process": {"memory bomb", "thread bomb", "output flood", "deaf spinner", "daemon", "secret", "descriptors", "forged result"},
-    "seccomp": {"network", "sockets", "shell", "signals", "new namespaces", "corners of the kernel", "left segment"},
+    "process": {
+        "memory bomb",
+        "thread bomb",
+        "output flood",
+        "deaf spinner",
+        "daemon",
+        "secret",
+        "descriptors",
+        "forged result",
+    },
+    "seccomp": {
+        "network",
+        "sockets",
+        "shell",
+        "signals",
+        "new namespaces",
+        "corners of the kernel",
+        "left segment",
+    },
     "landlock": {"host files", "outside writes", "left note", "shell"},
     "user": {"fork bomb", "others' memory", "become root", "signals"},
     "user namespace": {"fork bomb", "others' memory", "become root", "signals"},
@@ -99,7 +126,9 @@ def test_with_everything_all_attacks_are_promised():
 
 
 def test_a_private_interpreter_gives_no_rights_but_to_read(possible):
-    """Without landlock, the user that programs run as may then read every file, which is not what that layer promises."""
+    """Without landlock, the user that programs run as may then read every file, which is not what
+    that layer promises.
+    """
     if not {"user", "seccomp"} <= possible:
         pytest.skip("no user of their own for programs here")
     with Pool(1, isolation="minimal", without=NAMESPACES | {"landlock"}) as pool:
@@ -110,7 +139,8 @@ def test_a_private_interpreter_gives_no_rights_but_to_read(possible):
     assert "PermissionError" in error.splitlines()[-1], error
 
 
-# ---- what a pool asks for --------------------------------------------------------------------------------------------
+# ---- what a pool asks for
+# --------------------------------------------------------------------------------------------
 
 
 def test_layers_say_why_they_are_off(possible):
@@ -121,7 +151,10 @@ def test_layers_say_why_they_are_off(possible):
     why = {layer.name: layer.why for layer in isolation.off}
     assert (why["mount namespace"], why["session"]) == ("left off", "left off")
     assert (why["root"], why["scratch"]) == ("needs mount namespace", "needs root")
-    assert set(why) - {"mount namespace", "session", "root", "scratch", "user namespace"} <= set(LAYERS) - possible
+    assert (
+        set(why) - {"mount namespace", "session", "root", "scratch", "user namespace"}
+        <= set(LAYERS) - possible
+    )
 
 
 def test_strict_starts_only_with_every_layer(possible):
@@ -136,7 +169,9 @@ def test_strict_starts_only_with_every_layer(possible):
 def test_strict_names_what_is_missing():
     with pytest.raises(IsolationError, match=r"isolation='strict'.*seccomp \(left off\)"):
         Pool(1, isolation="strict", without={"seccomp"})
-    with pytest.raises(IsolationError, match=r"scratch \(needs root\).*root \(needs mount namespace\)"):
+    with pytest.raises(
+        IsolationError, match=r"scratch \(needs root\).*root \(needs mount namespace\)"
+    ):
         Pool(1, isolation="strict", without={"mount namespace"})
 
 
@@ -149,7 +184,10 @@ def test_best_warns_once_of_what_is_missing(monkeypatch):
             with Pool(1, without=without) as pool:
                 level = pool.isolation.level
         told.append([str(warning.message) for warning in caught])
-        assert all(warning.category is RuntimeWarning and warning.filename == __file__ for warning in caught)
+        assert all(
+            warning.category is RuntimeWarning and warning.filename == __file__
+            for warning in caught
+        )
     assert [len(messages) for messages in told] == [1, 0, 1]
     assert told[0][0].startswith(f"programs run at isolation level {level} of 4; missing: ")
     assert "cgroup (left off)" in told[0][0] and "landlock" not in told[0][0]
@@ -171,9 +209,11 @@ def test_limits_alone_must_be_asked_for():
     assert [result.isolation for result in results] == [0, 0]
 
 
-# ---- as an ordinary user ---------------------------------------------------------------------------------------------
+# ---- as an ordinary user
+# ---------------------------------------------------------------------------------------------
 
-# Run by another interpreter, as another user: a line of JSON for each pool. Its arguments: what each leaves off.
+# Run by another interpreter, as another user: a line of JSON for each pool. Its arguments: what
+# each leaves off.
 DRIVER = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
@@ -202,17 +242,32 @@ for without in map(json.loads, sys.argv[2:]):
 
 @pytest.fixture(scope="module")
 def run_as_user():
-    """run_as_user(*what to leave off, inside=()) -> the reports of DRIVER and what it wrote to standard error.
+    """run_as_user(*what to leave off, inside=()) -> the reports of DRIVER and what it wrote to
+    standard error.
 
     inside: a command that runs the interpreter, and its arguments.
     """
     if not ROOT:
         pytest.skip("the tests run as an ordinary user already: the tests above are these")
     taken = {entry.pw_uid for entry in pwd.getpwall()}
-    user = next(number for number in range(52_000 + os.getpid() % 5000, 60_000) if number not in taken)
-    ordinary = {"user": user, "group": user, "extra_groups": [], "env": {}, "cwd": "/", "capture_output": True, "text": True}
+    user = next(
+        number for number in range(52_000 + os.getpid() % 5000, 60_000) if number not in taken
+    )
+    ordinary = {
+        "user": user,
+        "group": user,
+        "extra_groups": [],
+        "env": {},
+        "cwd": "/",
+        "capture_output": True,
+        "text": True,
+    }
     with tempfile.TemporaryDirectory(prefix="public-") as directory:
-        shutil.copytree(REPOSITORY / "executor", f"{directory}/executor", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            REPOSITORY / "executor",
+            f"{directory}/executor",
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
         Path(directory, "driver.py").write_text(DRIVER)
         for path in (Path(directory), *Path(directory).rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
@@ -220,11 +275,20 @@ def run_as_user():
         def can_run(python):
             code = "import ctypes, sys; sys.path.insert(0, sys.argv[1]); import executor; sys.exit(sys.version_info < (3, 11))"
             try:
-                return subprocess.run([python, "-B", "-c", code, directory], **ordinary, timeout=30).returncode == 0
+                return (
+                    subprocess.run(
+                        [python, "-B", "-c", code, directory], **ordinary, timeout=30
+                    ).returncode
+                    == 0
+                )
             except OSError:
                 return False
 
-        found = [sys.executable, sys._base_executable, shutil.which("python3", path="/usr/bin:/usr/local/bin")]
+        found = [
+            sys.executable,
+            sys._base_executable,
+            shutil.which("python3", path="/usr/bin:/usr/local/bin"),
+        ]
         python = next((path for path in found if path and can_run(path)), None)
         if python is None:
             pytest.skip("no Python of version 3.11 or newer that an ordinary user can run")
@@ -257,19 +321,32 @@ def test_what_is_promised_to_an_ordinary_user_holds(run_as_user, possible):
         pytest.skip("this machine lets only root make user namespaces")
     check_report(everything, 3)
     check_report(docker, 1)
-    assert set(docker["on"]) == {"process", "session", "seccomp", "landlock"} | ({"cgroup"} & set(everything["on"]))
+    assert set(docker["on"]) == {"process", "session", "seccomp", "landlock"} | (
+        {"cgroup"} & set(everything["on"])
+    )
     for report in (everything, docker):
         assert "user (only root can give programs a user id of their own)" in report["refused"]
-    assert "pid namespace (left off)" in docker["refused"] and "pid namespace" not in everything["refused"]
+    assert (
+        "pid namespace (left off)" in docker["refused"]
+        and "pid namespace" not in everything["refused"]
+    )
     assert told.count("RuntimeWarning: programs run at isolation level 3 of 4; missing: ") == 1
     assert told.count("RuntimeWarning: programs run at isolation level 1 of 4; missing: ") == 1
 
 
 @pytest.mark.skipif(not ROOT, reason="covered by the tests above")
 def test_what_is_promised_to_the_root_of_a_container_with_one_user_holds(run_as_user, possible):
-    """Root by name alone, as under rootless podman: there is no other user id that programs could have."""
+    """Root by name alone, as under rootless podman: there is no other user id that programs could
+    have.
+    """
     unshare = shutil.which("unshare", path="/usr/bin:/bin")
-    if unshare is None or subprocess.run([unshare, "-Ur", "true"], capture_output=True, user=65534, group=65534).returncode != 0:
+    if (
+        unshare is None
+        or subprocess.run(
+            [unshare, "-Ur", "true"], capture_output=True, user=65534, group=65534
+        ).returncode
+        != 0
+    ):
         pytest.skip("no container can be made here")
     if not NAMESPACES | {"root", "seccomp"} <= possible:
         pytest.skip("no namespaces here")

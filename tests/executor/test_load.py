@@ -1,4 +1,6 @@
-"""Many jobs, large outputs, a busy machine, a caller that waits: right verdicts, and nothing that grows."""
+"""Many jobs, large outputs, a busy machine, a caller that waits: right verdicts, and nothing that
+grows.
+"""
 
 import asyncio
 import concurrent.futures
@@ -22,14 +24,16 @@ def asleep(seconds):
     return Job(SLEEP, (Test(f"{seconds}\n", ""),))
 
 
-# ---- a busy machine --------------------------------------------------------------------------------------------------
+# ---- a busy machine
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def busy_machine():
     """Eight processes that compute for ever for each processor, each in a session of its own.
 
-    The scheduler shares the processors among sessions first, so each of them takes as much as a worker.
+    The scheduler shares the processors among sessions first, so each of them takes as much as a
+    worker.
     """
     spinners = []
     try:
@@ -53,40 +57,69 @@ def test_time_limits_do_not_depend_on_the_load(busy_machine):
     cap = limits.wall_cap
     assert cap == 10.5
     # Program, seconds that it needs, verdict.
-    kinds = [(COMPUTE, 0.3, Verdict.OK), (REST, 0.3, Verdict.OK), (COMPUTE, 1.0, Verdict.TIMEOUT), (REST, 1.0, Verdict.TIMEOUT)]
+    kinds = [
+        (COMPUTE, 0.3, Verdict.OK),
+        (REST, 0.3, Verdict.OK),
+        (COMPUTE, 1.0, Verdict.TIMEOUT),
+        (REST, 1.0, Verdict.TIMEOUT),
+    ]
     kinds *= 3
-    jobs = [Job(program, (Test(f"{need} {n}\n", f"{n}\n"),), limits) for n, (program, need, _) in enumerate(kinds)]
+    jobs = [
+        Job(program, (Test(f"{need} {n}\n", f"{n}\n"),), limits)
+        for n, (program, need, _) in enumerate(kinds)
+    ]
     with Pool(2) as pool:
         results = [future.result(120) for future in [pool.submit(job) for job in jobs]]
     assert all(spinner.poll() is None for spinner in busy_machine)
     assert [result.verdict for result in results] == [verdict for _, _, verdict in kinds], results
-    # Processor time of 0.3 s took far longer than 0.5 s of wall clock, or the machine was not busy enough to prove anything.
-    assert max(result.timings.judged for result, kind in zip(results, kinds) if kind == kinds[0]) > 1.0
+    # Processor time of 0.3 s took far longer than 0.5 s of wall clock, or the machine was not busy
+    # enough to prove anything.
+    assert (
+        max(result.timings.judged for result, kind in zip(results, kinds) if kind == kinds[0]) > 1.0
+    )
     for result, (_, need, verdict) in zip(results, kinds):
         assert result.timings.judged < cap + 1.0, "a test went on after its hard cap"
-        assert (0.25 < result.seconds <= 0.5) if verdict is Verdict.OK else (0.4 < result.seconds < 0.75), result
+        assert (
+            (0.25 < result.seconds <= 0.5)
+            if verdict is Verdict.OK
+            else (0.4 < result.seconds < 0.75)
+        ), result
 
 
-# ---- nothing grows ---------------------------------------------------------------------------------------------------
+# ---- nothing grows
+# ---------------------------------------------------------------------------------------------------
 
 
 def tree(pid):
-    """This process and all below it: {pid: number of open descriptors, 0 where only root may see that}."""
+    """This process and all below it: {pid: number of open descriptors, 0 where only root may see
+    that}.
+    """
     parents = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
-            parents[int(name)] = int(Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[1])
+            parents[int(name)] = int(
+                Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[1]
+            )
         except OSError:
             pass  # it has ended
     found, fresh = set(), {pid}
     while fresh:
         found |= fresh
         fresh = {child for child, parent in parents.items() if parent in fresh} - found
-    return {member: len(os.listdir(f"/proc/{member}/fd")) if os.access(f"/proc/{member}/fd", os.R_OK) else 0 for member in found}
+    return {
+        member: len(os.listdir(f"/proc/{member}/fd"))
+        if os.access(f"/proc/{member}/fd", os.R_OK)
+        else 0
+        for member in found
+    }
 
 
 def resident_mb(pids):
-    return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return (
+        sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
+        * os.sysconf("SC_PAGE_SIZE")
+        / 2**20
+    )
 
 
 def mixed_jobs(number):
@@ -101,9 +134,24 @@ def mixed_jobs(number):
         (Job(mark + "import heapq, random, re\n" + ADD_ONE, adds[50:60]), Verdict.OK),
         (Job(mark + "open('note', 'w').write('1')\n1 / 0", adds[60:70]), Verdict.RUNTIME_ERROR),
         (Job(mark + "def f(n): return [n] * 3", calls), Verdict.OK),
-        (Job(mark + "import os\nif os.fork() == 0:\n    os.setsid()\n    os._exit(0)\n" + ADD_ONE, adds[80:90]), Verdict.OK),
+        (
+            Job(
+                mark
+                + "import os\nif os.fork() == 0:\n    os.setsid()\n    os._exit(0)\n"
+                + ADD_ONE,
+                adds[80:90],
+            ),
+            Verdict.OK,
+        ),
         (Job(mark + "print(input()) if 1 else (", adds[90:96]), Verdict.INVALID_PROGRAM),
-        (Job(mark + ADD_ONE, (*adds[96:98], Test("x\n", ""), adds[98]), stop_at_first_failure=True), Verdict.RUNTIME_ERROR),
+        (
+            Job(
+                mark + ADD_ONE,
+                (*adds[96:98], Test("x\n", ""), adds[98]),
+                stop_at_first_failure=True,
+            ),
+            Verdict.RUNTIME_ERROR,
+        ),
     ]
 
 
@@ -123,7 +171,9 @@ def test_three_thousand_tests_leave_nothing_behind():
         assert run(range(5, 35)) == 3000
         after = tree(os.getpid())
         assert set(after) == set(before)
-        assert {pid: count for pid, count in after.items() if count > before[pid]} == {}, "more descriptors are open"
+        assert {pid: count for pid, count in after.items() if count > before[pid]} == {}, (
+            "more descriptors are open"
+        )
         workers = [pid for pid in before if pid != os.getpid()]
         grown = resident_mb(workers)
         run(range(35, 40))
@@ -156,14 +206,21 @@ pool.close()
 
 
 def test_large_outputs_do_not_stay_in_memory():
-    ran = subprocess.run([sys.executable, "-W", "ignore", "-c", LARGE], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LARGE],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+    )
     assert ran.returncode == 0, ran.stderr
     before, held, after = map(int, ran.stdout.split())
     assert held > before + 90  # a result holds its outputs
     assert after < before + 30
 
 
-# ---- callers ---------------------------------------------------------------------------------------------------------
+# ---- callers
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_submit_waits_for_room():
@@ -174,9 +231,13 @@ def test_submit_waits_for_room():
         waited = time.monotonic() - started
         assert first.done() and not second.done() and 0.2 < waited < 5
         assert third.result(30).passed
-        # Room that was taken is given back: as many as before can wait, whatever became of the jobs.
+        # Room that was taken is given back: as many as before can wait, whatever became of the
+        # jobs.
         for _ in range(3):
-            pending = [pool.submit(job) for job in (Job("1 / 0", (Test("", ""),)), Job("(", (Test("", ""),)))]
+            pending = [
+                pool.submit(job)
+                for job in (Job("1 / 0", (Test("", ""),)), Job("(", (Test("", ""),)))
+            ]
             concurrent.futures.wait(pending, 30)
         started = time.monotonic()
         futures = [pool.submit(asleep(0.3)) for _ in range(2)]
@@ -222,7 +283,9 @@ def test_jobs_can_be_cancelled_before_they_start(tmp_path):
 
 
 def test_the_event_loop_goes_on_while_it_waits():
-    """200 jobs at once, many more than may be pending: each gets its own result, and the loop is never held up for long."""
+    """200 jobs at once, many more than may be pending: each gets its own result, and the loop is
+    never held up for long.
+    """
     with Pool(2, max_pending=16) as pool:
 
         async def tick(gaps):
@@ -236,7 +299,10 @@ def test_the_event_loop_goes_on_while_it_waits():
         async def judge_all():
             gaps = []
             ticking = asyncio.create_task(tick(gaps))
-            jobs = [Job(f"import time\ntime.sleep(0.01)\nprint({n})", (Test("", f"{n}\n"),)) for n in range(200)]
+            jobs = [
+                Job(f"import time\ntime.sleep(0.01)\nprint({n})", (Test("", f"{n}\n"),))
+                for n in range(200)
+            ]
             results = await asyncio.gather(*(pool.judge(job) for job in jobs))
             ticking.cancel()
             return results, gaps
@@ -244,7 +310,10 @@ def test_the_event_loop_goes_on_while_it_waits():
         results, gaps = asyncio.run(asyncio.wait_for(judge_all(), 60))
     assert [result.tests[0].output for result in results] == [f"{n}\n" for n in range(200)]
     assert all(result.passed for result in results)
-    assert len(gaps) > 50 and sorted(gaps)[len(gaps) // 2] < 0.05 and max(gaps) < 1.0, (len(gaps), max(gaps))
+    assert len(gaps) > 50 and sorted(gaps)[len(gaps) // 2] < 0.05 and max(gaps) < 1.0, (
+        len(gaps),
+        max(gaps),
+    )
 
 
 def test_a_coroutine_that_is_cancelled_takes_its_job_along():
@@ -266,10 +335,15 @@ def test_a_coroutine_that_is_cancelled_takes_its_job_along():
 
 def test_threads_share_a_pool(pool):
     def submit_all(thread):
-        futures = [pool.submit(Job(ADD_ONE, (Test(f"{thread}{n:03}\n", f"{thread}{n:03}\n"),))) for n in range(40)]
+        futures = [
+            pool.submit(Job(ADD_ONE, (Test(f"{thread}{n:03}\n", f"{thread}{n:03}\n"),)))
+            for n in range(40)
+        ]
         return [future.result(60) for future in futures]
 
     with concurrent.futures.ThreadPoolExecutor(8) as threads:
         for thread, results in enumerate(threads.map(submit_all, range(1, 9)), 1):
-            assert [int(result.tests[0].output) for result in results] == [thread * 1000 + n + 1 for n in range(40)]
+            assert [int(result.tests[0].output) for result in results] == [
+                thread * 1000 + n + 1 for n in range(40)
+            ]
             assert all(result.verdict is Verdict.WRONG_ANSWER for result in results)

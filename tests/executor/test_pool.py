@@ -45,7 +45,10 @@ ADD_ONE = "print(int(input()) + 1)"
         (Verdict.RUNTIME_ERROR, "import os\nos.abort()"),
         (Verdict.TIMEOUT, "while True: pass"),
         (Verdict.TIMEOUT, "import time\ntime.sleep(60)"),
-        (Verdict.TIMEOUT, "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\nprint(2)"),
+        (
+            Verdict.TIMEOUT,
+            "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\nprint(2)",
+        ),
         (Verdict.OUT_OF_MEMORY, "x = []\nwhile True: x.append('a' * 1000000)"),
         (Verdict.OUT_OF_MEMORY, "x = [0] * 10**10"),
         (Verdict.OUT_OF_MEMORY, "x = bytearray(b'1') * (300 << 20)\nprint(2)"),
@@ -81,7 +84,10 @@ def test_exit_status_counts_except_for_code_contests(judge):
 
 def test_output_at_the_limit_is_allowed(judge):
     assert judge("print('a' * 99)", expected="a" * 99, output_bytes=100).verdict is Verdict.OK
-    assert judge("print('a' * 100)", expected="a" * 100, output_bytes=100).verdict is Verdict.OUTPUT_LIMIT
+    assert (
+        judge("print('a' * 100)", expected="a" * 100, output_bytes=100).verdict
+        is Verdict.OUTPUT_LIMIT
+    )
 
 
 def test_untouched_memory_is_not_used_memory(judge):
@@ -96,8 +102,12 @@ def test_output_that_is_not_text(judge):
 def test_traces_hide_the_runner(judge):
     program = "import json\ntry:\n    json.loads('{')\nexcept ValueError as e:\n    raise KeyError('k') from e"
     error = judge(program).tests[0].error
-    assert error.startswith('Traceback (most recent call last):\n  File "solution.py", line 3, in <module>\n')
-    assert error.endswith("  File \"solution.py\", line 5, in <module>\n    raise KeyError('k') from e\nKeyError: 'k'\n")
+    assert error.startswith(
+        'Traceback (most recent call last):\n  File "solution.py", line 3, in <module>\n'
+    )
+    assert error.endswith(
+        "  File \"solution.py\", line 5, in <module>\n    raise KeyError('k') from e\nKeyError: 'k'\n"
+    )
     assert "direct cause" in error and 'File "json/decoder.py"' in error
     assert "worker" not in error and "/lib/" not in error
 
@@ -122,7 +132,9 @@ def test_several_tests_and_stop_at_first_failure(pool):
     assert verdicts == [Verdict.OK, Verdict.OK, Verdict.WRONG_ANSWER] + [Verdict.OK] * 3
     for _ in range(2):  # run, then cached
         result = pool.submit(Job(ADD_ONE, tests, stop_at_first_failure=True)).result(30)
-        assert [t.verdict for t in result.tests] == [Verdict.OK] * 2 + [Verdict.WRONG_ANSWER] + [Verdict.SKIPPED] * 3
+        assert [t.verdict for t in result.tests] == [Verdict.OK] * 2 + [Verdict.WRONG_ANSWER] + [
+            Verdict.SKIPPED
+        ] * 3
         assert result.verdict is Verdict.WRONG_ANSWER
 
 
@@ -131,10 +143,13 @@ def test_stopping_does_not_wait_for_a_slow_test():
     tests = (Test("0\n", "5\n"), Test("1\n", "1\n"))
     with Pool(1) as pool:
         started = time.monotonic()
-        result = pool.submit(Job(program, tests, Limits(seconds=30), stop_at_first_failure=True)).result(30)
+        result = pool.submit(
+            Job(program, tests, Limits(seconds=30), stop_at_first_failure=True)
+        ).result(30)
         assert [t.verdict for t in result.tests] == [Verdict.WRONG_ANSWER, Verdict.SKIPPED]
         assert time.monotonic() - started < 5
-        assert pool.submit(Job(ADD_ONE, (Test("1\n", "2\n"),))).result(30).passed  # the worker is in step
+        # the worker is in step
+        assert pool.submit(Job(ADD_ONE, (Test("1\n", "2\n"),))).result(30).passed
 
 
 def test_modules_loaded_before_the_fork_behave(pool):
@@ -166,7 +181,10 @@ def test_cache(tmp_path):
         other = pool.submit(Job(job.program, job.tests, Limits(seconds=9))).result(30)
         assert other.tests[0].output != first.tests[0].output
     with Pool(1, cache_size=0) as pool:
-        assert pool.submit(job).result(30).tests[0].output != pool.submit(job).result(30).tests[0].output
+        assert (
+            pool.submit(job).result(30).tests[0].output
+            != pool.submit(job).result(30).tests[0].output
+        )
 
 
 def test_two_hundred_jobs_keep_their_results(pool):

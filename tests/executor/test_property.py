@@ -1,4 +1,6 @@
-"""Random small programs: however they are run, the verdict is the one that a plain run of the interpreter gives."""
+"""Random small programs: however they are run, the verdict is the one that a plain run of the
+interpreter gives.
+"""
 
 import contextlib
 import itertools
@@ -13,7 +15,8 @@ from hypothesis import strategies as st
 
 from executor import COMPARISONS, Job, Limits, Pool, Test, Verdict, compare
 
-WAYS = list(itertools.product((1, 2), (False, True), (False, True)))  # workers, stop_at_first_failure, shared_process
+# workers, stop_at_first_failure, shared_process
+WAYS = list(itertools.product((1, 2), (False, True), (False, True)))
 LIMITS = Limits(seconds=5.0, memory_mb=256)
 
 # Each line stands by itself. `n` is a number that comes from the input, `s` something with a text.
@@ -120,8 +123,21 @@ BROKEN = (
     "x = 0777",
 )
 INPUTS = (
-    "1\n", "0\n", "2", "7 1\n", "12\n3\n", "", "\n", "x\n", "é 5\n", "-4\n", "1\r\n2\r\n", "5\n\n\n", "3 " * 50, "1\n" * 100,
-)  # fmt: skip
+    "1\n",
+    "0\n",
+    "2",
+    "7 1\n",
+    "12\n3\n",
+    "",
+    "\n",
+    "x\n",
+    "é 5\n",
+    "-4\n",
+    "1\r\n2\r\n",
+    "5\n\n\n",
+    "3 " * 50,
+    "1\n" * 100,
+)
 
 
 @dataclass(frozen=True)
@@ -140,7 +156,9 @@ def run_plainly(program, given, directory):
     path = directory / "program.py"
     path.write_text(program, encoding="utf-8")
     command = [sys.executable, "-I", "-S", "-X", "utf8", path]
-    ran = subprocess.run(command, input=given.encode(), capture_output=True, cwd=directory, timeout=30)
+    ran = subprocess.run(
+        command, input=given.encode(), capture_output=True, cwd=directory, timeout=30
+    )
     lines = ran.stderr.decode("utf-8", "replace").rstrip().splitlines()
     return Ran(ran.stdout.decode("utf-8", "replace"), ran.returncode, lines[-1] if lines else "")
 
@@ -163,7 +181,9 @@ def verdict_on(ran, expected, comparison):
 
 
 def skip_after_failure(verdicts):
-    failed = next((at for at, verdict in enumerate(verdicts) if verdict is not Verdict.OK), len(verdicts))
+    failed = next(
+        (at for at, verdict in enumerate(verdicts) if verdict is not Verdict.OK), len(verdicts)
+    )
     return verdicts[: failed + 1] + [Verdict.SKIPPED] * (len(verdicts) - failed - 1)
 
 
@@ -182,7 +202,9 @@ def programs(draw):
 
 
 # What is done to the output of a plain run to get the expected output; most often nothing.
-CHANGES = st.sampled_from(("", "", "", "", "right, but for white space", "another word", "a word less", "empty"))
+CHANGES = st.sampled_from(
+    ("", "", "", "", "right, but for white space", "another word", "a word less", "empty")
+)
 
 
 def expected_output(output, change):
@@ -204,15 +226,34 @@ def pools():
 _numbers = itertools.count()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
-@given(programs(), st.lists(st.tuples(st.sampled_from(INPUTS), CHANGES), min_size=1, max_size=4), st.sampled_from(COMPARISONS))
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(
+    programs(),
+    st.lists(st.tuples(st.sampled_from(INPUTS), CHANGES), min_size=1, max_size=4),
+    st.sampled_from(COMPARISONS),
+)
 @example("print(int(input()) + 1)\n", [("1\n", ""), ("x\n", ""), ("2", "a word less")], "strict")
-@example("import sys\nprint([*sys.stdin], 'é\\udcff')\n", [("1\r\n2\r3\n", ""), ("\r", "another word")], "exact-lines")
-@example("import sys\nn = int(input())\nprint(n)\nsys.exit(n)\n", [("0\n", ""), ("3\n", ""), ("512\n", "")], "codecontests")
+@example(
+    "import sys\nprint([*sys.stdin], 'é\\udcff')\n",
+    [("1\r\n2\r3\n", ""), ("\r", "another word")],
+    "exact-lines",
+)
+@example(
+    "import sys\nn = int(input())\nprint(n)\nsys.exit(n)\n",
+    [("0\n", ""), ("3\n", ""), ("512\n", "")],
+    "codecontests",
+)
 def test_the_verdict_is_that_of_a_plain_run(pools, tmp_path, program, tests, comparison):
     if compiles(program):
         ran = [run_plainly(program, given, tmp_path) for given, _ in tests]
-        tests = [Test(given, expected_output(one.output, change)) for one, (given, change) in zip(ran, tests)]
+        tests = [
+            Test(given, expected_output(one.output, change))
+            for one, (given, change) in zip(ran, tests)
+        ]
         verdicts = [verdict_on(one, test.expected, comparison) for one, test in zip(ran, tests)]
     else:
         assert run_plainly(program, tests[0][0], tmp_path).status == 1
@@ -226,7 +267,9 @@ def test_the_verdict_is_that_of_a_plain_run(pools, tmp_path, program, tests, com
             result = pools[workers].submit(job).result(60)
             way = f"{workers} workers, stop {stop}, shared {shared}, {run} run: {result}"
             assert [test.verdict for test in result.tests] == wanted, way
-            assert result.verdict is next((verdict for verdict in wanted if verdict is not Verdict.OK), Verdict.OK), way
+            assert result.verdict is next(
+                (verdict for verdict in wanted if verdict is not Verdict.OK), Verdict.OK
+            ), way
             for plain, judged in zip(ran or (), result.tests):
                 check_texts(plain, judged, way)
 
@@ -237,6 +280,10 @@ def check_texts(plain, judged, way):
         return
     assert judged.output == plain.output, way
     if judged.verdict is Verdict.RUNTIME_ERROR:
-        death = f"Exited with status {plain.status}" if plain.status > 0 else f"Killed by signal {-plain.status} "
+        death = (
+            f"Exited with status {plain.status}"
+            if plain.status > 0
+            else f"Killed by signal {-plain.status} "
+        )
         wanted = plain.last or death
         assert judged.error.rstrip().splitlines()[-1].startswith(wanted), way

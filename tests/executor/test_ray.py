@@ -20,7 +20,8 @@ from executor import AssertTest, CallTest, Checker, Job, Limits, Pool, Test, Ver
 from executor.ray_pool import RUNTIME_ENV, RayPool  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
-# Ray takes "127.0.0.1" for the address of the first network card. This process belongs to the node that has its address.
+# Ray takes "127.0.0.1" for the address of the first network card. This process belongs to the node
+# that has its address.
 HEAD = {"num_cpus": 1, "object_store_memory": 80 << 20, "node_ip_address": "127.0.0.2"}
 NODE = {**HEAD, "node_ip_address": "127.0.0.3"}
 ADD_ONE = "print(int(input()) + 1)"
@@ -56,20 +57,31 @@ def cluster():
     directory = tempfile.mkdtemp(prefix="ray")  # short: the paths of its sockets may have 107 bytes
     with pytest.MonkeyPatch.context() as patch:
         os.chmod(directory, 0o711)  # programs run as other users
-        patch.setenv("TMPDIR", directory)  # a pool whose actor is killed cannot clear its directory away
+        # a pool whose actor is killed cannot clear its directory away
+        patch.setenv("TMPDIR", directory)
         patch.setenv("RAY_TMPDIR", directory)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        patch.chdir(directory)  # Ray lets its workers import from here, and the package is to come from RUNTIME_ENV
+        # Ray lets its workers import from here, and the package is to come from RUNTIME_ENV
+        patch.chdir(directory)
         # A node that is gone is noticed within 2 s rather than 15.
-        health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
-        cluster = Cluster(initialize_head=True, head_node_args={**HEAD, "include_dashboard": False, "_system_config": health})
+        health = {
+            "health_check_initial_delay_ms": 0,
+            "health_check_period_ms": 500,
+            "health_check_failure_threshold": 4,
+        }
+        cluster = Cluster(
+            initialize_head=True,
+            head_node_args={**HEAD, "include_dashboard": False, "_system_config": health},
+        )
         try:
             yield cluster
         finally:
             ray.shutdown()
             cluster.shutdown()
-            left = not wait_until(lambda: not processes_of(directory), 10) and processes_of(directory)
+            left = not wait_until(lambda: not processes_of(directory), 10) and processes_of(
+                directory
+            )
             shutil.rmtree(directory, ignore_errors=True)
     assert not left
 
@@ -85,14 +97,21 @@ def two_nodes(cluster):
 def connected(two_nodes):
     """The cluster, with Ray initialised by someone else than the pool."""
     if not ray.is_initialized():
-        ray.init(two_nodes.address, _node_ip_address=HEAD["node_ip_address"], runtime_env=RUNTIME_ENV, log_to_driver=False)
+        ray.init(
+            two_nodes.address,
+            _node_ip_address=HEAD["node_ip_address"],
+            runtime_env=RUNTIME_ENV,
+            log_to_driver=False,
+        )
     # An actor that was ended returns its processor a moment later.
     assert wait_until(lambda: ray.available_resources().get("CPU") == 2, 20)
     return two_nodes
 
 
 def noting(path):
-    """A comparison that notes the process it is called in, which is the actor, and where that has the package from."""
+    """A comparison that notes the process it is called in, which is the actor, and where that has
+    the package from.
+    """
     path = str(path)
 
     def compare(given, got, expected):
@@ -132,7 +151,12 @@ def use_until(enough, pool, note):
     deadline = time.monotonic() + 30
     while not enough(set(noted(note, 0))):
         assert time.monotonic() < deadline
-        check_numbered([future.result(30) for future in [pool.submit(job) for job in numbered(4, noting(note))]])
+        check_numbered(
+            [
+                future.result(30)
+                for future in [pool.submit(job) for job in numbered(4, noting(note))]
+            ]
+        )
     return set(noted(note, 0))
 
 
@@ -144,11 +168,25 @@ MIXED = [
     Job("while True: pass", (Test("", ""),), Limits(seconds=0.3)),
     Job("print('a' * 2000)", (Test("", ""),), Limits(output_bytes=1000)),
     Job("print(2.000001)\nexit(1)", (Test("", "2.0"),), comparison="codecontests"),
-    Job(ADD_ONE, tuple(Test(f"{i}\n", f"{i + (i != 2)}\n") for i in range(5)), stop_at_first_failure=True),
+    Job(
+        ADD_ONE,
+        tuple(Test(f"{i}\n", f"{i + (i != 2)}\n") for i in range(5)),
+        stop_at_first_failure=True,
+    ),
     Job(ADD_ONE, tuple(Test(f"{i}\n", f"{i + 1}\n") for i in range(20)), shared_process=True),
-    Job("def f(x):\n    return {x: x + 1}", (CallTest("f", (1,), {1: 2}), CallTest("f", (2,), {2: 2}))),
-    Job("def f(x):\n    return x + 1", (AssertTest("assert f(1) == 2"), AssertTest("assert f(1) == 3"))),
-    Job("print(7)", (Test("", "5"),), comparison=Checker("def check(i, o, e):\n    return int(o) > int(e)")),
+    Job(
+        "def f(x):\n    return {x: x + 1}",
+        (CallTest("f", (1,), {1: 2}), CallTest("f", (2,), {2: 2})),
+    ),
+    Job(
+        "def f(x):\n    return x + 1",
+        (AssertTest("assert f(1) == 2"), AssertTest("assert f(1) == 3")),
+    ),
+    Job(
+        "print(7)",
+        (Test("", "5"),),
+        comparison=Checker("def check(i, o, e):\n    return int(o) > int(e)"),
+    ),
     Job("print('\\ud83d\\ude00 é')", (Test("", "😀 é"),)),
     Job("print('x' * 900_000)", (Test("", "x" * 900_000),)),
     Job("print(2)", ()),
@@ -156,7 +194,11 @@ MIXED = [
 
 
 def essence(result):
-    return result.verdict, result.error, [(test.verdict, test.output, test.error, test.value) for test in result.tests]
+    return (
+        result.verdict,
+        result.error,
+        [(test.verdict, test.output, test.error, test.value) for test in result.tests],
+    )
 
 
 def test_same_verdicts_as_a_local_pool_and_the_package_comes_along(two_nodes, tmp_path):
@@ -173,14 +215,20 @@ def test_same_verdicts_as_a_local_pool_and_the_package_comes_along(two_nodes, tm
         expected = [future.result(30) for future in [local.submit(job) for job in jobs]]
         assert isolation == local.isolation
     assert [essence(result) for result in results] == [essence(result) for result in expected]
-    assert {result.verdict for result in results} >= {Verdict.OK, Verdict.TIMEOUT, Verdict.INVALID_PROGRAM, Verdict.OUTPUT_LIMIT}
+    assert {result.verdict for result in results} >= {
+        Verdict.OK,
+        Verdict.TIMEOUT,
+        Verdict.INVALID_PROGRAM,
+        Verdict.OUTPUT_LIMIT,
+    }
     assert all(result.isolation == isolation.level for result in results)
     assert all(result.timings.queued >= 0 and result.timings.judged > 0 for result in results)
     assert set(noted(note, 0)) - actors == {str(os.getpid())}  # where the local pool called it
     assert all("py_modules" in file for file in files)
 
 
-# ---- losing and gaining nodes ----------------------------------------------------------------------------------------
+# ---- losing and gaining nodes
+# ----------------------------------------------------------------------------------------
 
 
 def test_a_node_that_is_removed_loses_no_result_and_a_new_one_gets_work(connected, tmp_path):
@@ -204,7 +252,8 @@ def test_an_actor_that_is_killed_loses_no_result_and_is_replaced(connected, tmp_
         assert wait_until(lambda: len(set(noted(note, 0))) == 2, 20)
         os.kill(int(noted(note, 0)[0]), signal.SIGKILL)
         check_numbered([future.result(60) for future in futures])
-        assert wait_until(lambda: ray.available_resources().get("CPU", 0) == 0, 20)  # it is there again
+        # it is there again
+        assert wait_until(lambda: ray.available_resources().get("CPU", 0) == 0, 20)
         assert all(pool.submit(QUICK).result(30).passed for _ in range(4))
 
 
@@ -244,7 +293,10 @@ def test_jobs_wait_for_a_node_as_long_as_patience_lasts(connected):
         def here(self):
             return ray.get_runtime_context().get_node_id()
 
-    occupants = {ray.get(occupant.here.remote()): occupant for occupant in [Occupant.remote() for _ in range(2)]}
+    occupants = {
+        ray.get(occupant.here.remote()): occupant
+        for occupant in [Occupant.remote() for _ in range(2)]
+    }
     with pytest.raises(RuntimeError, match="no node for 0.5 s; are there any free processors"):
         RayPool(patience=0.5)
     on_head = occupants.pop(connected.head_node.node_id)
@@ -269,17 +321,26 @@ def test_jobs_wait_for_a_node_as_long_as_patience_lasts(connected):
 def test_nothing_hangs_or_aborts_when_ray_is_shut_down_by_others(connected):
     pool = RayPool()
     pool._scheduler._patience = 0.5
-    futures = [pool.submit(Job("import time\ntime.sleep(50)", QUICK.tests, Limits(seconds=60))) for _ in range(20)]
+    futures = [
+        pool.submit(Job("import time\ntime.sleep(50)", QUICK.tests, Limits(seconds=60)))
+        for _ in range(20)
+    ]
     assert wait_until(lambda: any(future.running() for future in futures), 10)
     ray.shutdown()
     assert {future.result(20).verdict for future in futures} == {Verdict.INFRASTRUCTURE}
-    ray.init(connected.address, _node_ip_address=HEAD["node_ip_address"], runtime_env=RUNTIME_ENV, log_to_driver=False)
+    ray.init(
+        connected.address,
+        _node_ip_address=HEAD["node_ip_address"],
+        runtime_env=RUNTIME_ENV,
+        log_to_driver=False,
+    )
     assert "no node for 0.5 s" in pool.submit(QUICK).result(20).error
     pool.close()
     assert ray.is_initialized()
 
 
-# ---- the rest of the interface ---------------------------------------------------------------------------------------
+# ---- the rest of the interface
+# ---------------------------------------------------------------------------------------
 
 
 def test_close_ends_jobs_and_actors_and_leaves_the_cluster(connected, tmp_path):
@@ -288,7 +349,8 @@ def test_close_ends_jobs_and_actors_and_leaves_the_cluster(connected, tmp_path):
     actors = use_until(lambda actors: len(actors) == 2, pool, note)
     slow = Job("import time\ntime.sleep(50)", QUICK.tests, Limits(seconds=60))
     futures = [pool.submit(slow) for _ in range(30)]
-    assert wait_until(lambda: sum(future.running() for future in futures) == 12, 10)  # 2 * 1 + 4 on each node
+    # 2 * 1 + 4 on each node
+    assert wait_until(lambda: sum(future.running() for future in futures) == 12, 10)
     started = time.monotonic()
     pool.close()
     pool.close()
@@ -296,7 +358,9 @@ def test_close_ends_jobs_and_actors_and_leaves_the_cluster(connected, tmp_path):
     assert all(future.done() for future in futures)
     assert sum(future.cancelled() for future in futures) == 18
     ended = [future.result() for future in futures if not future.cancelled()]
-    assert {(result.verdict, result.error) for result in ended} == {(Verdict.INFRASTRUCTURE, "the pool was closed")}
+    assert {(result.verdict, result.error) for result in ended} == {
+        (Verdict.INFRASTRUCTURE, "the pool was closed")
+    }
     assert wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in actors), 10)
     assert ray.is_initialized()
     with pytest.raises(RuntimeError, match="closed"):
@@ -325,7 +389,9 @@ def test_judge_in_a_coroutine_submit_in_a_callback_and_jobs_that_are_refused(con
         return await asyncio.gather(*[pool.judge(job) for job in jobs])
 
     with RayPool(max_pending=1) as pool:
-        check_numbered(asyncio.run(judge_all(pool, numbered(12, noting(tmp_path / "note"), seconds=0))))
+        check_numbered(
+            asyncio.run(judge_all(pool, numbered(12, noting(tmp_path / "note"), seconds=0)))
+        )
         second = []
         seen = threading.Event()
 
@@ -350,7 +416,10 @@ def test_bad_arguments(connected):
         RayPool(nodes=0)
     with pytest.raises(ValueError, match="give address and runtime_env to ray.init"):
         RayPool(address=connected.address)
-    with pytest.raises(RuntimeError, match="no node can be used: node .*: ValueError: unknown isolation 'no_such_word'"):
+    with pytest.raises(
+        RuntimeError,
+        match="no node can be used: node .*: ValueError: unknown isolation 'no_such_word'",
+    ):
         RayPool(isolation="no_such_word")
 
 
@@ -359,5 +428,7 @@ def test_without_ray_the_error_says_what_to_install():
         "import sys\nsys.modules['ray'] = None\nimport executor.ray_pool\n"
         "try:\n    executor.ray_pool.RayPool()\nexcept ImportError as error:\n    print(error)"
     )
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     assert found.stdout.rstrip().endswith("pip install ray")

@@ -1,4 +1,6 @@
-"""Conformance: programs that models wrote, with verdicts that others recorded. Runs as far as the shared data are here."""
+"""Conformance: programs that models wrote, with verdicts that others recorded. Runs as far as the
+shared data are here.
+"""
 
 import functools
 import gzip
@@ -34,12 +36,14 @@ def first_failing(result):
     return next((at for at, test in enumerate(result.tests) if test.verdict is not Verdict.OK), -1)
 
 
-# ---- CodeContests ----------------------------------------------------------------------------------------------------
+# ---- CodeContests
+# ----------------------------------------------------------------------------------------------------
 
 LABELS = {
     "AC": {Verdict.OK},
     "WA": {Verdict.WRONG_ANSWER},
-    "RTE": {Verdict.RUNTIME_ERROR, Verdict.OUT_OF_MEMORY},  # the record does not tell a lack of memory apart
+    # the record does not tell a lack of memory apart
+    "RTE": {Verdict.RUNTIME_ERROR, Verdict.OUT_OF_MEMORY},
     "TLE": {Verdict.TIMEOUT},
 }
 # Recorded as a timeout, but it passes every stored test within milliseconds.
@@ -65,8 +69,13 @@ def test_the_labels_of_code_contests(contest_pool, shared_process):
     futures = []
     for entry in entries:
         problem = problems[entry["name"]]
-        tests = tuple(Test(test["input"], test["output"]) for test in problem["public_tests"] + problem["hidden_tests"])
-        job = Job(entry["solution"], tests, Limits(10.0, 1024), "codecontests", True, shared_process)
+        tests = tuple(
+            Test(test["input"], test["output"])
+            for test in problem["public_tests"] + problem["hidden_tests"]
+        )
+        job = Job(
+            entry["solution"], tests, Limits(10.0, 1024), "codecontests", True, shared_process
+        )
         futures.append(contest_pool.submit(job))
     differ = set()
     for entry, future in zip(entries, futures):
@@ -78,17 +87,21 @@ def test_the_labels_of_code_contests(contest_pool, shared_process):
     assert differ == MISLABELLED
 
 
-# ---- HumanEval+ and MBPP+ -------------------------------------------------------------------------------------------
+# ---- HumanEval+ and MBPP+
+# -------------------------------------------------------------------------------------------
 
-# Expected values that cannot be had: lists of up to 1.7 million tuples of 77 strings. The recorded program fails long before.
+# Expected values that cannot be had: lists of up to 1.7 million tuples of 77 strings. The recorded
+# program fails long before.
 TOO_LARGE = {("Mbpp/255", Verdict.OUT_OF_MEMORY), ("Mbpp/255", Verdict.OUTPUT_LIMIT)}
 VERDICTS_DIFFER = {
-    # `tuple(set(a) ^ set(b))`, as in the canonical solution. Its order for strings depends on the hash seed, which is
-    # fixed here; the record's expected values came from a process with another seed.
+    # `tuple(set(a) ^ set(b))`, as in the canonical solution. Its order for strings depends on the
+    # hash seed, which is fixed here; the record's expected values came from a process with another
+    # seed.
     ("Mbpp/579", "plus"),
 }
 FIRSTS_DIFFER = {
-    # numpy cannot compare an integer beyond 64 bits with a float; within the tolerance, they are equal here.
+    # numpy cannot compare an integer beyond 64 bits with a float; within the tolerance, they are
+    # equal here.
     ("Mbpp/300", "plus"),
     # numpy takes a number to be close to the empty list, all of whose elements it is close to.
     ("Mbpp/418", "plus"),
@@ -107,7 +120,9 @@ class Run(NamedTuple):
 
 
 def runs_of(pool, task, recorded):
-    """Find the expected values, then run the recorded program: ([base and plus Run], {(task_id, verdict) without a value})."""
+    """Find the expected values, then run the recorded program: ([base and plus Run], {(task_id,
+    verdict) without a value}).
+    """
     task_id, solved = task["task_id"], tasks.solve(task, pool)
     runs = []
     for part, truths in (("base", solved.base), ("plus", solved.plus)):
@@ -116,27 +131,46 @@ def runs_of(pool, task, recorded):
         job = Job(recorded["solution"], tests, solved.limits, stop_at_first_failure=True)
         result = pool.submit(job).result()
         assert result.verdict is not Verdict.INFRASTRUCTURE, (task_id, part, result.error)
-        first, failing = first_failing(result), recorded[f"{part}_fail_tests"]  # of one input; of none if the first failed
+        # of one input; of none if the first failed
+        first, failing = first_failing(result), recorded[f"{part}_fail_tests"]
         arguments = functools.partial(oracles.arguments, task_id)
         same = first == 0 if not failing else arguments(inputs[first]) == arguments(failing[0])
         runs.append(Run(task_id, part, recorded[f"{part}_status"] == "pass", result.passed, same))
-    return runs, {(task_id, truth.verdict) for truth in solved.base + solved.plus if truth.verdict not in oracles.RETURNED}
+    return runs, {
+        (task_id, truth.verdict)
+        for truth in solved.base + solved.plus
+        if truth.verdict not in oracles.RETURNED
+    }
 
 
 @pytest.mark.parametrize(
     "name, file, count",
-    [("humaneval", "HumanEvalPlus-v0.1.9.jsonl.gz", 164), ("mbpp", "MbppPlus-v0.1.0.jsonl.gz", 399)],
+    [
+        ("humaneval", "HumanEvalPlus-v0.1.9.jsonl.gz", 164),
+        ("mbpp", "MbppPlus-v0.1.0.jsonl.gz", 399),
+    ],
 )
 def test_the_verdicts_of_evalplus(name, file, count):
-    """Every program gets the recorded base and plus verdict, and fails first on the input that is recorded."""
+    """Every program gets the recorded base and plus verdict, and fails first on the input that is
+    recorded.
+    """
     with open(DATA / "evalplus" / "reference_run" / name / "generated_eval_results.json") as opened:
         record = json.load(opened)["eval"]
-    with Pool(2, cache_size=0) as pool, ThreadPoolExecutor(4) as threads:  # a few at once: some expected values are large
-        done = list(threads.map(lambda task: runs_of(pool, task, *record[task["task_id"]]), read(f"evalplus/{file}")))
+    # a few at once: some expected values are large
+    with Pool(2, cache_size=0) as pool, ThreadPoolExecutor(4) as threads:
+        done = list(
+            threads.map(
+                lambda task: runs_of(pool, task, *record[task["task_id"]]), read(f"evalplus/{file}")
+            )
+        )
     runs = [run for both, _ in done for run in both]
     assert len(runs) == 2 * count
     mbpp = name == "mbpp"
     assert set().union(*(too_large for _, too_large in done)) == (TOO_LARGE if mbpp else set())
-    assert {run[:2] for run in runs if run.passed != run.recorded_pass} == (VERDICTS_DIFFER if mbpp else set())
+    assert {run[:2] for run in runs if run.passed != run.recorded_pass} == (
+        VERDICTS_DIFFER if mbpp else set()
+    )
     failed = [run for run in runs if not run.passed and not run.recorded_pass]
-    assert {run[:2] for run in failed if not run.first_as_recorded} == (FIRSTS_DIFFER if mbpp else set())
+    assert {run[:2] for run in failed if not run.first_as_recorded} == (
+        FIRSTS_DIFFER if mbpp else set()
+    )

@@ -12,19 +12,33 @@ from executor.worker.worker_values import DEEPEST, Opaque, decode, encode
 
 TEXT = st.text(st.characters(exclude_categories=[]), max_size=8)  # lone surrogates too
 KEYS = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT | st.binary(max_size=8),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | TEXT
+    | st.binary(max_size=8),
     lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=3),
     max_leaves=6,
 )
 VALUES = st.recursive(
-    KEYS | st.complex_numbers(allow_nan=False) | st.binary(max_size=8).map(bytearray) | st.sets(KEYS, max_size=3),
-    lambda inner: st.lists(inner, max_size=4) | st.tuples(inner, inner) | st.dictionaries(KEYS, inner, max_size=4),
+    KEYS
+    | st.complex_numbers(allow_nan=False)
+    | st.binary(max_size=8).map(bytearray)
+    | st.sets(KEYS, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.tuples(inner, inner)
+        | st.dictionaries(KEYS, inner, max_size=4)
+    ),
     max_leaves=20,
 )
 
 
 def exact(value):
-    """A text that tells 1 from True and from 1.0, and -0.0 from 0.0, and that the order of a set does not change."""
+    """A text that tells 1 from True and from 1.0, and -0.0 from 0.0, and that the order of a set
+    does not change.
+    """
     if isinstance(value, (set, frozenset)):
         return type(value).__name__ + str(sorted(map(exact, value)))
     if isinstance(value, dict):
@@ -37,14 +51,31 @@ def exact(value):
 @settings(max_examples=300, deadline=None)
 @given(VALUES)
 @example([1, True, 1.0, -0.0, 0.0, math.inf, -math.inf, complex(-0.0, 2)])
-@example([2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 2**64, 10**5000 - 10**5000, "\ud800", "", b"", (), {}, set()])
+@example(
+    [
+        2**63 - 1,
+        2**63,
+        -(2**63),
+        -(2**63) - 1,
+        2**64,
+        10**5000 - 10**5000,
+        "\ud800",
+        "",
+        b"",
+        (),
+        {},
+        set(),
+    ]
+)
 def test_what_is_encoded_comes_back(value):
     assert exact(decode(encode(value))) == exact(value)
 
 
 def test_bytes_by_hand():
     assert encode([None, True, -1]) == b"l\x03\x00\x00\x00" + b"N" + b"T" + b"i" + b"\xff" * 8
-    assert encode({"a": 0.5}) == b"d\x01\x00\x00\x00" + b"s\x01\x00\x00\x00a" + b"f" + struct.pack("<d", 0.5)
+    assert encode({"a": 0.5}) == b"d\x01\x00\x00\x00" + b"s\x01\x00\x00\x00a" + b"f" + struct.pack(
+        "<d", 0.5
+    )
     assert encode(1 << 63) == b"I\x09\x00\x00\x00" + b"\x00" * 7 + b"\x80\x00"
 
 
@@ -60,13 +91,31 @@ class Tricky:
     def lie(self, *_):
         raise AssertionError("a method of a subclass was called")
 
-    __iter__ = __len__ = __getitem__ = __index__ = __int__ = __float__ = __complex__ = __eq__ = __bytes__ = lie
-    items = keys = values = encode = to_bytes = bit_length = real = imag = __reduce__ = __str__ = __repr__ = lie
+    __iter__ = __len__ = __getitem__ = __index__ = __int__ = __float__ = __complex__ = __eq__ = (
+        __bytes__
+    ) = lie
+    items = keys = values = encode = to_bytes = bit_length = real = imag = __reduce__ = __str__ = (
+        __repr__
+    ) = lie
     __hash__ = object.__hash__
 
 
 @pytest.mark.parametrize(
-    "value", [5, 2**70, 2.5, 1 + 2j, "text", b"bytes", bytearray(b"array"), [1, [2]], (1, 2), {1: 2}, {1, 2}, frozenset({3})]
+    "value",
+    [
+        5,
+        2**70,
+        2.5,
+        1 + 2j,
+        "text",
+        b"bytes",
+        bytearray(b"array"),
+        [1, [2]],
+        (1, 2),
+        {1: 2},
+        {1, 2},
+        frozenset({3}),
+    ],
 )
 def test_subclasses_count_as_their_base_and_their_methods_are_not_called(value):
     kind = type("Sub", (Tricky, type(value)), {})
@@ -79,7 +128,13 @@ def test_subclasses_of_the_standard_library():
 
     Point = collections.namedtuple("Point", "x y")
     counts = collections.defaultdict(list, {1: [2]})
-    value = [collections.Counter("aab"), counts, collections.OrderedDict(a=1), Colour.RED, Point(1, 2)]
+    value = [
+        collections.Counter("aab"),
+        counts,
+        collections.OrderedDict(a=1),
+        Colour.RED,
+        Point(1, 2),
+    ]
     assert exact(decode(encode(value))) == exact([{"a": 2, "b": 1}, {1: [2]}, {"a": 1}, 4, (1, 2)])
 
 
@@ -95,18 +150,31 @@ def test_what_is_not_data():
         def __bool__(self):
             raise KeyboardInterrupt
 
-    thing, silent, empty, numbers = decode(encode([Thing(), Silent(), collections.deque(), range(3)]))
+    thing, silent, empty, numbers = decode(
+        encode([Thing(), Silent(), collections.deque(), range(3)])
+    )
     assert (thing.kind, thing.text, thing.truth) == ("Thing", ("thing " * 1000)[:1000], True)
     assert (silent.kind, silent.text, silent.truth) == ("Silent", "<no text>", True)
     assert (empty.kind, empty.text, bool(empty)) == ("deque", "deque([])", False)
     assert (numbers.kind, numbers.text, bool(numbers)) == ("range", "range(0, 3)", True)
-    assert thing == thing and thing != decode(encode(thing)) and thing != thing.text and repr(thing) == thing.text
+    assert (
+        thing == thing
+        and thing != decode(encode(thing))
+        and thing != thing.text
+        and repr(thing) == thing.text
+    )
     assert decode(encode(Opaque("K", "lone \ud800"))).text == "lone \\ud800"
 
 
 def test_numpy_becomes_plain():
     numpy = pytest.importorskip("numpy")
-    value = [numpy.int32(3), numpy.bool_(True), numpy.float64(0.5), numpy.arange(4).reshape(2, 2), numpy.str_("a")]
+    value = [
+        numpy.int32(3),
+        numpy.bool_(True),
+        numpy.float64(0.5),
+        numpy.arange(4).reshape(2, 2),
+        numpy.str_("a"),
+    ]
     assert exact(decode(encode(value))) == exact([3, True, 0.5, [[0, 1], [2, 3]], "a"])
     assert decode(encode(numpy.longdouble(1))).kind == "longdouble"  # its tolist gives itself
 
@@ -174,7 +242,8 @@ def test_malformed(data, why):
 
 
 def test_members_that_hash_alike_are_refused():
-    # All of these hash to 0. A set of a million would keep the reader busy for hours, inside one call.
+    # All of these hash to 0. A set of a million would keep the reader busy for hours, inside one
+    # call.
     alike = [(2**61 - 1) * factor for factor in range(65)]
     assert {hash(number) for number in alike} == {0}
     assert decode(encode(set(alike[:64]))) == set(alike[:64])
@@ -192,7 +261,10 @@ def test_sets_of_sets_that_hash_alike_are_refused_earlier():
     assert decode(encode({one, (two, 1), (one, 1)})) == {one, (two, 1), (one, 1)}
     with pytest.raises(ValueError, match="2 keys of a dict or members of a set hash alike"):
         decode(encode({frozenset({one}), frozenset({two})}))
-    assert decode(encode({frozenset({one}), frozenset({1, 2})})) == {frozenset({one}), frozenset({1, 2})}
+    assert decode(encode({frozenset({one}), frozenset({1, 2})})) == {
+        frozenset({one}),
+        frozenset({1, 2}),
+    }
 
 
 def is_read_or_refused(data):
@@ -203,7 +275,10 @@ def is_read_or_refused(data):
 
 
 @settings(max_examples=500, deadline=None)
-@given(st.binary(max_size=60) | st.lists(st.sampled_from([*b"ldSZtNTio\x00\x01"])).map(lambda tags: bytes(tags) + b"\0" * 9))
+@given(
+    st.binary(max_size=60)
+    | st.lists(st.sampled_from([*b"ldSZtNTio\x00\x01"])).map(lambda tags: bytes(tags) + b"\0" * 9)
+)
 def test_random_bytes_are_read_or_refused(data):
     is_read_or_refused(data)
 

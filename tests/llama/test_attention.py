@@ -1,4 +1,6 @@
-"""Kernels of attention against the plain formula in float64, values and gradients, and the choice between them."""
+"""Kernels of attention against the plain formula in float64, values and gradients, and the choice
+between them.
+"""
 
 import dataclasses
 import types
@@ -10,7 +12,9 @@ import pytest
 
 from rlef_jax.llama import LlamaConfig, attention
 
-CONFIG = LlamaConfig(vocab_size=8, d_model=8, n_layers=1, n_heads=4, n_kv_heads=2, head_dim=16, d_ff=8)
+CONFIG = LlamaConfig(
+    vocab_size=8, d_model=8, n_layers=1, n_heads=4, n_kv_heads=2, head_dim=16, d_ff=8
+)
 
 
 def inputs(T, H=4, G=2, K=16, B=2, seed=0):
@@ -26,7 +30,9 @@ def reference(q_BTHK, k_BTGK, v_BTGK):
     for b in range(B):
         for h in range(H):
             for t in range(T):
-                scores = k_BTGK[b, : t + 1, h // group].astype(np.float64) @ q_BTHK[b, t, h] / np.sqrt(K)
+                scores = (
+                    k_BTGK[b, : t + 1, h // group].astype(np.float64) @ q_BTHK[b, t, h] / np.sqrt(K)
+                )
                 weights = np.exp(scores - scores.max())
                 out_BTHK[b, t, h] = weights / weights.sum() @ v_BTGK[b, : t + 1, h // group]
     return out_BTHK
@@ -62,13 +68,19 @@ def test_blocks_give_the_formula_and_its_gradients(T, block):
 def test_blocks_need_much_less_memory_than_all_pairs():
     arrays = [jax.ShapeDtypeStruct((1, 2048, heads, 16), np.float32) for heads in (4, 2, 2)]
     loss = lambda attend: jax.jit(jax.grad(lambda arrays: jnp.sum(attend(*arrays))))
-    memory = lambda attend: loss(attend).lower(arrays).compile().memory_analysis().temp_size_in_bytes
+    memory = lambda attend: (
+        loss(attend).lower(arrays).compile().memory_analysis().temp_size_in_bytes
+    )
     assert memory(attention.blocked) < 0.7 * memory(whole)
 
 
-@pytest.mark.parametrize(("T", "K", "sizes"), [(128, 128, None), (200, 64, None), (130, 128, (2, 1, 2)), (128, 32, (1, 2, 1))])
+@pytest.mark.parametrize(
+    ("T", "K", "sizes"),
+    [(128, 128, None), (200, 64, None), (130, 128, (2, 1, 2)), (128, 32, (1, 2, 1))],
+)
 def test_splash_gives_the_formula_and_its_gradients(T, K, sizes, mesh_of):
-    # The kernel itself, interpreted: with whole and padded lengths and heads, alone and dealt over a mesh.
+    # The kernel itself, interpreted: with whole and padded lengths and heads, alone and dealt over
+    # a mesh.
     arrays = inputs(T, K=K)
     mesh = mesh_of(*sizes) if sizes else None
     splash = lambda *arrays: attention.splash(*arrays, mesh, interpret=True)
@@ -79,7 +91,9 @@ def test_splash_gives_the_formula_and_its_gradients(T, K, sizes, mesh_of):
 
 def on(platform, **attributes):
     """A mesh, as far as the choice looks at it, of devices that this machine does not have."""
-    return types.SimpleNamespace(devices=np.array([types.SimpleNamespace(platform=platform, **attributes)]))
+    return types.SimpleNamespace(
+        devices=np.array([types.SimpleNamespace(platform=platform, **attributes)])
+    )
 
 
 HALF = dataclasses.replace(CONFIG, dtype="bfloat16")
@@ -96,7 +110,11 @@ HALF = dataclasses.replace(CONFIG, dtype="bfloat16")
         (CONFIG, on("gpu", compute_capability="9.0"), "xla"),  # float32 stays float32
         (CONFIG, on("tpu"), "xla"),
         (dataclasses.replace(HALF, attention="xla"), on("tpu"), "xla"),
-        (dataclasses.replace(HALF, attention="cudnn"), on("gpu", compute_capability="8.0"), "cudnn"),
+        (
+            dataclasses.replace(HALF, attention="cudnn"),
+            on("gpu", compute_capability="8.0"),
+            "cudnn",
+        ),
     ],
 )
 def test_the_kernel_follows_device_and_dtype(config, mesh, kernel):
@@ -107,7 +125,11 @@ def test_the_kernel_follows_device_and_dtype(config, mesh, kernel):
     ("config", "mesh", "needs"),
     [
         (dataclasses.replace(HALF, attention="cudnn"), on("tpu"), "GPU of compute capability"),
-        (dataclasses.replace(HALF, attention="cudnn"), on("gpu", compute_capability="7.5"), "GPU of compute capability"),
+        (
+            dataclasses.replace(HALF, attention="cudnn"),
+            on("gpu", compute_capability="7.5"),
+            "GPU of compute capability",
+        ),
         (dataclasses.replace(HALF, attention="splash"), None, "TPU"),
         (dataclasses.replace(CONFIG, attention="splash"), on("tpu"), "bfloat16"),
     ],

@@ -1,4 +1,6 @@
-"""Weights of Hugging Face checkpoints, in and out: each tensor where it belongs, damage of every kind, nothing half written."""
+"""Weights of Hugging Face checkpoints, in and out: each tensor where it belongs, damage of every
+kind, nothing half written.
+"""
 
 import dataclasses
 import json
@@ -17,18 +19,36 @@ from rlef_jax import llama, sharding
 from rlef_jax.llama import LlamaConfig, hf, hf_config
 
 TINY = {
-    "model_type": "llama", "vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "intermediate_size": 24,
-}  # fmt: skip
+    "model_type": "llama",
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 24,
+}
 PLAIN = LlamaConfig(
-    vocab_size=50, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=4, d_ff=24, norm_eps=1e-6, context_length=2048
+    vocab_size=50,
+    d_model=16,
+    n_layers=2,
+    n_heads=4,
+    n_kv_heads=2,
+    head_dim=4,
+    d_ff=24,
+    norm_eps=1e-6,
+    context_length=2048,
 )
 NAMES = {
-    "self_attn.q_proj": "self_attn/q_proj/kernel", "self_attn.k_proj": "self_attn/k_proj/kernel",
-    "self_attn.v_proj": "self_attn/v_proj/kernel", "self_attn.o_proj": "self_attn/o_proj/kernel",
-    "mlp.gate_proj": "mlp/gate_proj/kernel", "mlp.up_proj": "mlp/up_proj/kernel", "mlp.down_proj": "mlp/down_proj/kernel",
-    "input_layernorm": "input_layernorm/scale", "post_attention_layernorm": "post_attention_layernorm/scale",
-}  # fmt: skip
+    "self_attn.q_proj": "self_attn/q_proj/kernel",
+    "self_attn.k_proj": "self_attn/k_proj/kernel",
+    "self_attn.v_proj": "self_attn/v_proj/kernel",
+    "self_attn.o_proj": "self_attn/o_proj/kernel",
+    "mlp.gate_proj": "mlp/gate_proj/kernel",
+    "mlp.up_proj": "mlp/up_proj/kernel",
+    "mlp.down_proj": "mlp/down_proj/kernel",
+    "input_layernorm": "input_layernorm/scale",
+    "post_attention_layernorm": "post_attention_layernorm/scale",
+}
 
 
 def checkpoint_tensors(dtype=np.float32, bias=False, tied=False, seed=0):
@@ -37,13 +57,22 @@ def checkpoint_tensors(dtype=np.float32, bias=False, tied=False, seed=0):
     shapes = {"model.embed_tokens.weight": (50, D), "model.norm.weight": (D,)}
     for i in range(2):
         block = {
-            "self_attn.q_proj": (heads, D), "self_attn.k_proj": (groups, D), "self_attn.v_proj": (groups, D),
-            "self_attn.o_proj": (D, heads), "mlp.gate_proj": (F, D), "mlp.up_proj": (F, D), "mlp.down_proj": (D, F),
-            "input_layernorm": (D,), "post_attention_layernorm": (D,),
-        }  # fmt: skip
+            "self_attn.q_proj": (heads, D),
+            "self_attn.k_proj": (groups, D),
+            "self_attn.v_proj": (groups, D),
+            "self_attn.o_proj": (D, heads),
+            "mlp.gate_proj": (F, D),
+            "mlp.up_proj": (F, D),
+            "mlp.down_proj": (D, F),
+            "input_layernorm": (D,),
+            "post_attention_layernorm": (D,),
+        }
         shapes |= {f"model.layers.{i}.{name}.weight": shape for name, shape in block.items()}
         if bias:
-            shapes |= {f"model.layers.{i}.self_attn.{x}_proj.bias": (heads if x == "q" else groups,) for x in "qkv"}
+            shapes |= {
+                f"model.layers.{i}.self_attn.{x}_proj.bias": (heads if x == "q" else groups,)
+                for x in "qkv"
+            }
     if not tied:
         shapes["lm_head.weight"] = (50, D)
     return {name: rng.normal(size=shape).astype(dtype) for name, shape in shapes.items()}
@@ -55,11 +84,15 @@ def write_checkpoint(directory, tensors, shards=1, **fields):
     if shards == 1:
         return save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     names = sorted(tensors)
-    files = {f"model-{i + 1:05d}-of-{shards:05d}.safetensors": names[i::shards] for i in range(shards)}
+    files = {
+        f"model-{i + 1:05d}-of-{shards:05d}.safetensors": names[i::shards] for i in range(shards)
+    }
     for file, held in files.items():
         save_file({name: tensors[name] for name in held}, directory / file)
     weight_map = {name: file for file, held in files.items() for name in held}
-    (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (directory / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": weight_map})
+    )
 
 
 def assert_holds(params, tensors):
@@ -72,7 +105,9 @@ def assert_holds(params, tensors):
         np.testing.assert_array_equal(leaf("lm_head"), wide.pop("lm_head.weight").T)
     for name, path in NAMES.items():
         for i in range(2):
-            np.testing.assert_array_equal(leaf(f"layers/{path}")[i], wide.pop(f"model.layers.{i}.{name}.weight").T)
+            np.testing.assert_array_equal(
+                leaf(f"layers/{path}")[i], wide.pop(f"model.layers.{i}.{name}.weight").T
+            )
     for x in "qkv":
         for i in range(2):
             if (bias := wide.pop(f"model.layers.{i}.self_attn.{x}_proj.bias", None)) is not None:
@@ -88,7 +123,12 @@ def path_in(params, path):
 
 @pytest.mark.parametrize(
     ("file_dtype", "shards", "sizes"),
-    [(np.float32, 1, None), (ml_dtypes.bfloat16, 3, None), (np.float16, 1, (2, 2, 2)), (ml_dtypes.bfloat16, 1, (1, 8, 1))],
+    [
+        (np.float32, 1, None),
+        (ml_dtypes.bfloat16, 3, None),
+        (np.float16, 1, (2, 2, 2)),
+        (ml_dtypes.bfloat16, 1, (1, 8, 1)),
+    ],
 )
 def test_every_tensor_lands_where_it_belongs(file_dtype, shards, sizes, mesh_of, tmp_path):
     tensors = checkpoint_tensors(file_dtype, bias=True)
@@ -101,7 +141,10 @@ def test_every_tensor_lands_where_it_belongs(file_dtype, shards, sizes, mesh_of,
         assert (leaf.shape, leaf.dtype) == (shape.shape, shape.dtype)
     if mesh:
         at = sharding.shardings(abstract, mesh)
-        assert all(leaf.sharding == there for leaf, there in zip(jax.tree.leaves(params), jax.tree.leaves(at), strict=True))
+        assert all(
+            leaf.sharding == there
+            for leaf, there in zip(jax.tree.leaves(params), jax.tree.leaves(at), strict=True)
+        )
     else:
         assert all(len(leaf.devices()) == 1 for leaf in jax.tree.leaves(params))
 
@@ -112,7 +155,9 @@ def test_loading_in_bfloat16_is_loading_in_float32_and_casting(tmp_path):
     assert config.dtype == "bfloat16" and params["norm"]["scale"].dtype == jnp.float32
     _, wide = llama.load_hf(tmp_path)
     expected = llama.compute_params(config, wide)
-    assert jax.tree.map(lambda leaf: leaf.dtype, params) == jax.tree.map(lambda leaf: leaf.dtype, expected)
+    assert jax.tree.map(lambda leaf: leaf.dtype, params) == jax.tree.map(
+        lambda leaf: leaf.dtype, expected
+    )
     jax.tree.map(np.testing.assert_array_equal, params, expected)
     with pytest.raises(ValueError, match="model.dtype is 'float16'"):
         llama.load_hf(tmp_path, dtype=jnp.float16)
@@ -123,17 +168,25 @@ def test_a_given_config_keeps_its_settings_and_must_have_the_shape(tmp_path):
     given = dataclasses.replace(PLAIN, remat=True, dtype="bfloat16")
     config, params = llama.load_hf(tmp_path, config=given)
     assert config is given and params["embed_tokens"].dtype == jnp.float32
-    with pytest.raises(ValueError, match=r"_proj.weight is \[24, 16\], but by the configuration it must be \[32, 16\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"_proj.weight is \[24, 16\], but by the configuration it must be \[32, 16\]",
+    ):
         llama.load_hf(tmp_path, config=dataclasses.replace(PLAIN, d_ff=32))
 
 
-def test_a_tied_checkpoint_has_no_head_and_what_has_no_place_is_one_line_in_the_log(caplog, tmp_path):
+def test_a_tied_checkpoint_has_no_head_and_what_has_no_place_is_one_line_in_the_log(
+    caplog, tmp_path
+):
     tensors = checkpoint_tensors(tied=True)
     write_checkpoint(tmp_path / "a", tensors, tie_word_embeddings=True)
     config, params = llama.load_hf(tmp_path / "a")
     assert config.tied_embeddings and "lm_head" not in params and not caplog.records
     assert_holds(params, tensors)
-    spare = {name: np.ones((50, 16), np.float32) for name in ("lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq")}
+    spare = {
+        name: np.ones((50, 16), np.float32)
+        for name in ("lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq")
+    }
     write_checkpoint(tmp_path / "b", tensors | spare, tie_word_embeddings=True)
     _, others = llama.load_hf(tmp_path / "b")
     jax.tree.map(np.testing.assert_array_equal, params, others)
@@ -167,7 +220,9 @@ class TestDamage:
         tensors = checkpoint_tensors()
         del tensors["lm_head.weight"]
         write_checkpoint(tmp_path, tensors)
-        self.refused(tmp_path, "lacks 1 of the 21 tensors that the configuration asks for: lm_head.weight")
+        self.refused(
+            tmp_path, "lacks 1 of the 21 tensors that the configuration asks for: lm_head.weight"
+        )
         del tensors["model.layers.1.mlp.up_proj.weight"]
         write_checkpoint(tmp_path, tensors)
         self.refused(tmp_path, "lacks 2 of the 21 .*: model.layers.1.mlp.up_proj.weight and others")
@@ -176,10 +231,15 @@ class TestDamage:
         tensors = checkpoint_tensors()
         tensors["model.layers.1.mlp.up_proj.weight"] = np.ones((16, 24), np.float32)
         write_checkpoint(tmp_path, tensors, 2)
-        self.refused(tmp_path, r"layers.1.mlp.up_proj.weight is \[16, 24\], but by the configuration it must be \[24, 16\]")
+        self.refused(
+            tmp_path,
+            r"layers.1.mlp.up_proj.weight is \[16, 24\], but by the configuration it must be \[24, 16\]",
+        )
 
     def test_another_dtype(self, tmp_path):
-        write_checkpoint(tmp_path, checkpoint_tensors() | {"model.norm.weight": np.ones(16, np.int8)})
+        write_checkpoint(
+            tmp_path, checkpoint_tensors() | {"model.norm.weight": np.ones(16, np.int8)}
+        )
         self.refused(tmp_path, "model.norm.weight is of dtype I8: supported are F32, BF16, F16")
 
     @pytest.mark.parametrize("keep", [0, 5, 8, 100, -1])
@@ -187,7 +247,9 @@ class TestDamage:
         write_checkpoint(tmp_path, checkpoint_tensors())
         path = tmp_path / "model.safetensors"
         path.write_bytes(path.read_bytes()[:keep])
-        self.refused(tmp_path, "model.safetensors is damaged or incomplete .*: download or copy it again")
+        self.refused(
+            tmp_path, "model.safetensors is damaged or incomplete .*: download or copy it again"
+        )
 
     def test_a_truncated_shard(self, tmp_path):
         write_checkpoint(tmp_path, checkpoint_tensors(), 3)
@@ -197,7 +259,9 @@ class TestDamage:
 
     def test_junk_in_place_of_a_file(self, tmp_path):
         write_checkpoint(tmp_path, checkpoint_tensors())
-        (tmp_path / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+        (tmp_path / "model.safetensors").write_bytes(
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
+        )
         self.refused(tmp_path, "model.safetensors is damaged or incomplete")
 
     def test_a_header_that_points_elsewhere(self, tmp_path):
@@ -213,7 +277,11 @@ class TestDamage:
     def test_a_missing_shard(self, tmp_path):
         write_checkpoint(tmp_path, checkpoint_tensors(), 3)
         (tmp_path / "model-00002-of-00003.safetensors").unlink()
-        self.refused(tmp_path, "there is no .*model-00002-of-00003.safetensors, though .*index.json names it", FileNotFoundError)
+        self.refused(
+            tmp_path,
+            "there is no .*model-00002-of-00003.safetensors, though .*index.json names it",
+            FileNotFoundError,
+        )
 
     def test_an_index_that_names_a_tensor_elsewhere(self, tmp_path):
         write_checkpoint(tmp_path, checkpoint_tensors(), 2)
@@ -221,10 +289,14 @@ class TestDamage:
         index = json.loads(path.read_text())
         right = index["weight_map"]["model.norm.weight"]
         wrong = next(file for file in index["weight_map"].values() if file != right)
-        path.write_text(json.dumps({"weight_map": index["weight_map"] | {"model.norm.weight": wrong}}))
+        path.write_text(
+            json.dumps({"weight_map": index["weight_map"] | {"model.norm.weight": wrong}})
+        )
         self.refused(tmp_path, f"says that model.norm.weight is in {wrong}, but it is not")
 
-    @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 1}}'])
+    @pytest.mark.parametrize(
+        "content", ["{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 1}}']
+    )
     def test_an_index_that_is_none(self, content, tmp_path):
         write_checkpoint(tmp_path, checkpoint_tensors(), 2)
         (tmp_path / "model.safetensors.index.json").write_text(content)
@@ -233,12 +305,22 @@ class TestDamage:
     def test_no_weights(self, tmp_path):
         write_checkpoint(tmp_path, checkpoint_tensors())
         (tmp_path / "model.safetensors").unlink()
-        self.refused(tmp_path, "holds neither model.safetensors nor model.safetensors.index.json", FileNotFoundError)
+        self.refused(
+            tmp_path,
+            "holds neither model.safetensors nor model.safetensors.index.json",
+            FileNotFoundError,
+        )
         (tmp_path / "pytorch_model-00001-of-00002.bin").touch()
-        self.refused(tmp_path, "holds pytorch_model.bin but no safetensors: convert it with .*save_pretrained", FileNotFoundError)
+        self.refused(
+            tmp_path,
+            "holds pytorch_model.bin but no safetensors: convert it with .*save_pretrained",
+            FileNotFoundError,
+        )
 
 
-@pytest.mark.parametrize(("dtype", "kind"), [("bfloat16", ml_dtypes.bfloat16), ("float32", np.float32)])
+@pytest.mark.parametrize(
+    ("dtype", "kind"), [("bfloat16", ml_dtypes.bfloat16), ("float32", np.float32)]
+)
 @pytest.mark.parametrize("sizes", [None, (2, 2, 2)])
 def test_out_again_byte_for_byte(dtype, kind, sizes, mesh_of, tmp_path):
     tensors = checkpoint_tensors(kind, bias=True)
@@ -249,7 +331,11 @@ def test_out_again_byte_for_byte(dtype, kind, sizes, mesh_of, tmp_path):
     assert saved.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert saved[name].dtype == tensor.dtype and saved[name].tobytes() == tensor.tobytes(), name
-    assert sorted(os.listdir(tmp_path / "out")) == ["config.json", "generation_config.json", "model.safetensors"]
+    assert sorted(os.listdir(tmp_path / "out")) == [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+    ]
     assert os.listdir(tmp_path).count("out.part") == 0
     assert hf_config.read(tmp_path / "out") == config
     with safe_open(tmp_path / "out" / "model.safetensors", framework="np") as file:
@@ -270,12 +356,22 @@ def test_shards_fill_in_the_order_of_the_forward_pass(random_params, tmp_path):
     assert index["weight_map"] == {name: file for file, shard in zip(files, held) for name in shard}
     assert "model.embed_tokens.weight" in held[0] and "lm_head.weight" in held[-1]
     layers = [{name.split(".")[2] for name in shard if ".layers." in name} for shard in held]
-    assert [max(numbers) for numbers in layers if numbers] == sorted(max(numbers) for numbers in layers if numbers)
+    assert [max(numbers) for numbers in layers if numbers] == sorted(
+        max(numbers) for numbers in layers if numbers
+    )
     assert json.loads((tmp_path / "out" / "generation_config.json").read_text()) == {
-        "bos_token_id": 1, "eos_token_id": [2, 9], "pad_token_id": None,
-    }  # fmt: skip
+        "bos_token_id": 1,
+        "eos_token_id": [2, 9],
+        "pad_token_id": None,
+    }
     _, again = llama.load_hf(tmp_path / "out")
-    jax.tree.map(lambda old, new: np.testing.assert_array_equal(np.asarray(old).astype(ml_dtypes.bfloat16), new), params, again)
+    jax.tree.map(
+        lambda old, new: np.testing.assert_array_equal(
+            np.asarray(old).astype(ml_dtypes.bfloat16), new
+        ),
+        params,
+        again,
+    )
 
 
 def test_a_tensor_larger_than_a_shard_gets_one_of_its_own(random_params, tmp_path):
@@ -285,11 +381,14 @@ def test_a_tensor_larger_than_a_shard_gets_one_of_its_own(random_params, tmp_pat
 
 def test_what_exists_is_not_overwritten(random_params, tmp_path):
     (tmp_path / "out").mkdir()
-    llama.save_hf(PLAIN, random_params(PLAIN), tmp_path / "out")  # an empty directory is free to be taken
+    # an empty directory is free to be taken
+    llama.save_hf(PLAIN, random_params(PLAIN), tmp_path / "out")
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     (tmp_path / "file").touch()
     for name in ("out", "file"):
-        with pytest.raises(ValueError, match=f"{name} exists already: name a new directory, or delete it first"):
+        with pytest.raises(
+            ValueError, match=f"{name} exists already: name a new directory, or delete it first"
+        ):
             llama.save_hf(PLAIN, random_params(PLAIN, seed=1), tmp_path / name)
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
 
@@ -316,11 +415,16 @@ def test_bad_exports_are_refused(random_params, tmp_path):
     params = random_params(PLAIN)
     with pytest.raises(ValueError, match="dtype is 'float16': weights are exported in"):
         llama.save_hf(PLAIN, params, tmp_path / "out", "float16")
-    with pytest.raises(ValueError, match=r"the parameter embed_tokens has shape \(50, 16\), but .* must be \(51, 16\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"the parameter embed_tokens has shape \(50, 16\), but .* must be \(51, 16\)",
+    ):
         llama.save_hf(dataclasses.replace(PLAIN, vocab_size=51), params, tmp_path / "out")
     with pytest.raises(ValueError, match="the parameter lm_head has shape .*, but .* must be None"):
         llama.save_hf(dataclasses.replace(PLAIN, tied_embeddings=True), params, tmp_path / "out")
     odd = dataclasses.replace(PLAIN, n_heads=3, n_kv_heads=1)
-    with pytest.raises(ValueError, match=r"model.d_model \(16\) is no multiple of model.n_heads \(3\)"):
+    with pytest.raises(
+        ValueError, match=r"model.d_model \(16\) is no multiple of model.n_heads \(3\)"
+    ):
         llama.save_hf(odd, random_params(odd), tmp_path / "out")
     assert not os.listdir(tmp_path)

@@ -1,4 +1,6 @@
-"""config.json of Hugging Face checkpoints: every spelling that is read, and everything that is refused."""
+"""config.json of Hugging Face checkpoints: every spelling that is read, and everything that is
+refused.
+"""
 
 import dataclasses
 import json
@@ -13,7 +15,8 @@ from rlef_jax import llama
 from rlef_jax.llama import LlamaConfig, RopeScaling, hf, hf_config
 
 CONFIGS = pathlib.Path(__file__).parents[2].parent / "shared" / "data" / "hf_configs"
-# (n_params, head_dim, n_kv_heads, rope_theta, factor of the scaling, tied) of the real files, from the model cards.
+# (n_params, head_dim, n_kv_heads, rope_theta, factor of the scaling, tied) of the real files, from
+# the model cards.
 REAL = {
     "7B_config_llama2": (6_738_415_616, 128, 32, 1e4, None, False),
     "13B_config_llama2": (13_016_028_160, 128, 40, 1e4, None, False),
@@ -24,37 +27,72 @@ REAL = {
     "Llama-3.2-3B": (3_212_749_824, 128, 8, 5e5, 32, True),
     "SmolLM2-135M": (134_515_008, 64, 3, 1e5, None, True),
 }
-SCALED = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+SCALED = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 LLAMA3 = {"rope_type": "llama3", **SCALED}
 
 
 def fields_of(vocab, width, layers, heads, kv_heads, ff, **more):
     return {
-        "model_type": "llama", "vocab_size": vocab, "hidden_size": width, "num_hidden_layers": layers,
-        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "intermediate_size": ff, **more,
-    }  # fmt: skip
+        "model_type": "llama",
+        "vocab_size": vocab,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "intermediate_size": ff,
+        **more,
+    }
 
 
 # Sizes as published, written down here.
 PUBLISHED = {
-    "Qwen2.5 0.5B": (494_032_768, fields_of(151936, 896, 24, 14, 2, 4864, model_type="qwen2", tie_word_embeddings=True)),
+    "Qwen2.5 0.5B": (
+        494_032_768,
+        fields_of(151936, 896, 24, 14, 2, 4864, model_type="qwen2", tie_word_embeddings=True),
+    ),
     "Qwen2.5 7B": (7_615_616_512, fields_of(152064, 3584, 28, 28, 4, 18944, model_type="qwen2")),
-    "Llama 3.2 1B": (1_235_814_400, fields_of(128256, 2048, 16, 32, 8, 8192, head_dim=64, tie_word_embeddings=True)),
+    "Llama 3.2 1B": (
+        1_235_814_400,
+        fields_of(128256, 2048, 16, 32, 8, 8192, head_dim=64, tie_word_embeddings=True),
+    ),
     "TinyLlama": (1_100_048_384, fields_of(32000, 2048, 22, 32, 4, 5632)),
     "Code Llama 7B": (6_738_546_688, fields_of(32016, 4096, 32, 32, 32, 11008, rope_theta=1e6)),
 }
 TINY = fields_of(50, 16, 2, 4, 2, 24)
 PLAIN = LlamaConfig(
-    vocab_size=50, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=4, d_ff=24, norm_eps=1e-6, context_length=2048
+    vocab_size=50,
+    d_model=16,
+    n_layers=2,
+    n_heads=4,
+    n_kv_heads=2,
+    head_dim=4,
+    d_ff=24,
+    norm_eps=1e-6,
+    context_length=2048,
 )
 
 
-@pytest.mark.skipif(not CONFIGS.is_dir(), reason="the real config.json files are not beside the repository (../shared/data)")
+@pytest.mark.skipif(
+    not CONFIGS.is_dir(),
+    reason="the real config.json files are not beside the repository (../shared/data)",
+)
 @pytest.mark.parametrize("name", REAL)
 def test_real_configs(name):
     config = hf_config.read(CONFIGS / name)
     factor = config.rope_scaling and config.rope_scaling.factor
-    found = (config.n_params, config.head_dim, config.n_kv_heads, config.rope_theta, factor, config.tied_embeddings)
+    found = (
+        config.n_params,
+        config.head_dim,
+        config.n_kv_heads,
+        config.rope_theta,
+        factor,
+        config.tied_embeddings,
+    )
     assert found == REAL[name] and not config.qkv_bias
     assert config.norm_eps == 1e-5 and config.context_length in (2048, 8192, 16384, 131072)
     assert config.rope_scaling is None or config.rope_scaling == RopeScaling(factor, 1.0, 4.0, 8192)
@@ -74,7 +112,12 @@ def test_absent_fields_get_the_defaults():
     assert hf_config.parse(TINY, "x") == PLAIN
     fields = {name: value for name, value in TINY.items() if name != "num_key_value_heads"}
     assert hf_config.parse(fields, "x").n_kv_heads == 4
-    assert hf_config.parse(fields | {"num_key_value_heads": None, "head_dim": None, "rope_scaling": None}, "x").head_dim == 4
+    assert (
+        hf_config.parse(
+            fields | {"num_key_value_heads": None, "head_dim": None, "rope_scaling": None}, "x"
+        ).head_dim
+        == 4
+    )
     qwen2 = hf_config.parse(TINY | {"model_type": "qwen2"}, "x")
     assert qwen2 == dataclasses.replace(PLAIN, qkv_bias=True, context_length=32768)
 
@@ -86,7 +129,11 @@ def test_absent_fields_get_the_defaults():
         {"rope_theta": 500000, "rope_scaling": {"type": "llama3", **SCALED}},
         {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, **SCALED}},
         {"rope_theta": 5e5, "rope_parameters": {"rope_type": "llama3", **SCALED}},
-        {"rope_theta": 1e4, "rope_parameters": {"rope_type": "llama3", "rope_theta": 500000, **SCALED}, "rope_scaling": None},
+        {
+            "rope_theta": 1e4,
+            "rope_parameters": {"rope_type": "llama3", "rope_theta": 500000, **SCALED},
+            "rope_scaling": None,
+        },
     ],
 )
 def test_every_spelling_of_the_rotary_fields(rotary):
@@ -103,39 +150,86 @@ def test_no_scaling(scaling):
 
 
 def test_a_qwen2_with_its_window_switched_off():
-    fields = {"model_type": "qwen2", "use_sliding_window": False, "sliding_window": 32768, "max_window_layers": 21}
+    fields = {
+        "model_type": "qwen2",
+        "use_sliding_window": False,
+        "sliding_window": 32768,
+        "max_window_layers": 21,
+    }
     config = hf_config.parse(TINY | fields | {"layer_types": ["full_attention"] * 2}, "x")
     assert config.qkv_bias
 
 
 REFUSED = {
-    "another type": ({"model_type": "mistral"}, "model_type is 'mistral': supported are llama, qwen2"),
+    "another type": (
+        {"model_type": "mistral"},
+        "model_type is 'mistral': supported are llama, qwen2",
+    ),
     "no type": ({"model_type": None}, "model_type is None"),
-    "another head": ({"architectures": ["LlamaForSequenceClassification"]}, "architectures is .*LlamaForCausalLM"),
+    "another head": (
+        {"architectures": ["LlamaForSequenceClassification"]},
+        "architectures is .*LlamaForCausalLM",
+    ),
     "a bias on all four": ({"attention_bias": True}, "attention_bias is true"),
     "feed-forward bias": ({"mlp_bias": True}, "mlp_bias is true"),
     "activation": ({"hidden_act": "gelu"}, "hidden_act is 'gelu': supported is 'silu'"),
-    "sliding window": ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window asks for sliding windows"),
-    "sliding layers": ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types asks for sliding windows"),
+    "sliding window": (
+        {"model_type": "qwen2", "use_sliding_window": True},
+        "use_sliding_window asks for sliding windows",
+    ),
+    "sliding layers": (
+        {"layer_types": ["full_attention", "sliding_attention"]},
+        "layer_types asks for sliding windows",
+    ),
     "quantized": ({"quantization_config": {"bits": 4}}, "quantization_config is set"),
     "half rotated": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
-    "by layer": ({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, "rope_parameters is .* the same for all layers"),
-    "scaling of no type": ({"rope_scaling": {"factor": 2.0}}, "of type None: supported are 'default' and 'llama3'"),
-    "scaling without factor": ({"rope_scaling": {"rope_type": "llama3"}}, "rotary scaling: factor is missing"),
-    "bands the wrong way": ({"rope_scaling": LLAMA3 | {"high_freq_factor": 1.0}}, "high_freq_factor must be greater"),
-    "scaling of text": ({"rope_scaling": "llama3"}, "rope_scaling is 'llama3': it must be an object"),
+    "by layer": (
+        {"rope_parameters": {"full_attention": {"rope_theta": 1e6}}},
+        "rope_parameters is .* the same for all layers",
+    ),
+    "scaling of no type": (
+        {"rope_scaling": {"factor": 2.0}},
+        "of type None: supported are 'default' and 'llama3'",
+    ),
+    "scaling without factor": (
+        {"rope_scaling": {"rope_type": "llama3"}},
+        "rotary scaling: factor is missing",
+    ),
+    "bands the wrong way": (
+        {"rope_scaling": LLAMA3 | {"high_freq_factor": 1.0}},
+        "high_freq_factor must be greater",
+    ),
+    "scaling of text": (
+        {"rope_scaling": "llama3"},
+        "rope_scaling is 'llama3': it must be an object",
+    ),
     "missing": ({"hidden_size": None}, "hidden_size is missing"),
-    "text for a number": ({"vocab_size": "50"}, "vocab_size is '50': it must be an int greater than 0"),
+    "text for a number": (
+        {"vocab_size": "50"},
+        "vocab_size is '50': it must be an int greater than 0",
+    ),
     "true for a number": ({"num_hidden_layers": True}, "num_hidden_layers is True"),
     "a fraction": ({"intermediate_size": 24.5}, "intermediate_size is 24.5: it must be an int"),
     "nothing": ({"num_attention_heads": 0}, "num_attention_heads is 0"),
-    "not a number": ({"rope_theta": float("nan")}, "rope_theta is nan: it must be a number greater than 0"),
-    "text for a flag": ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes': it must be true or false"),
+    "not a number": (
+        {"rope_theta": float("nan")},
+        "rope_theta is nan: it must be a number greater than 0",
+    ),
+    "text for a flag": (
+        {"tie_word_embeddings": "yes"},
+        "tie_word_embeddings is 'yes': it must be true or false",
+    ),
     "uneven groups": ({"num_key_value_heads": 3}, r"model.n_heads \(4\) must be a multiple"),
-    "uneven heads": ({"num_attention_heads": 3}, r"hidden_size \(16\) is no multiple .*: give head_dim"),
+    "uneven heads": (
+        {"num_attention_heads": 3},
+        r"hidden_size \(16\) is no multiple .*: give head_dim",
+    ),
 }
 for kind in ("linear", "dynamic", "yarn", "longrope", "su", "mrope"):
-    REFUSED[f"{kind} scaling"] = ({"rope_scaling": {"type": kind, "factor": 2.0}}, f"of type '{kind}': supported are")
+    REFUSED[f"{kind} scaling"] = (
+        {"rope_scaling": {"type": kind, "factor": 2.0}},
+        f"of type '{kind}': supported are",
+    )
 
 
 @pytest.mark.parametrize(("change", "reason"), REFUSED.values(), ids=REFUSED.keys())
@@ -145,14 +239,24 @@ def test_what_the_model_does_not_compute_is_refused_by_name(change, reason):
 
 
 def test_unknown_fields_are_one_line_in_the_log_and_known_ones_none(caplog):
-    quiet = {"torch_dtype": "bfloat16", "bos_token_id": 1, "pretraining_tp": 1, "transformers_version": "4.31.0"}
+    quiet = {
+        "torch_dtype": "bfloat16",
+        "bos_token_id": 1,
+        "pretraining_tp": 1,
+        "transformers_version": "4.31.0",
+    }
     hf_config.parse(TINY | quiet, "x")
     assert not caplog.records
     assert hf_config.parse(TINY | {"zeta": 1, "alpha": 2}, "here/config.json") == PLAIN
-    assert [record.getMessage() for record in caplog.records] == ["here/config.json: unknown fields are ignored: alpha, zeta"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "here/config.json: unknown fields are ignored: alpha, zeta"
+    ]
 
 
-@pytest.mark.parametrize(("content", "reason"), [("{", "is not JSON"), ("[1]", "holds a list"), ("\xff\xfe", "is not JSON")])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("{", "is not JSON"), ("[1]", "holds a list"), ("\xff\xfe", "is not JSON")],
+)
 def test_a_config_that_is_no_config(content, reason, tmp_path):
     (tmp_path / "config.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(ValueError, match=f"config.json.* {reason}"):
@@ -167,12 +271,25 @@ def test_a_directory_that_is_not_there_or_holds_no_config(tmp_path):
 
 
 shapes = st.builds(
-    lambda heads, groups, **sizes: LlamaConfig(d_model=heads * groups * 6, n_heads=heads * groups, n_kv_heads=heads, **sizes),
-    heads=st.integers(1, 4), groups=st.integers(1, 4), vocab_size=st.integers(1, 9999), n_layers=st.integers(1, 99),
-    head_dim=st.integers(1, 64).map(lambda half: 2 * half), d_ff=st.integers(1, 999), rope_theta=st.floats(1, 1e7),
-    rope_scaling=st.none() | st.builds(RopeScaling, st.floats(1, 64), st.floats(0.1, 1), st.floats(2, 9), st.integers(1, 99999)),
-    norm_eps=st.floats(1e-9, 1e-1), tied_embeddings=st.booleans(), qkv_bias=st.booleans(), context_length=st.integers(1, 10**6),
-)  # fmt: skip
+    lambda heads, groups, **sizes: LlamaConfig(
+        d_model=heads * groups * 6, n_heads=heads * groups, n_kv_heads=heads, **sizes
+    ),
+    heads=st.integers(1, 4),
+    groups=st.integers(1, 4),
+    vocab_size=st.integers(1, 9999),
+    n_layers=st.integers(1, 99),
+    head_dim=st.integers(1, 64).map(lambda half: 2 * half),
+    d_ff=st.integers(1, 999),
+    rope_theta=st.floats(1, 1e7),
+    rope_scaling=st.none()
+    | st.builds(
+        RopeScaling, st.floats(1, 64), st.floats(0.1, 1), st.floats(2, 9), st.integers(1, 99999)
+    ),
+    norm_eps=st.floats(1e-9, 1e-1),
+    tied_embeddings=st.booleans(),
+    qkv_bias=st.booleans(),
+    context_length=st.integers(1, 10**6),
+)
 
 
 @given(shapes)
@@ -184,8 +301,16 @@ def test_a_config_survives_config_json_and_to_dict(config):
 
 
 def test_the_fields_of_tokens():
-    assert hf_config.token_fields(1, (2,), 0) == {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    assert hf_config.token_fields(None, (), None) == {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    assert hf_config.token_fields(1, (2,), 0) == {
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    assert hf_config.token_fields(None, (), None) == {
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
     assert hf_config.token_fields(0, (5, 7), 3)["eos_token_id"] == [5, 7]
 
 

@@ -1,4 +1,6 @@
-"""A checkpoint of 4 GB goes in, in bfloat16 and float32, while the host holds little more than its devices do."""
+"""A checkpoint of 4 GB goes in, in bfloat16 and float32, while the host holds little more than its
+devices do.
+"""
 
 import json
 import os
@@ -12,9 +14,14 @@ from safetensors.numpy import save_file
 
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 FIELDS = {
-    "model_type": "llama", "vocab_size": 32000, "hidden_size": 2048, "num_hidden_layers": 31, "num_attention_heads": 32,
-    "num_key_value_heads": 8, "intermediate_size": 8192,
-}  # fmt: skip
+    "model_type": "llama",
+    "vocab_size": 32000,
+    "hidden_size": 2048,
+    "num_hidden_layers": 31,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "intermediate_size": 8192,
+}
 LAYERS_IN_A_SHARD = 8
 
 # Loads in a process of its own, whose high-water mark of resident memory is that of the load.
@@ -39,20 +46,36 @@ print(json.dumps({"before": before, "peak": resident("VmHWM"), "held": held, "se
 
 
 def write_checkpoint(directory):
-    """Shards of a few layers each, one after the other, so that making them takes little memory as well."""
+    """Shards of a few layers each, one after the other, so that making them takes little memory as
+    well.
+    """
     noise = np.random.default_rng(0).normal(size=2**20).astype(ml_dtypes.bfloat16)
     make = lambda *shape: np.resize(noise, shape)
     D, F, G, V = 2048, 8192, 512, FIELDS["vocab_size"]
     shapes = {
-        "self_attn.q_proj": (D, D), "self_attn.k_proj": (G, D), "self_attn.v_proj": (G, D), "self_attn.o_proj": (D, D),
-        "mlp.gate_proj": (F, D), "mlp.up_proj": (F, D), "mlp.down_proj": (D, F), "input_layernorm": (D,),
+        "self_attn.q_proj": (D, D),
+        "self_attn.k_proj": (G, D),
+        "self_attn.v_proj": (G, D),
+        "self_attn.o_proj": (D, D),
+        "mlp.gate_proj": (F, D),
+        "mlp.up_proj": (F, D),
+        "mlp.down_proj": (D, F),
+        "input_layernorm": (D,),
         "post_attention_layernorm": (D,),
-    }  # fmt: skip
-    ends = {"model.embed_tokens.weight": (V, D), "model.norm.weight": (D,), "lm_head.weight": (V, D)}
+    }
+    ends = {
+        "model.embed_tokens.weight": (V, D),
+        "model.norm.weight": (D,),
+        "lm_head.weight": (V, D),
+    }
     weight_map, size = {}, 0
     for start in range(0, FIELDS["num_hidden_layers"], LAYERS_IN_A_SHARD):
         layers = range(start, min(start + LAYERS_IN_A_SHARD, FIELDS["num_hidden_layers"]))
-        tensors = {f"model.layers.{i}.{name}.weight": make(*shape) for i in layers for name, shape in shapes.items()}
+        tensors = {
+            f"model.layers.{i}.{name}.weight": make(*shape)
+            for i in layers
+            for name, shape in shapes.items()
+        }
         if start == 0:
             tensors |= {name: make(*shape) for name, shape in ends.items()}
         file = f"model-{start:05d}.safetensors"
@@ -65,7 +88,9 @@ def write_checkpoint(directory):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="resident memory is read from /proc")
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/status"), reason="resident memory is read from /proc"
+)
 def test_loading_4_gb_needs_little_memory_beside_the_weights(tmp_path):
     size = write_checkpoint(tmp_path)
     assert size > 4e9
@@ -73,10 +98,14 @@ def test_loading_4_gb_needs_little_memory_beside_the_weights(tmp_path):
     flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": eight, "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
     for dtype, width in (("bfloat16", 2), ("float32", 4)):
         command = [sys.executable, "-c", CHILD, str(tmp_path), dtype]
-        done = subprocess.run(command, cwd=ROOT, env=os.environ | flags, capture_output=True, text=True, timeout=500)
+        done = subprocess.run(
+            command, cwd=ROOT, env=os.environ | flags, capture_output=True, text=True, timeout=500
+        )
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
         extra = found["peak"] - found["held"] - found["before"]
-        print(f"{dtype}: {extra / 1e9:.2f} GB beside {found['held'] / 1e9:.2f} GB, {size / found['seconds'] / 1e9:.2f} GB/s")
+        print(
+            f"{dtype}: {extra / 1e9:.2f} GB beside {found['held'] / 1e9:.2f} GB, {size / found['seconds'] / 1e9:.2f} GB/s"
+        )
         assert found["held"] >= width * found["n_params"]
         assert extra < 1.5e9, found

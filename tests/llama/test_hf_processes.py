@@ -13,7 +13,16 @@ from rlef_jax import llama
 from rlef_jax.llama import LlamaConfig
 
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
-MODEL = LlamaConfig(vocab_size=50, d_model=16, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=4, d_ff=24, context_length=9)
+MODEL = LlamaConfig(
+    vocab_size=50,
+    d_model=16,
+    n_layers=2,
+    n_heads=4,
+    n_kv_heads=2,
+    head_dim=4,
+    d_ff=24,
+    context_length=9,
+)
 
 # Counts what each process reads of the files, beside doing the work.
 CHILD = """
@@ -57,9 +66,24 @@ def test_two_processes_read_their_parts_and_write_one_directory(random_params, t
         port = free.getsockname()[1]
     flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     flags["JAX_CPU_COLLECTIVES_IMPLEMENTATION"] = "gloo"
-    command = lambda i: [sys.executable, "-c", CHILD, str(i), str(port), str(tmp_path / "in"), str(tmp_path / "out")]
+    command = lambda i: [
+        sys.executable,
+        "-c",
+        CHILD,
+        str(i),
+        str(port),
+        str(tmp_path / "in"),
+        str(tmp_path / "out"),
+    ]
     children = [
-        subprocess.Popen(command(i), cwd=ROOT, env=os.environ | flags, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            command(i),
+            cwd=ROOT,
+            env=os.environ | flags,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for i in range(2)
     ]
     try:
@@ -71,8 +95,12 @@ def test_two_processes_read_their_parts_and_write_one_directory(random_params, t
     for i in range(2):
         found = json.loads((tmp_path / f"out.{i}.json").read_text())
         assert (found["devices"], found["local"]) == (8, 4)
-        assert found["read"] < 0.6 * MODEL.n_params  # half of the matrices, and the whole of the norms
+        # half of the matrices, and the whole of the norms
+        assert found["read"] < 0.6 * MODEL.n_params
     config, again = llama.load_hf(tmp_path / "out")
     assert config == MODEL
     jax.tree.map(np.testing.assert_array_equal, again, params)
-    assert not (tmp_path / "out.part").exists() and len(list((tmp_path / "out").glob("model-*.safetensors"))) > 2
+    assert (
+        not (tmp_path / "out.part").exists()
+        and len(list((tmp_path / "out").glob("model-*.safetensors"))) > 2
+    )

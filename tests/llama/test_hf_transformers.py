@@ -1,4 +1,6 @@
-"""Checkpoints of transformers in, ours out again, and the same numbers on both sides, for every shape that is supported."""
+"""Checkpoints of transformers in, ours out again, and the same numbers on both sides, for every
+shape that is supported.
+"""
 
 import dataclasses
 
@@ -14,22 +16,48 @@ from rlef_jax import llama, sampler, sharding
 from rlef_jax.llama import RopeScaling, hf_config
 
 BASE = dict(
-    vocab_size=101, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
-    max_position_embeddings=512, rms_norm_eps=1e-5, initializer_range=0.15,
-)  # fmt: skip
-# The original context lies far below the sequences of the tests, so that pairs of all three bands are turned.
-LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16)
+    vocab_size=101,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=512,
+    rms_norm_eps=1e-5,
+    initializer_range=0.15,
+)
+# The original context lies far below the sequences of the tests, so that pairs of all three bands
+# are turned.
+LLAMA3 = dict(
+    rope_type="llama3",
+    factor=8.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=16,
+)
 CASES = {
     "as many key/value heads as heads": dict(num_key_value_heads=4),
     "grouped heads": dict(),
-    "one key/value head": dict(num_key_value_heads=1, rope_parameters=dict(rope_type="default", rope_theta=1e6)),
+    "one key/value head": dict(
+        num_key_value_heads=1, rope_parameters=dict(rope_type="default", rope_theta=1e6)
+    ),
     "tied embeddings": dict(tie_word_embeddings=True),
     "head_dim is not hidden_size / heads": dict(head_dim=10),
     "llama 3.1": dict(head_dim=16, rope_parameters=LLAMA3 | dict(rope_theta=5e5)),
-    "llama 3.2, tied": dict(rope_parameters=LLAMA3 | dict(rope_theta=1e3, factor=32.0), tie_word_embeddings=True, head_dim=16),
-    "qwen2": dict(kind="Qwen2", rms_norm_eps=1e-6, rope_parameters=dict(rope_type="default", rope_theta=1e6)),
-    "qwen2, tied, odd sizes": dict(kind="Qwen2", vocab_size=97, intermediate_size=37, tie_word_embeddings=True),
-    "eight heads, wide epsilon": dict(num_attention_heads=8, num_key_value_heads=8, rms_norm_eps=0.1, vocab_size=128),
+    "llama 3.2, tied": dict(
+        rope_parameters=LLAMA3 | dict(rope_theta=1e3, factor=32.0),
+        tie_word_embeddings=True,
+        head_dim=16,
+    ),
+    "qwen2": dict(
+        kind="Qwen2", rms_norm_eps=1e-6, rope_parameters=dict(rope_type="default", rope_theta=1e6)
+    ),
+    "qwen2, tied, odd sizes": dict(
+        kind="Qwen2", vocab_size=97, intermediate_size=37, tie_word_embeddings=True
+    ),
+    "eight heads, wide epsilon": dict(
+        num_attention_heads=8, num_key_value_heads=8, rms_norm_eps=0.1, vocab_size=128
+    ),
 }
 PROMPT, NEW = 40, 64
 
@@ -39,7 +67,9 @@ def make(case: dict, directory=None):
     fields = BASE | case
     kind = fields.pop("kind", "Llama")
     torch.manual_seed(0)
-    config = getattr(transformers, f"{kind}Config")(**fields, bos_token_id=1, eos_token_id=None, pad_token_id=None)
+    config = getattr(transformers, f"{kind}Config")(
+        **fields, bos_token_id=1, eos_token_id=None, pad_token_id=None
+    )
     reference = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
     for name, parameter in reference.named_parameters():
         if name.endswith("norm.weight"):
@@ -53,7 +83,9 @@ def make(case: dict, directory=None):
 
 def open_reference(directory):
     """In the dtype that its config.json names."""
-    return transformers.AutoModelForCausalLM.from_pretrained(directory, local_files_only=True).eval()
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        directory, local_files_only=True
+    ).eval()
 
 
 def tokens_of(vocab_size, rows=8, length=PROMPT):
@@ -69,12 +101,23 @@ def tokens_of(vocab_size, rows=8, length=PROMPT):
         {"rope_theta": 7e5, "rope_scaling": {"type": "default"}},
         {"rope_theta": 5e5, "rope_scaling": LLAMA3},
         {"rope_parameters": LLAMA3 | {"rope_theta": 5e5}},
-        {"rms_norm_eps": 1e-4, "tie_word_embeddings": True, "max_position_embeddings": 77, "head_dim": 12},
+        {
+            "rms_norm_eps": 1e-4,
+            "tie_word_embeddings": True,
+            "max_position_embeddings": 77,
+            "head_dim": 12,
+        },
     ],
 )
 def test_a_config_is_read_as_transformers_reads_it(kind, fields):
     """The defaults of absent fields above all."""
-    sizes = {"vocab_size": 50, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 32}
+    sizes = {
+        "vocab_size": 50,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 32,
+    }
     fields = {"model_type": kind, **sizes, **fields}
     theirs = getattr(transformers, f"{kind.capitalize()}Config").from_dict(fields)
     ours = hf_config.parse(fields, "config.json")
@@ -82,7 +125,9 @@ def test_a_config_is_read_as_transformers_reads_it(kind, fields):
     assert ours.norm_eps == theirs.rms_norm_eps
     assert ours.tied_embeddings == theirs.tie_word_embeddings
     assert ours.context_length == theirs.max_position_embeddings
-    assert ours.head_dim == (getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads)
+    assert ours.head_dim == (
+        getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads
+    )
     assert ours.rope_theta == theirs.rope_parameters["rope_theta"]
     scaled = theirs.rope_parameters["rope_type"] == "llama3"
     assert ours.rope_scaling == (RopeScaling(8.0, 1.0, 4.0, 16) if scaled else None)
@@ -97,12 +142,19 @@ def reference_logits(reference, tokens_BT):
 def reference_continuation(reference, tokens_BT):
     tokens_BT = torch.tensor(tokens_BT, dtype=torch.long)
     with torch.no_grad():
-        said = reference.generate(tokens_BT, attention_mask=torch.ones_like(tokens_BT), do_sample=False, max_new_tokens=NEW)
+        said = reference.generate(
+            tokens_BT,
+            attention_mask=torch.ones_like(tokens_BT),
+            do_sample=False,
+            max_new_tokens=NEW,
+        )
     return said[:, PROMPT:].numpy()
 
 
 def our_continuation(config, params, mesh, tokens_BT):
-    """The likeliest tokens, by the functions that sample in training: at this temperature no other has any mass left."""
+    """The likeliest tokens, by the functions that sample in training: at this temperature no other
+    has any mass left.
+    """
     B = len(tokens_BT)
     extend, decode = sampler.compiled(config, mesh)
     slots = sampler.init_slots(config, B, PROMPT + NEW)
@@ -112,8 +164,19 @@ def our_continuation(config, params, mesh, tokens_BT):
         slots = jax.device_put(slots, at)
     whole = lambda n: np.full(B, n, np.int32)
     ids_B = np.arange(B, dtype=np.uint32)
-    slots = extend(params, slots, tokens_BT[:, :-1], whole(PROMPT - 1), tokens_BT[:, -1], ids_B, whole(NEW), np.ones(B, bool))
-    _, said_BN, _, counts_B = decode(NEW, 1.0, params, slots, jax.random.key(0), 1e-6, np.array([-1]))
+    slots = extend(
+        params,
+        slots,
+        tokens_BT[:, :-1],
+        whole(PROMPT - 1),
+        tokens_BT[:, -1],
+        ids_B,
+        whole(NEW),
+        np.ones(B, bool),
+    )
+    _, said_BN, _, counts_B = decode(
+        NEW, 1.0, params, slots, jax.random.key(0), 1e-6, np.array([-1])
+    )
     np.testing.assert_array_equal(counts_B, NEW)
     return np.asarray(said_BN)
 
@@ -130,7 +193,12 @@ def case(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp("reference")
     reference = make(request.param, directory)
     tokens_BT = tokens_of(reference.config.vocab_size)
-    return directory, tokens_BT, reference_logits(reference, tokens_BT), reference_continuation(reference, tokens_BT)
+    return (
+        directory,
+        tokens_BT,
+        reference_logits(reference, tokens_BT),
+        reference_continuation(reference, tokens_BT),
+    )
 
 
 def test_logits_and_greedy_continuations_are_those_of_transformers(case):
@@ -146,7 +214,10 @@ def test_logits_on_eight_devices(case, mesh_of):
     mesh = mesh_of(2, 2, 2) if hf_config.read(directory).n_kv_heads % 2 == 0 else mesh_of(2, 4, 1)
     config, params = llama.load_hf(directory, mesh)
     expected = sharding.shardings(params, mesh)
-    assert all(leaf.sharding == at for leaf, at in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True))
+    assert all(
+        leaf.sharding == at
+        for leaf, at in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True)
+    )
     assert_same_logits(config, params, mesh, tokens_BT, logits_BTV)
 
 
@@ -173,7 +244,9 @@ def test_a_wrong_configuration_shows(name, wrong, tmp_path):
     """Without this, the tests above might agree whatever config.json says."""
     reference = make(CASES[name], tmp_path)
     tokens_BT = tokens_of(reference.config.vocab_size)
-    config, params = llama.load_hf(tmp_path, config=dataclasses.replace(hf_config.read(tmp_path), **wrong))
+    config, params = llama.load_hf(
+        tmp_path, config=dataclasses.replace(hf_config.read(tmp_path), **wrong)
+    )
     with pytest.raises(AssertionError):
         assert_same_logits(config, params, None, tokens_BT, reference_logits(reference, tokens_BT))
 
@@ -187,17 +260,35 @@ def test_a_wrong_configuration_shows(name, wrong, tmp_path):
         ("head_dim is not hidden_size / heads", "bfloat16"),
     ],
 )
-def test_an_export_opens_in_transformers_with_the_same_logits_and_bytes(name, dtype, mesh_of, tmp_path):
+def test_an_export_opens_in_transformers_with_the_same_logits_and_bytes(
+    name, dtype, mesh_of, tmp_path
+):
     make(CASES[name]).to(getattr(torch, dtype)).save_pretrained(tmp_path / "in")
     reference = open_reference(tmp_path / "in")
     config, params = llama.load_hf(tmp_path / "in", mesh_of(2, 2, 2), dtype)
-    llama.save_hf(config, params, tmp_path / "out", dtype, max_shard_bytes=20_000, bos_id=1, eos_ids=(2, 3), pad_id=0)
+    llama.save_hf(
+        config,
+        params,
+        tmp_path / "out",
+        dtype,
+        max_shard_bytes=20_000,
+        bos_id=1,
+        eos_ids=(2, 3),
+        pad_id=0,
+    )
     opened = open_reference(tmp_path / "out")
     assert type(opened) is type(reference) and opened.dtype == getattr(torch, dtype)
-    for (name, parameter), (other_name, other) in zip(reference.state_dict().items(), opened.state_dict().items(), strict=True):
+    for (name, parameter), (other_name, other) in zip(
+        reference.state_dict().items(), opened.state_dict().items(), strict=True
+    ):
         assert name == other_name and torch.equal(parameter, other)
     tokens_BT = tokens_of(reference.config.vocab_size)
-    np.testing.assert_array_equal(reference_logits(reference, tokens_BT), reference_logits(opened, tokens_BT))
-    assert opened.generation_config.eos_token_id == [2, 3] and opened.generation_config.bos_token_id == 1
+    np.testing.assert_array_equal(
+        reference_logits(reference, tokens_BT), reference_logits(opened, tokens_BT)
+    )
+    assert (
+        opened.generation_config.eos_token_id == [2, 3]
+        and opened.generation_config.bos_token_id == 1
+    )
     assert opened.config.pad_token_id == 0 and opened.config.max_position_embeddings == 512
     assert opened.config.rope_parameters == reference.config.rope_parameters

@@ -1,4 +1,6 @@
-"""The model against a Llama written a second time, in plain float64 numpy with loops over layers, heads and positions."""
+"""The model against a Llama written a second time, in plain float64 numpy with loops over layers,
+heads and positions.
+"""
 
 import dataclasses
 import functools
@@ -13,7 +15,9 @@ from rlef_jax import llama
 from rlef_jax.llama import LlamaConfig, RopeScaling
 from rlef_jax.llama.model import rope_frequencies
 
-BASE = LlamaConfig(vocab_size=50, d_model=24, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=16, d_ff=40)
+BASE = LlamaConfig(
+    vocab_size=50, d_model=24, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=16, d_ff=40
+)
 T = 40
 CASES = {
     "as many key/value heads as heads": dict(n_kv_heads=4),
@@ -57,7 +61,9 @@ def reference_logits(config: LlamaConfig, params, tokens) -> np.ndarray:
     def rotate(vector, position):
         turned = np.empty_like(vector)
         for pair in range(half):
-            z = complex(vector[pair], vector[pair + half]) * np.exp(1j * position * reference_frequency(config, pair))
+            z = complex(vector[pair], vector[pair + half]) * np.exp(
+                1j * position * reference_frequency(config, pair)
+            )
             turned[pair], turned[pair + half] = z.real, z.imag
         return turned
 
@@ -79,7 +85,11 @@ def reference_logits(config: LlamaConfig, params, tokens) -> np.ndarray:
         x = x + mixed.reshape(n, -1) @ p["self_attn"]["o_proj"]["kernel"]
         h = norm(x, p["post_attention_layernorm"]["scale"])
         gate = h @ p["mlp"]["gate_proj"]["kernel"]
-        x = x + (gate / (1 + np.exp(-gate)) * (h @ p["mlp"]["up_proj"]["kernel"])) @ p["mlp"]["down_proj"]["kernel"]
+        x = (
+            x
+            + (gate / (1 + np.exp(-gate)) * (h @ p["mlp"]["up_proj"]["kernel"]))
+            @ p["mlp"]["down_proj"]["kernel"]
+        )
     x = norm(x, params["norm"]["scale"])
     return x @ (params["embed_tokens"].T if config.tied_embeddings else params["lm_head"])
 
@@ -109,7 +119,9 @@ def test_the_scaling_case_has_a_pair_in_each_band_and_moves_the_logits(params):
     ratio = rope_frequencies(BASE).astype(np.float64) / rope_frequencies(scaled)
     kept, stretched = np.isclose(ratio, 1), np.isclose(ratio, 8)
     assert kept.any() and stretched.any() and (~kept & ~stretched).any()
-    gap = np.abs(llama.logits(BASE, params, tokens_of(1)) - llama.logits(scaled, params, tokens_of(1))).max()
+    gap = np.abs(
+        llama.logits(BASE, params, tokens_of(1)) - llama.logits(scaled, params, tokens_of(1))
+    ).max()
     assert gap > 0.01  # otherwise the case above could not tell a wrong scaling from a right one
 
 
@@ -118,9 +130,13 @@ def test_a_later_token_does_not_touch_earlier_logits(params):
     changed_BT = tokens_BT.copy()
     changed_BT[0, 25] = (changed_BT[0, 25] + 1) % BASE.vocab_size
     logits = jax.jit(llama.logits, static_argnums=0)
-    before, after = np.asarray(logits(BASE, params, tokens_BT)), np.asarray(logits(BASE, params, changed_BT))
+    before, after = (
+        np.asarray(logits(BASE, params, tokens_BT)),
+        np.asarray(logits(BASE, params, changed_BT)),
+    )
     assert np.array_equal(before[:, :25], after[:, :25])
-    assert np.abs(before[:, 25:] - after[:, 25:]).max(axis=-1).min() > 1e-4  # every later position saw the change
+    # every later position saw the change
+    assert np.abs(before[:, 25:] - after[:, 25:]).max(axis=-1).min() > 1e-4
 
 
 def test_one_row_does_not_touch_another(params):
@@ -128,22 +144,32 @@ def test_one_row_does_not_touch_another(params):
     changed_BT = tokens_BT.copy()
     changed_BT[1] = 7
     logits = jax.jit(llama.logits, static_argnums=0)
-    before, after = np.asarray(logits(BASE, params, tokens_BT)), np.asarray(logits(BASE, params, changed_BT))
+    before, after = (
+        np.asarray(logits(BASE, params, tokens_BT)),
+        np.asarray(logits(BASE, params, changed_BT)),
+    )
     assert np.array_equal(before[[0, 2]], after[[0, 2]])
 
 
-@pytest.mark.parametrize(("temperature", "logit_chunk"), [(1.0, 0), (0.3, 7), (0.3, 39), (1.0, 100)])
+@pytest.mark.parametrize(
+    ("temperature", "logit_chunk"), [(1.0, 0), (0.3, 7), (0.3, 39), (1.0, 100)]
+)
 def test_token_logprobs_are_the_shifted_log_softmax(params, temperature, logit_chunk):
     config, tokens_BT = dataclasses.replace(BASE, logit_chunk=logit_chunk), tokens_of(2)
     logprobs_BT, entropy_BT = llama.token_logprobs(config, params, tokens_BT, temperature)
     scaled = np.asarray(llama.logits(BASE, params, tokens_BT), np.float64) / temperature
     expected = scaled - np.log(np.exp(scaled).sum(-1, keepdims=True))
-    assert logprobs_BT.shape == entropy_BT.shape == tokens_BT.shape and logprobs_BT.dtype == jnp.float32
+    assert (
+        logprobs_BT.shape == entropy_BT.shape == tokens_BT.shape
+        and logprobs_BT.dtype == jnp.float32
+    )
     np.testing.assert_array_equal(logprobs_BT[:, 0], 0)
     np.testing.assert_array_equal(entropy_BT[:, 0], 0)
     picked = np.take_along_axis(expected[:, :-1], tokens_BT[:, 1:, None], axis=-1)[..., 0]
     np.testing.assert_allclose(logprobs_BT[:, 1:], picked, atol=1e-5, rtol=1e-5)
-    np.testing.assert_allclose(entropy_BT[:, 1:], -(np.exp(expected) * expected).sum(-1)[:, :-1], atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(
+        entropy_BT[:, 1:], -(np.exp(expected) * expected).sum(-1)[:, :-1], atol=1e-5, rtol=1e-5
+    )
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -155,7 +181,13 @@ def value_and_grad(params, config):
 
 
 @pytest.mark.parametrize(
-    "changes", [dict(remat=True), dict(unroll_layers=True), dict(logit_chunk=9), dict(remat=True, unroll_layers=True)]
+    "changes",
+    [
+        dict(remat=True),
+        dict(unroll_layers=True),
+        dict(logit_chunk=9),
+        dict(remat=True, unroll_layers=True),
+    ],
 )
 def test_ways_to_compute_give_the_same_numbers_and_gradients(changes, params):
     value, grads = value_and_grad(params, BASE)
@@ -167,12 +199,20 @@ def test_ways_to_compute_give_the_same_numbers_and_gradients(changes, params):
 
 def test_bfloat16_activations_stay_close_and_logits_are_float32(params):
     config = dataclasses.replace(BASE, dtype="bfloat16")
-    got, exact = llama.logits(config, params, tokens_of(2)), llama.logits(BASE, params, tokens_of(2))
-    assert got.dtype == jnp.float32 and llama.hidden(config, params, tokens_of(2)).dtype == jnp.bfloat16
+    got, exact = (
+        llama.logits(config, params, tokens_of(2)),
+        llama.logits(BASE, params, tokens_of(2)),
+    )
+    assert (
+        got.dtype == jnp.float32
+        and llama.hidden(config, params, tokens_of(2)).dtype == jnp.bfloat16
+    )
     assert np.abs(got - exact).max() < 0.05 * np.abs(exact).max()
 
 
-@pytest.mark.parametrize("changes", [dict(), dict(tied_embeddings=True), dict(n_kv_heads=1, head_dim=6, n_layers=3)])
+@pytest.mark.parametrize(
+    "changes", [dict(), dict(tied_embeddings=True), dict(n_kv_heads=1, head_dim=6, n_layers=3)]
+)
 def test_n_params_is_the_number_of_weights(changes):
     config = dataclasses.replace(BASE, **changes)
     params = jax.eval_shape(lambda: llama.init(config, jax.random.key(0)))
@@ -187,7 +227,15 @@ def test_the_layers_start_different_from_each_other():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("vocab_size", 0), ("d_model", 0), ("n_layers", -1), ("n_heads", 0), ("n_kv_heads", 0), ("head_dim", 0), ("d_ff", 0)]
+    [
+        ("vocab_size", 0),
+        ("d_model", 0),
+        ("n_layers", -1),
+        ("n_heads", 0),
+        ("n_kv_heads", 0),
+        ("head_dim", 0),
+        ("d_ff", 0),
+    ]
     + [("n_kv_heads", 3), ("head_dim", 7), ("dtype", "float16"), ("logit_chunk", -1)],
 )
 def test_a_bad_config_names_the_field(field, value):

@@ -1,4 +1,6 @@
-"""What is kept of an episode: texts of tokens, public tests, what was learnt; damaged files, and the words to find it by."""
+"""What is kept of an episode: texts of tokens, public tests, what was learnt; damaged files, and
+the words to find it by.
+"""
 
 import gzip
 import json
@@ -20,14 +22,17 @@ from rlef_jax.types import Episode, Learnt, Problem, Status, TokenStream, Turn
 OK, W = "OK", "WRONG_ANSWER"
 
 
-# ---- texts of tokens ------------------------------------------------------------------------------------------------
+# ---- texts of tokens
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def of_json(tmp_path_factory):
     """A tokenizer.json of bytes, with a blank before the text and two special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = tokenizers.Tokenizer(models.BPE({character: i for i, character in enumerate(alphabet)}, []))
+    made = tokenizers.Tokenizer(
+        models.BPE({character: i for i, character in enumerate(alphabet)}, [])
+    )
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     made.add_special_tokens(["<|im_start|>", "<|im_end|>"])
     path = tmp_path_factory.mktemp("json") / "tokenizer.json"
@@ -48,7 +53,8 @@ IDS = st.lists(st.integers(0, 400), max_size=30)
 @example(ids=[], text="")
 @example(ids=[], text="é漢🙂")
 def test_texts_of_sentencepiece_join_to_the_text(tiny_tokenizer, ids, text):
-    assert_texts_join(tiny_tokenizer, ids)  # also ids beyond the vocabulary, and bytes that are no UTF-8
+    # also ids beyond the vocabulary, and bytes that are no UTF-8
+    assert_texts_join(tiny_tokenizer, ids)
     start, end = tiny_tokenizer.id("<s>"), tiny_tokenizer.id("<|end|>")
     assert_texts_join(tiny_tokenizer, [start, *tiny_tokenizer.encode(text), end, *ids])
 
@@ -66,10 +72,13 @@ def test_a_character_of_several_tokens_stands_at_the_last_of_them(tiny_tokenizer
     assert len(ids) == 2 and tiny_tokenizer.texts(ids) == ["", "é"]
     assert tiny_tokenizer.texts(ids[:1]) == ["\ufffd"]
     assert tiny_tokenizer.texts([ids[0], *tiny_tokenizer.encode("x")]) == ["", "\ufffdx"]
-    assert tiny_tokenizer.texts([tiny_tokenizer.id("<s>"), *tiny_tokenizer.encode(" (")])[0] == "<s>"
+    assert (
+        tiny_tokenizer.texts([tiny_tokenizer.id("<s>"), *tiny_tokenizer.encode(" (")])[0] == "<s>"
+    )
 
 
-# ---- records --------------------------------------------------------------------------------------------------------
+# ---- records
+# --------------------------------------------------------------------------------------------------------
 
 
 def episode_of(tests, results, passed=False):
@@ -102,7 +111,14 @@ def test_public_tests_are_kept_and_long_texts_cut(tiny_tokenizer, tmp_path):
     ]
     (record,) = written(tmp_path / "e.jsonl.gz", [episode_of(tests, results)], tiny_tokenizer)
     kept = record["turns"][0]["tests"]
-    assert kept[0] == {"input": "1\n", "expected": "2\n", "output": "2\n", "error": "", "verdict": OK, "seconds": 0.0123}
+    assert kept[0] == {
+        "input": "1\n",
+        "expected": "2\n",
+        "output": "2\n",
+        "error": "",
+        "verdict": OK,
+        "seconds": 0.0123,
+    }
     assert kept[1]["input"] == "7" * 2000 + "... (cut)" and kept[1]["error"] == "ValueError: bad"
     assert kept[2]["input"] == "assert f(1, 'a') == [2]" and kept[2]["expected"] == ""
     assert kept[3]["input"] == "assert f(1) == 2" and kept[3]["verdict"] == "SKIPPED"
@@ -113,11 +129,17 @@ def test_a_record_holds_every_token(play, tiny_tokenizer, tmp_path):
     episode = play([W, None, OK], id=7)
     record, other = written(tmp_path / "new" / "e.jsonl.gz", [episode, play([OK])], tiny_tokenizer)
     assert record["tokens"] == episode.stream.tokens_T.tolist() and other["id"] == 0
-    assert "".join(record["texts"]) == tiny_tokenizer.decode(episode.stream.tokens_T, keep_special=True)
+    assert "".join(record["texts"]) == tiny_tokenizer.decode(
+        episode.stream.tokens_T, keep_special=True
+    )
     assert record["is_action"] == [0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 1, 0, 0, 0, 1, 1]
     assert [turn["verdict"] for turn in record["turns"]] == [W, None, OK]
     assert [len(turn["tests"]) for turn in record["turns"]] == [1, 0, 1]
-    assert "ratios" not in record and "return" not in record["turns"][0] and episodes.mean_kl(record) is None
+    assert (
+        "ratios" not in record
+        and "return" not in record["turns"][0]
+        and episodes.mean_kl(record) is None
+    )
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["e.jsonl.gz"]
 
 
@@ -133,10 +155,17 @@ def test_what_was_learnt_lies_at_its_turn_and_token(play, tiny_tokenizer, tmp_pa
     )
     found = [play([OK], passed=False), play([None, OK])]
     short, long = written(tmp_path / "e.jsonl.gz", found, tiny_tokenizer, learnt)
-    numbers = lambda record: [(turn["reward"], turn["value"], turn["return"]) for turn in record["turns"]]
+    numbers = lambda record: [
+        (turn["reward"], turn["value"], turn["return"]) for turn in record["turns"]
+    ]
     assert numbers(short) == [(-1, 0.5, -1)] and numbers(long) == [(-0.2, 0.25, 0.8), (1, 0.75, 1)]
-    assert short["ratios"] == [1, 1.125, 1.25, 1.375, 1.5, 1.625] and long["ratios"][:2] == [2.5, 2.625]
-    assert long["advantages"] == [-12 - t for t in range(11)] and long["reference_logprobs"] == [12 + t for t in range(11)]
+    assert short["ratios"] == [1, 1.125, 1.25, 1.375, 1.5, 1.625] and long["ratios"][:2] == [
+        2.5,
+        2.625,
+    ]
+    assert long["advantages"] == [-12 - t for t in range(11)] and long["reference_logprobs"] == [
+        12 + t for t in range(11)
+    ]
     # log π is -0.5 at the sampled tokens 4 and 5, log ρ is 4 and 5.
     assert episodes.mean_kl(short) == pytest.approx(((-0.5 - 4) + (-0.5 - 5)) / 2)
 
@@ -155,27 +184,43 @@ def test_a_damaged_file_is_named(play, tiny_tokenizer, tmp_path, damage):
     elif damage == "half a line":
         path.write_bytes(gzip.compress(b'{"id": 3, "prob'))
     else:
-        path.write_bytes(gzip.compress(json.dumps({name: record[name] for name in ("id", "tokens")}).encode()))
-    with pytest.raises(ValueError, match=r"rlef_000000.jsonl.gz, after line \d: cannot be read \(.+\)"):
+        path.write_bytes(
+            gzip.compress(json.dumps({name: record[name] for name in ("id", "tokens")}).encode())
+        )
+    with pytest.raises(
+        ValueError, match=r"rlef_000000.jsonl.gz, after line \d: cannot be read \(.+\)"
+    ):
         list(episodes.read_episodes(str(path)))
 
 
-# ---- a run's files --------------------------------------------------------------------------------------------------
+# ---- a run's files
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def run(play, tiny_tokenizer, tmp_path):
     for name in ("after_T0.2", "rlef_000010", "before_T0.2", "rlef_000002"):
         made = [play([OK], id=i) for i in range(3)]
-        episodes.write_episodes(str(tmp_path / "episodes" / f"{name}.jsonl.gz"), made, tiny_tokenizer)
-    (tmp_path / "episodes" / "rlef_000020.jsonl.gz.part").write_bytes(b"half")  # of a run that was killed
+        episodes.write_episodes(
+            str(tmp_path / "episodes" / f"{name}.jsonl.gz"), made, tiny_tokenizer
+        )
+    # of a run that was killed
+    (tmp_path / "episodes" / "rlef_000020.jsonl.gz.part").write_bytes(b"half")
     return str(tmp_path)
 
 
 def test_episodes_come_in_the_order_of_time(run):
     names = [name for name, _ in episodes.of_run(run)]
-    assert names == ["before_T0.2"] * 3 + ["rlef_000002"] * 3 + ["rlef_000010"] * 3 + ["after_T0.2"] * 3
-    assert [episodes.title_of(name) for name in names[::3]] == ["before, T=0.2", "collection 2", "collection 10", "after, T=0.2"]
+    assert (
+        names
+        == ["before_T0.2"] * 3 + ["rlef_000002"] * 3 + ["rlef_000010"] * 3 + ["after_T0.2"] * 3
+    )
+    assert [episodes.title_of(name) for name in names[::3]] == [
+        "before, T=0.2",
+        "collection 2",
+        "collection 10",
+        "after, T=0.2",
+    ]
 
 
 def test_a_limit_keeps_the_latest_collections(run):
@@ -191,14 +236,23 @@ def test_a_run_without_episodes_is_an_error(tmp_path):
         list(episodes.of_run(str(tmp_path)))
 
 
-@pytest.mark.parametrize("verdicts, passed, expected", [
-    ([OK], True, ["solved"]),
-    ([OK], False, ["not solved", "public passed, private failed"]),
-    ([W, OK], True, ["solved", "repaired at turn 2"]),
-    ([W, "TIMEOUT", OK], True, ["solved", "repaired at turn 3", "timed out"]),
-    ([None, W, W], True, ["not solved", "invalid"]),
-    (["INVALID_PROGRAM", OK], False, ["not solved", "public passed, private failed", "invalid"]),
-])  # fmt: skip
-def test_the_words_to_find_an_episode_by(play, tiny_tokenizer, tmp_path, verdicts, passed, expected):
+@pytest.mark.parametrize(
+    "verdicts, passed, expected",
+    [
+        ([OK], True, ["solved"]),
+        ([OK], False, ["not solved", "public passed, private failed"]),
+        ([W, OK], True, ["solved", "repaired at turn 2"]),
+        ([W, "TIMEOUT", OK], True, ["solved", "repaired at turn 3", "timed out"]),
+        ([None, W, W], True, ["not solved", "invalid"]),
+        (
+            ["INVALID_PROGRAM", OK],
+            False,
+            ["not solved", "public passed, private failed", "invalid"],
+        ),
+    ],
+)
+def test_the_words_to_find_an_episode_by(
+    play, tiny_tokenizer, tmp_path, verdicts, passed, expected
+):
     (record,) = written(tmp_path / "e.jsonl.gz", [play(verdicts, passed=passed)], tiny_tokenizer)
     assert episodes.kinds(record) == expected

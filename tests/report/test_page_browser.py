@@ -1,4 +1,6 @@
-"""The report in a real browser, at the widths of a desk and a phone: every chart is drawn, in the colours of the page."""
+"""The report in a real browser, at the widths of a desk and a phone: every chart is drawn, in the
+colours of the page.
+"""
 
 import shutil
 
@@ -26,9 +28,13 @@ def address(recorded, tmp_path_factory):
 
 @pytest.fixture
 def page(chromium, address, request):
-    """The opened page; whoever uses it leaves no error, no request but for the file, and nothing too wide for the screen."""
+    """The opened page; whoever uses it leaves no error, no request but for the file, and nothing
+    too wide for the screen.
+    """
     width = getattr(request, "param", 1280)
-    context = chromium.new_context(viewport={"width": width, "height": 900}, has_touch=width < 500, color_scheme="light")
+    context = chromium.new_context(
+        viewport={"width": width, "height": 900}, has_touch=width < 500, color_scheme="light"
+    )
     page, errors, requests = context.new_page(), [], []
     page.on("console", lambda message: errors.append(message.text))
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -49,7 +55,9 @@ def drawn(page, chart):
 
 
 def stroke(page, chart):
-    return page.locator(f"[id='{chart}'] .js-line").first.evaluate("line => getComputedStyle(line).stroke")
+    return page.locator(f"[id='{chart}'] .js-line").first.evaluate(
+        "line => getComputedStyle(line).stroke"
+    )
 
 
 @pytest.mark.parametrize("page", [1280, 390], ids=["desk", "phone"], indirect=True)
@@ -62,7 +70,8 @@ def test_every_chart_is_drawn_when_it_is_come_to(page):
         assert place.locator(".trace path").count() > 0, chart
         box = place.locator(".main-svg").first.bounding_box()
         assert box["width"] <= page.viewport_size["width"] and box["height"] >= 200
-    assert page.locator(".chart .main-svg").count() == 3 * len(charts)  # plotly draws each in three layers
+    # plotly draws each in three layers
+    assert page.locator(".chart .main-svg").count() == 3 * len(charts)
 
 
 def test_the_toggle_repaints_page_and_charts_and_is_remembered(page):
@@ -74,7 +83,10 @@ def test_the_toggle_repaints_page_and_charts_and_is_remembered(page):
     page.click("#theme")
     dark = page.evaluate(COLOR, "--c1")
     assert page.evaluate(background) != before and dark != light
-    page.wait_for_function("([dark]) => getComputedStyle(document.querySelector('#kl .js-line')).stroke === dark", arg=[dark])
+    page.wait_for_function(
+        "([dark]) => getComputedStyle(document.querySelector('#kl .js-line')).stroke === dark",
+        arg=[dark],
+    )
     assert page.inner_text("#theme") == "Light"
     page.reload()
     drawn(page, "kl")
@@ -86,7 +98,9 @@ def test_the_toggle_repaints_page_and_charts_and_is_remembered(page):
 def test_the_colours_follow_the_system_until_they_are_chosen(page):
     before = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.emulate_media(color_scheme="dark")
-    page.wait_for_function("before => getComputedStyle(document.body).backgroundColor !== before", arg=before)
+    page.wait_for_function(
+        "before => getComputedStyle(document.body).backgroundColor !== before", arg=before
+    )
     assert page.inner_text("#theme") == "Light"
     drawn(page, "kl")
     assert stroke(page, "kl") == page.evaluate(COLOR, "--c1")

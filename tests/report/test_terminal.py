@@ -1,4 +1,6 @@
-"""Episodes in a terminal: counts, conversations, filters, and text that would like to command the terminal."""
+"""Episodes in a terminal: counts, conversations, filters, and text that would like to command the
+terminal.
+"""
 
 import io
 import re
@@ -13,10 +15,17 @@ from rlef_jax.report import terminal
 
 @pytest.fixture
 def show(recorded):
-    """show(...) -> what `terminal.show` prints about the recorded run, on a terminal with or without colours."""
+    """show(...) -> what `terminal.show` prints about the recorded run, on a terminal with or
+    without colours.
+    """
 
     def show(colours=False, **options):
-        console = Console(file=io.StringIO(), width=120, force_terminal=colours, color_system="standard" if colours else None)
+        console = Console(
+            file=io.StringIO(),
+            width=120,
+            force_terminal=colours,
+            color_system="standard" if colours else None,
+        )
         terminal.show(str(recorded), console=console, **options)
         return console.file.getvalue()
 
@@ -31,7 +40,8 @@ def numbers(text, start):
 
 def test_the_counts_are_those_of_the_files(show):
     text = show(limit=0)
-    # All; invalid; not solved; public passed, private failed; repaired at turn 2; at turn 3; solved; timed out.
+    # All; invalid; not solved; public passed, private failed; repaired at turn 2; at turn 3;
+    # solved; timed out.
     assert numbers(text, "collection 2") == [16, 1, 8, 1, 4, 1, 8, 1]
     assert numbers(text, "before, T=0.2") == [20, 0, 10, 0, 5, 0, 10, 0]
     assert "turn 1" not in text
@@ -40,8 +50,18 @@ def test_the_counts_are_those_of_the_files(show):
 def test_one_conversation_in_full(show):
     text = show(episode="rlef_000000/3")
     assert "Episodes" not in text and text.count("feedback") == 1
-    for piece in ("add/3, solved, collection 0", "Add.", "turn 1 runtime error", "trace", "try again", "turn 2 ok", "0.012",
-                  "- print(a + 0)", "+ print(a + 1)", "private tests passed"):  # fmt: skip
+    for piece in (
+        "add/3, solved, collection 0",
+        "Add.",
+        "turn 1 runtime error",
+        "trace",
+        "try again",
+        "turn 2 ok",
+        "0.012",
+        "- print(a + 0)",
+        "+ print(a + 1)",
+        "private tests passed",
+    ):
         assert piece in text
     assert "reward" in text and "reward" not in show(episode="before_T0.2/3")
     assert "SECRET" not in text
@@ -49,15 +69,21 @@ def test_one_conversation_in_full(show):
 
 def test_a_filter_and_a_limit_show_the_latest(show):
     text = show(filter="repaired", limit=3)
-    assert re.findall(r"(add/\d+), solved", text) == ["add/35", "add/39", "add/43"]  # of collection 2, the last
+    # of collection 2, the last
+    assert re.findall(r"(add/\d+), solved", text) == ["add/35", "add/39", "add/43"]
     assert "add/45" in show(filter="timed out") and "add/46" in show(filter="public passed")
 
 
 def test_what_is_not_there_is_said(show, recorded, tmp_path):
-    with pytest.raises(ValueError, match="no episodes of kind 'frozen': there are invalid, not solved, "):
+    with pytest.raises(
+        ValueError, match="no episodes of kind 'frozen': there are invalid, not solved, "
+    ):
         show(filter="frozen")
     for name in ("rlef_000000/99", "rlef_1/3", "nonsense"):
-        with pytest.raises(ValueError, match=f"no episode '{name}': it is called NAME/ID, NAME one of before_T0.2, rlef_000000"):
+        with pytest.raises(
+            ValueError,
+            match=f"no episode '{name}': it is called NAME/ID, NAME one of before_T0.2, rlef_000000",
+        ):
             show(episode=name)
     with pytest.raises(FileNotFoundError, match="holds no episodes"):
         terminal.show(str(tmp_path))
@@ -66,7 +92,8 @@ def test_what_is_not_there_is_said(show, recorded, tmp_path):
 @pytest.mark.parametrize("colours", [False, True])
 def test_hostile_text_commands_nothing(show, colours):
     text = show(episode="rlef_000002/47", colours=colours)
-    assert "[red]" in text and "<img src=x onerror" in text  # neither rich's markup nor anything else is taken at its word
+    # neither rich's markup nor anything else is taken at its word
+    assert "[red]" in text and "<img src=x onerror" in text
     assert "\ufffd[31m" in text and "\x1b[31m[red]" not in text
     if not colours:
         assert "\x1b" not in text
@@ -74,7 +101,15 @@ def test_hostile_text_commands_nothing(show, colours):
 
 def test_the_command(recorded):
     command = [sys.executable, "-m", "rlef_jax.report", "--terminal", str(recorded)]
-    done = subprocess.run([*command, "--episode", "rlef_000002/45"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [*command, "--episode", "rlef_000002/45"], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0 and "repaired" not in done.stderr and "turn 3 ok" in done.stdout
-    done = subprocess.run([*command, "--filter", "frozen"], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+    done = subprocess.run(
+        [*command, "--filter", "frozen"], capture_output=True, text=True, timeout=120
+    )
+    assert (
+        done.returncode == 1
+        and done.stderr.startswith("error: ")
+        and "Traceback" not in done.stderr
+    )

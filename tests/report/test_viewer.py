@@ -1,4 +1,6 @@
-"""The viewer's page without a browser: what is in it, that no text gets out of its place, and diffs worked by hand."""
+"""The viewer's page without a browser: what is in it, that no text gets out of its place, and diffs
+worked by hand.
+"""
 
 import base64
 import gzip
@@ -32,7 +34,11 @@ class Page(html.parser.HTMLParser):
 
     def scripts(self, kind):
         """{id: content} of the scripts of a kind."""
-        return {a["id"]: "".join(text) for tag, a, text in self.found if tag == "script" and a.get("type") == kind}
+        return {
+            a["id"]: "".join(text)
+            for tag, a, text in self.found
+            if tag == "script" and a.get("type") == kind
+        }
 
 
 @pytest.fixture(scope="module")
@@ -52,42 +58,81 @@ def index(text):
 def unpacked(text):
     blocks = Page(text).scripts("application/gzip")
     assert list(blocks) == [f"viewer-block-{i}" for i in range(7)]
-    return [episode for block in blocks.values() for episode in json.loads(gzip.decompress(base64.b64decode(block)))]
+    return [
+        episode
+        for block in blocks.values()
+        for episode in json.loads(gzip.decompress(base64.b64decode(block)))
+    ]
 
 
 def test_the_index_and_the_blocks_hold_the_episodes_in_the_same_order(recorded, index, unpacked):
     found = list(episodes.of_run(str(recorded)))
     assert len(index["rows"]) == len(unpacked) == len(found) == 52 and index["block"] == 8
     for row, episode, (name, record) in zip(index["rows"], unpacked, found):
-        assert row[:3] == [name, record["id"], record["problem"]] and row[4] == episodes.kinds(record)
-        assert episode["texts"] == record["texts"] and episode["parts"][-1][1] == len(record["texts"])
-    assert index["titles"] == {"before_T0.2": "before, T=0.2", "rlef_000000": "collection 0", "rlef_000002": "collection 2"}
+        assert row[:3] == [name, record["id"], record["problem"]] and row[4] == episodes.kinds(
+            record
+        )
+        assert episode["texts"] == record["texts"] and episode["parts"][-1][1] == len(
+            record["texts"]
+        )
+    assert index["titles"] == {
+        "before_T0.2": "before, T=0.2",
+        "rlef_000000": "collection 0",
+        "rlef_000002": "collection 2",
+    }
 
 
 def test_the_numbers_of_every_token(recorded, index, unpacked):
     record, episode = list(episodes.of_run(str(recorded)))[-1][1], unpacked[-1]
     arrays = episode["arrays"]
-    assert set(arrays) == {"mask", "logprob", "kl", "ratio", "advantage"} and set(unpacked[0]["arrays"]) == {"mask", "logprob"}
+    assert set(arrays) == {"mask", "logprob", "kl", "ratio", "advantage"} and set(
+        unpacked[0]["arrays"]
+    ) == {"mask", "logprob"}
     t = record["turns"][0]["start"]
-    assert arrays["kl"][t] == pytest.approx(record["logprobs"][t] - record["reference_logprobs"][t], rel=1e-3)
+    assert arrays["kl"][t] == pytest.approx(
+        record["logprobs"][t] - record["reference_logprobs"][t], rel=1e-3
+    )
     assert arrays["logprob"][t] == -4 and arrays["mask"][t - 1 : t + 1] == [0, 1]
-    assert episode["parts"][0] == ["prompt", t] and episode["parts"][1] == ["turn 1", record["turns"][0]["stop"]]
-    # The scale is the 0.9 quantile, over 32 episodes that were learnt from, of an episode's largest value.
-    largest = [max(map(abs, e["arrays"]["advantage"])) for e in unpacked if "advantage" in e["arrays"]]
-    assert len(largest) == 32 and index["scales"]["advantage"] == pytest.approx(np.quantile(largest, 0.9), rel=1e-3)
-    assert index["rows"][0][6] is None and index["rows"][-1][6] == pytest.approx(episodes.mean_kl(record), rel=1e-3)
+    assert episode["parts"][0] == ["prompt", t] and episode["parts"][1] == [
+        "turn 1",
+        record["turns"][0]["stop"],
+    ]
+    # The scale is the 0.9 quantile, over 32 episodes that were learnt from, of an episode's largest
+    # value.
+    largest = [
+        max(map(abs, e["arrays"]["advantage"])) for e in unpacked if "advantage" in e["arrays"]
+    ]
+    assert len(largest) == 32 and index["scales"]["advantage"] == pytest.approx(
+        np.quantile(largest, 0.9), rel=1e-3
+    )
+    assert index["rows"][0][6] is None and index["rows"][-1][6] == pytest.approx(
+        episodes.mean_kl(record), rel=1e-3
+    )
 
 
 def test_a_conversation_as_html(unpacked):
     conversation = unpacked[3]["html"]  # a program that raises, then one that is right
     plain = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", conversation))
-    for piece in ("add/3", "solved at turn 2", "Turn 1 runtime error", "trace", "0.012", "try again", "Turn 2 ok", "passed"):
+    for piece in (
+        "add/3",
+        "solved at turn 2",
+        "Turn 1 runtime error",
+        "trace",
+        "0.012",
+        "try again",
+        "Turn 2 ok",
+        "passed",
+    ):
         assert piece in plain
-    assert "return" not in plain and "return" in unpacked[23]["html"]  # an evaluation learns nothing
+    # an evaluation learns nothing
+    assert "return" not in plain and "return" in unpacked[23]["html"]
     assert '<span class="gone">- print(a + <mark>0</mark>)' in conversation
     assert '<span class="come">+ print(a + <mark>1</mark>)' in conversation
     assert '<span class="nb">print</span>' in conversation and "```" not in conversation
-    assert "no program" in unpacked[-2]["html"] and "after all public tests passed" in unpacked[-2]["html"]
+    assert (
+        "no program" in unpacked[-2]["html"]
+        and "after all public tests passed" in unpacked[-2]["html"]
+    )
     assert "does not pass the public tests" in unpacked[0]["html"]
 
 
@@ -99,7 +144,12 @@ def test_hostile_text_stays_text(text, unpacked):
     shown = Page(unpacked[-1]["html"])
     assert not {tag for tag, *_ in shown.found} & {"script", "img"}
     assert all(not name.startswith("on") for _, attributes, _ in shown.found for name in attributes)
-    assert "".join(part for *_, parts in shown.found for part in parts).count("<img src=x onerror='hacked = 1'>") > 8
+    assert (
+        "".join(part for *_, parts in shown.found for part in parts).count(
+            "<img src=x onerror='hacked = 1'>"
+        )
+        > 8
+    )
     assert "{{ 1 }}" in unpacked[-1]["html"]
 
 
@@ -110,7 +160,10 @@ def test_private_tests_are_not_in_the_page(text, unpacked):
 def test_the_page_loads_nothing(text):
     for tag, attributes, _ in Page(text).found:
         for name in ("src", "href"):
-            assert not attributes.get(name, "").startswith(("http", "//", "file")), (tag, attributes)
+            assert not attributes.get(name, "").startswith(("http", "//", "file")), (
+                tag,
+                attributes,
+            )
     assert "url(" not in text and "@import" not in text
 
 
@@ -126,14 +179,20 @@ def test_numbers_that_are_not_finite_are_none(recorded):
     packed = gzip.decompress(base64.b64decode(page.scripts("application/gzip")["viewer-block-0"]))
     (episode,) = json.loads(packed, parse_constant=refuse)
     assert index["rows"][0][6] is None and index["scales"]["ratio"] == pytest.approx(np.log(1e6))
-    assert [episode["arrays"][measure][t] for measure in ("logprob", "kl", "ratio", "advantage")] == [None, None, 0, None]
+    assert [
+        episode["arrays"][measure][t] for measure in ("logprob", "kl", "ratio", "advantage")
+    ] == [None, None, 0, None]
 
 
 def test_a_page_of_no_episodes():
-    assert json.loads(Page(viewer.fragment([])).scripts("application/json")["viewer-index"])["rows"] == []
+    assert (
+        json.loads(Page(viewer.fragment([])).scripts("application/json")["viewer-index"])["rows"]
+        == []
+    )
 
 
-# ---- diffs ----------------------------------------------------------------------------------------------------------
+# ---- diffs
+# ----------------------------------------------------------------------------------------------------------
 
 
 def shown(before, after):
@@ -144,15 +203,29 @@ def shown(before, after):
 
 def test_a_diff_worked_by_hand():
     assert shown("a = 1\nprint(a + 1)\n", "a = 1\nprint(a - 1, a)") == [
-        " a = 1", "-print(a [+] 1)", "+print(a [-] 1[, a])",
-    ]  # fmt: skip
+        " a = 1",
+        "-print(a [+] 1)",
+        "+print(a [-] 1[, a])",
+    ]
     assert shown("x\ny", "x\nprint(input())\nz") == [" x", "-y", "+print(input())", "+z"]
     assert shown("same\n", "same") == []
     lines = [str(i) for i in range(20)]
-    assert shown("\n".join(lines), "\n".join(["new", *lines[:19]])) == ["+new", " 0", " 1", " 2", "…", " 16", " 17", " 18", "-19"]
+    assert shown("\n".join(lines), "\n".join(["new", *lines[:19]])) == [
+        "+new",
+        " 0",
+        " 1",
+        " 2",
+        "…",
+        " 16",
+        " 17",
+        " 18",
+        "-19",
+    ]
 
 
-LINES = st.lists(st.sampled_from(["", "a = 1", "a = 2", "print(a)", "  print(b)", "\tx"]), max_size=4).map("\n".join)
+LINES = st.lists(
+    st.sampled_from(["", "a = 1", "a = 2", "print(a)", "  print(b)", "\tx"]), max_size=4
+).map("\n".join)
 
 
 @settings(max_examples=200, deadline=None)
@@ -162,5 +235,6 @@ def test_a_diff_holds_both_programs(before, after):
     if before.splitlines() == after.splitlines():
         assert found == []
     else:
-        assert [text for sign, text in found if sign in " -"] == before.splitlines()  # of so few, none is left out
+        # of so few, none is left out
+        assert [text for sign, text in found if sign in " -"] == before.splitlines()
         assert [text for sign, text in found if sign in " +"] == after.splitlines()

@@ -1,4 +1,6 @@
-"""The episode viewer in a real browser, at the widths of a desk and a phone: what a reader does, and that nothing is loaded."""
+"""The episode viewer in a real browser, at the widths of a desk and a phone: what a reader does,
+and that nothing is loaded.
+"""
 
 import re
 
@@ -23,9 +25,13 @@ def address(recorded, tmp_path_factory):
 
 @pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desk", "phone"])
 def page(chromium, address, request):
-    """The opened page; whoever uses it leaves no error, no request but for the file, and no line too wide for the screen."""
+    """The opened page; whoever uses it leaves no error, no request but for the file, and no line
+    too wide for the screen.
+    """
     width, height = request.param
-    context = chromium.new_context(viewport={"width": width, "height": height}, has_touch=width < 500)
+    context = chromium.new_context(
+        viewport={"width": width, "height": height}, has_touch=width < 500
+    )
     context.add_init_script(_COUNTING)
     page, errors, requests = context.new_page(), [], []
     page.on("console", lambda message: errors.append(message.text))
@@ -45,12 +51,16 @@ def title(page):
 
 def opened(page, name):
     """Waits until the episode of the problem `name` is open."""
-    page.wait_for_function("name => document.querySelector('article h2')?.textContent === name", arg=name)
+    page.wait_for_function(
+        "name => document.querySelector('article h2')?.textContent === name", arg=name
+    )
 
 
 def listed(page):
     """What the list shows, and what is said of it: (problems, count)."""
-    problems = page.eval_on_selector_all("nav a > :nth-child(2)", "nodes => nodes.map(node => node.textContent)")
+    problems = page.eval_on_selector_all(
+        "nav a > :nth-child(2)", "nodes => nodes.map(node => node.textContent)"
+    )
     return problems, page.inner_text("[data-part=count]")
 
 
@@ -120,20 +130,30 @@ def test_a_link_leads_to_its_episode(page, address):
 def test_tokens_take_the_colour_that_is_asked_for(page, address):
     page.goto(f"{address}#episode=rlef_000002/45")
     opened(page, "add/45")
-    colours = lambda: page.eval_on_selector_all(".tokens i", "nodes => nodes.map(node => getComputedStyle(node).backgroundColor)")
-    given = page.eval_on_selector_all(".tokens i", "nodes => nodes.map(node => node.classList.contains('given'))")
+    colours = lambda: page.eval_on_selector_all(
+        ".tokens i", "nodes => nodes.map(node => getComputedStyle(node).backgroundColor)"
+    )
+    given = page.eval_on_selector_all(
+        ".tokens i", "nodes => nodes.map(node => node.classList.contains('given'))"
+    )
     seen = []
     for measure in ("log-prob", "KL to reference", "ratio", "advantage", "mask"):
         page.click(f".measures label:has-text('{measure}')")
         found = colours()
-        assert {colour for colour, is_given in zip(found, given) if is_given} == {"rgba(0, 0, 0, 0)"}
-        assert found not in seen and page.locator(".scale span").count() == (2 if measure == "mask" else 5)
+        assert {colour for colour, is_given in zip(found, given) if is_given} == {
+            "rgba(0, 0, 0, 0)"
+        }
+        assert found not in seen and page.locator(".scale span").count() == (
+            2 if measure == "mask" else 5
+        )
         seen.append(found)
     assert len({colour for colour, is_given in zip(seen[-1], given) if not is_given}) == 1
     first = page.locator(".tokens i:not(.given)").first
     first.click()
     tip = page.inner_text(".tip")
-    assert re.search(r"token \d+ at \d+\nlog-prob −4.00\nKL [−.\d]+\nratio [.\d]+\nadvantage [−.\d]+$", tip), tip
+    assert re.search(
+        r"token \d+ at \d+\nlog-prob −4.00\nKL [−.\d]+\nratio [.\d]+\nadvantage [−.\d]+$", tip
+    ), tip
     page.locator(".tokens i.given").first.click()
     assert page.inner_text(".tip").endswith("given, not sampled")
     page.focus(".tokens")
@@ -150,7 +170,9 @@ def test_an_evaluation_has_only_log_probs(page):
 def test_hostile_text_is_shown_and_does_nothing(page, address):
     page.goto(f"{address}#episode=rlef_000002/47")
     page.wait_for_selector("article >> text=<img src=x onerror")
-    assert page.evaluate("typeof hacked") == "undefined" and page.locator("#viewer img").count() == 0
+    assert (
+        page.evaluate("typeof hacked") == "undefined" and page.locator("#viewer img").count() == 0
+    )
     page.fill("[data-part=search]", "</script>")
     problems, count = listed(page)
     assert count == "1 of 52 episodes" and "<img src=x" in problems[0]
@@ -164,7 +186,8 @@ def test_dark_colours_leave_text_readable(page):
     assert min(weakest, page.evaluate(_CONTRAST)) >= 4.5  # WCAG AA
 
 
-# The weakest contrast between a sampled token and its colour, painted over that of the panel behind it.
+# The weakest contrast between a sampled token and its colour, painted over that of the panel behind
+# it.
 _CONTRAST = """() => {
   const pixel = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const paint = (...colours) => {

@@ -1,4 +1,6 @@
-"""Saved and restored train states: the same numbers, on any mesh, and never from a half-written directory."""
+"""Saved and restored train states: the same numbers, on any mesh, and never from a half-written
+directory.
+"""
 
 import functools
 import os
@@ -15,7 +17,9 @@ from rlef_jax import llama
 from rlef_jax.llama import LlamaConfig
 from rlef_jax.runtime.checkpoint import Checkpoints
 
-MODEL = LlamaConfig(vocab_size=48, d_model=16, n_layers=2, n_heads=2, n_kv_heads=2, head_dim=8, d_ff=24)
+MODEL = LlamaConfig(
+    vocab_size=48, d_model=16, n_layers=2, n_heads=2, n_kv_heads=2, head_dim=8, d_ff=24
+)
 
 
 @functools.cache
@@ -29,7 +33,11 @@ def learner_on(mesh, offload=False):
 def trained_state(mesh, random_params):
     """A state whose optimiser moments are not zero."""
     learner = learner_on(mesh)
-    state, _ = learner.step(learner.init({"policy": random_params(MODEL)}), {"tokens": np.zeros((8, 4), np.int32)}, np.full(8, 4))
+    state, _ = learner.step(
+        learner.init({"policy": random_params(MODEL)}),
+        {"tokens": np.zeros((8, 4), np.int32)},
+        np.full(8, 4),
+    )
     return state
 
 
@@ -37,9 +45,17 @@ def assert_equal(state, other):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(other))
 
 
-@pytest.mark.parametrize(("sizes", "offload"), [((2, 2, 2), False), ((8, 1, 1), False), ((1, 1, 1), False), ((8, 1, 1), True)])
-def test_a_state_saved_on_a_mesh_is_restored_onto_another(sizes, offload, mesh_of, random_params, tmp_path):
-    state, checkpoints = trained_state(mesh_of(2, 2, 2), random_params), Checkpoints(tmp_path / "c", 2)
+@pytest.mark.parametrize(
+    ("sizes", "offload"),
+    [((2, 2, 2), False), ((8, 1, 1), False), ((1, 1, 1), False), ((8, 1, 1), True)],
+)
+def test_a_state_saved_on_a_mesh_is_restored_onto_another(
+    sizes, offload, mesh_of, random_params, tmp_path
+):
+    state, checkpoints = (
+        trained_state(mesh_of(2, 2, 2), random_params),
+        Checkpoints(tmp_path / "c", 2),
+    )
     checkpoints.save(7, state, {"episodes": 56, "rate": 0.25})
     checkpoints.wait()
     abstract = learner_on(mesh_of(*sizes), offload).abstract
@@ -50,15 +66,25 @@ def test_a_state_saved_on_a_mesh_is_restored_onto_another(sizes, offload, mesh_o
         assert leaf.sharding == asked.sharding and leaf.dtype == asked.dtype
 
 
-def test_a_state_saved_on_one_device_is_restored_onto_eight_and_trains_on(mesh_of, random_params, tmp_path):
-    state, checkpoints = trained_state(mesh_of(1, 1, 1), random_params), Checkpoints(tmp_path / "c", 2)
+def test_a_state_saved_on_one_device_is_restored_onto_eight_and_trains_on(
+    mesh_of, random_params, tmp_path
+):
+    state, checkpoints = (
+        trained_state(mesh_of(1, 1, 1), random_params),
+        Checkpoints(tmp_path / "c", 2),
+    )
     checkpoints.save(1, state, {})
     checkpoints.wait()
     learner = learner_on(mesh_of(2, 2, 2))
     restored, _ = checkpoints.restore(1, learner.abstract)
     assert_equal(state, restored)
-    step = lambda learner, state: learner.step(state, {"tokens": np.zeros((8, 4), np.int32)}, np.full(8, 4))[0]
-    for a, b in zip(jax.tree.leaves(step(learner_on(mesh_of(1, 1, 1)), state)), jax.tree.leaves(step(learner, restored))):
+    step = lambda learner, state: learner.step(
+        state, {"tokens": np.zeros((8, 4), np.int32)}, np.full(8, 4)
+    )[0]
+    for a, b in zip(
+        jax.tree.leaves(step(learner_on(mesh_of(1, 1, 1)), state)),
+        jax.tree.leaves(step(learner, restored)),
+    ):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
@@ -92,11 +118,14 @@ def test_a_checkpoint_killed_while_it_was_written_is_not_seen(tmp_path):
     checkpoints.save(1, {"w": jnp.ones(3)}, {})
     checkpoints.wait()
     checkpoints.close()
-    # What a killed writer leaves: a directory under the temporary name that Orbax renames when all is written.
+    # What a killed writer leaves: a directory under the temporary name that Orbax renames when all
+    # is written.
     shutil.copytree(tmp_path / "c" / "1", tmp_path / "c" / "2.orbax-checkpoint-tmp")
     os.remove(next((tmp_path / "c" / "2.orbax-checkpoint-tmp").rglob("manifest.ocdbt")))
     again = Checkpoints(tmp_path / "c", 3)
     assert again.latest == 1
     again.save(2, {"w": jnp.full(3, 2.0)}, {})
     again.wait()
-    np.testing.assert_array_equal(again.restore(2, {"w": jax.ShapeDtypeStruct((3,), jnp.float32)})[0]["w"], 2.0)
+    np.testing.assert_array_equal(
+        again.restore(2, {"w": jax.ShapeDtypeStruct((3,), jnp.float32)})[0]["w"], 2.0
+    )

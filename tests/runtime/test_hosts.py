@@ -1,4 +1,6 @@
-"""One run by two processes: what they tell each other, and that they train as one process with the same devices does."""
+"""One run by two processes: what they tell each other, and that they train as one process with the
+same devices does.
+"""
 
 import gzip
 import json
@@ -15,24 +17,57 @@ from rlef_jax.runtime import hosts
 
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 SETTINGS = {
-    "data.train": 40, "data.valid": 4, "data.test": 4, "tokenizer.vocab_size": 400,
-    "model.d_model": 32, "model.n_layers": 1, "model.n_heads": 2, "model.n_kv_heads": 2, "model.head_dim": 16,
-    "model.d_ff": 64, "episode.turn_limit": 2, "episode.max_prompt_tokens": 88, "episode.max_response_tokens": 40,
-    "episode.max_feedback_tokens": 48, "sampler.slots": 8, "batch.rows": 8, "batch.lengths": "(216,)",
-    "executor.workers": 1, "sft.steps": 30, "sft.learning_rate": 1e-2, "sft.demonstrations": "(8,8,0)",
-    "sft.batch": "(4,4,0)", "checkpoint.sft_every": 10, "ppo.updates": 2, "ppo.rollouts": 8, "ppo.minibatches": 2,
-    "checkpoint.every": 1, "eval.every": 2, "eval.turn_limit": 2, "eval.rollouts": 2, "eval.valid_rollouts": 1,
-    "eval.resamples": 50, "eval.temperatures": "(1.0,)", "eval.top_p": 1.0, "episodes_every": 1, "mesh.data": 1,
-    "mesh.fsdp": 2, "mesh.tensor": 2,
-}  # fmt: skip
+    "data.train": 40,
+    "data.valid": 4,
+    "data.test": 4,
+    "tokenizer.vocab_size": 400,
+    "model.d_model": 32,
+    "model.n_layers": 1,
+    "model.n_heads": 2,
+    "model.n_kv_heads": 2,
+    "model.head_dim": 16,
+    "model.d_ff": 64,
+    "episode.turn_limit": 2,
+    "episode.max_prompt_tokens": 88,
+    "episode.max_response_tokens": 40,
+    "episode.max_feedback_tokens": 48,
+    "sampler.slots": 8,
+    "batch.rows": 8,
+    "batch.lengths": "(216,)",
+    "executor.workers": 1,
+    "sft.steps": 30,
+    "sft.learning_rate": 1e-2,
+    "sft.demonstrations": "(8,8,0)",
+    "sft.batch": "(4,4,0)",
+    "checkpoint.sft_every": 10,
+    "ppo.updates": 2,
+    "ppo.rollouts": 8,
+    "ppo.minibatches": 2,
+    "checkpoint.every": 1,
+    "eval.every": 2,
+    "eval.turn_limit": 2,
+    "eval.rollouts": 2,
+    "eval.valid_rollouts": 1,
+    "eval.resamples": 50,
+    "eval.temperatures": "(1.0,)",
+    "eval.top_p": 1.0,
+    "episodes_every": 1,
+    "mesh.data": 1,
+    "mesh.fsdp": 2,
+    "mesh.tensor": 2,
+}
 
 
 def start(arguments: list[str], cache, processes: int, devices: int, log) -> list[subprocess.Popen]:
-    """Python with these arguments in each of several processes, of as many CPU devices each; '@' is the process's number."""
+    """Python with these arguments in each of several processes, of as many CPU devices each; '@' is
+    the process's number.
+    """
     variables = {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "PJRT_NPROC": "8",  # threads, for as many programs in flight to meet those of the other process (docs/training.md)
+        # threads, for as many programs in flight to meet those of the other process
+        # (docs/training.md)
+        "PJRT_NPROC": "8",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
@@ -41,7 +76,11 @@ def start(arguments: list[str], cache, processes: int, devices: int, log) -> lis
     for i in range(processes):
         with open(f"{log}.{i}.log", "a") as file:
             command = [sys.executable, *(argument.replace("@", str(i)) for argument in arguments)]
-            started.append(subprocess.Popen(command, cwd=ROOT, env=os.environ | variables, stdout=file, stderr=file))
+            started.append(
+                subprocess.Popen(
+                    command, cwd=ROOT, env=os.environ | variables, stdout=file, stderr=file
+                )
+            )
     return started
 
 
@@ -69,27 +108,53 @@ def free_port() -> int:
 
 
 def together() -> list[str]:
-    return ["--coordinator", f"127.0.0.1:{free_port()}", "--num_processes", "2", "--process_id", "@"]
+    return [
+        "--coordinator",
+        f"127.0.0.1:{free_port()}",
+        "--num_processes",
+        "2",
+        "--process_id",
+        "@",
+    ]
 
 
 def start_run(workdir, cache, processes: int, **changes) -> list[subprocess.Popen]:
     settings = [f"--config.{name}={value}" for name, value in (SETTINGS | changes).items()]
-    command = ["experiments/run.py", "--config", "experiments/configs/mini.py", "--workdir", str(workdir), *settings]
-    return start(command + (together() if processes > 1 else []), cache, processes, 4 // processes, workdir)
+    command = [
+        "experiments/run.py",
+        "--config",
+        "experiments/configs/mini.py",
+        "--workdir",
+        str(workdir),
+        *settings,
+    ]
+    return start(
+        command + (together() if processes > 1 else []), cache, processes, 4 // processes, workdir
+    )
 
 
 def lines(workdir, phase: str) -> list[dict]:
     """The metrics of a phase, but for what depends on the clock and the number of hosts."""
     if not (workdir / "metrics.jsonl").exists():
         return []
-    complete = [line for line in (workdir / "metrics.jsonl").read_text().splitlines(True) if line.endswith("\n")]
-    timeless = lambda line: {key: value for key, value in line.items() if not key.startswith("seconds") and key != "workers"}
+    complete = [
+        line
+        for line in (workdir / "metrics.jsonl").read_text().splitlines(True)
+        if line.endswith("\n")
+    ]
+    timeless = lambda line: {
+        key: value
+        for key, value in line.items()
+        if not key.startswith("seconds") and key != "workers"
+    }
     return [timeless(line) for line in map(json.loads, complete) if line["phase"] == phase]
 
 
 def await_line(workdir, phase: str, step: int, started: list[subprocess.Popen]) -> None:
     while not any(line["step"] >= step for line in lines(workdir, phase)):
-        assert all(process.poll() is None for process in started), said(workdir, 0) + said(workdir, 1)
+        assert all(process.poll() is None for process in started), said(workdir, 0) + said(
+            workdir, 1
+        )
         time.sleep(0.01)
 
 
@@ -133,9 +198,16 @@ def alone(tmp_path_factory, cache):
 def test_two_processes_train_as_one_does(alone, cache, tmp_path):
     changes = {"ppo.updates": 1, "eval.every": 0}
     workdir, single = tmp_path / "two", alone(**changes)
-    assert finish(start_run(workdir, cache, 2, **changes), workdir) == [0, 0], said(workdir, 0) + said(workdir, 1)
+    assert finish(start_run(workdir, cache, 2, **changes), workdir) == [0, 0], said(
+        workdir, 0
+    ) + said(workdir, 1)
     assert_same_run(single, workdir)
-    programs = [turn["program"] for found in episodes(workdir).values() for episode in found for turn in episode["turns"]]
+    programs = [
+        turn["program"]
+        for found in episodes(workdir).values()
+        for episode in found
+        for turn in episode["turns"]
+    ]
     assert len(set(programs) - {None}) > 1  # the executors of both had something to do
     assert {path.name for path in workdir.iterdir()} == {path.name for path in single.iterdir()}
     assert not [path for path in workdir.rglob("*") if ".part" in path.name]
@@ -154,13 +226,18 @@ def test_two_processes_that_are_killed_and_stopped_end_as_one_undisturbed(alone,
     started = start_run(workdir, cache, 2, **changes)
     await_line(workdir, "rlef", 0, started)
     started[1].send_signal(signal.SIGTERM)  # both stop
-    assert finish(started, workdir) == [128 + signal.SIGTERM] * 2, said(workdir, 0) + said(workdir, 1)
+    assert finish(started, workdir) == [128 + signal.SIGTERM] * 2, said(workdir, 0) + said(
+        workdir, 1
+    )
     assert "to go on" in said(workdir, 0) and not (workdir / "summary.json").exists()
-    assert finish(start_run(workdir, cache, 2, **changes), workdir) == [0, 0], said(workdir, 0) + said(workdir, 1)
+    assert finish(start_run(workdir, cache, 2, **changes), workdir) == [0, 0], said(
+        workdir, 0
+    ) + said(workdir, 1)
     assert_same_run(alone(**changes), workdir)
 
 
-# What two processes tell each other. Of the executor there is a stand-in: a job is a number, and its result who judged it.
+# What two processes tell each other. Of the executor there is a stand-in: a job is a number, and
+# its result who judged it.
 TELLING = """
 import json, os, sys, time
 from concurrent.futures import Future
@@ -229,17 +306,22 @@ def test_processes_tell_each_other_what_they_hold_and_what_they_have_judged(cach
     first, second = (json.loads((folder / f"{i}.json").read_text()) for i in range(2))
     assert (first.pop("leads"), second.pop("leads")) == (True, False)
     assert (first.pop("saw"), second.pop("saw")) == ([], ["made_by_0"])
-    assert first == second == {
-        "sizes": [5, 3 * hosts._PART + 1],
-        "edges": [[hosts._PART - 30 + n, hosts._PART - 29 + n] for n in range(40)],  # around what goes into one exchange
-        "workers": 7,
-        "early": False,
-        "done": [job % 3 > 0 for job in range(8)],
-        "results": [[job, job % 2] for job in range(8) if job % 3],  # the hosts take turns
-        "none": 0,
-        "waited": True,
-        "late": [[3, 1]],
-        "last": [[0, 0], [3, 1], [6, 0]],
-        "closed": True,
-    }  # fmt: skip
+    assert (
+        first
+        == second
+        == {
+            "sizes": [5, 3 * hosts._PART + 1],
+            # around what goes into one exchange
+            "edges": [[hosts._PART - 30 + n, hosts._PART - 29 + n] for n in range(40)],
+            "workers": 7,
+            "early": False,
+            "done": [job % 3 > 0 for job in range(8)],
+            "results": [[job, job % 2] for job in range(8) if job % 3],  # the hosts take turns
+            "none": 0,
+            "waited": True,
+            "late": [[3, 1]],
+            "last": [[0, 0], [3, 1], [6, 0]],
+            "closed": True,
+        }
+    )
     assert ("words of 0" in said(log, 0), "words of 1" in said(log, 1)) == (True, False)

@@ -1,4 +1,6 @@
-"""Ctrl-C and SIGTERM on real commands: what is finished, what is on disk, what is left running, and where going on ends."""
+"""Ctrl-C and SIGTERM on real commands: what is finished, what is on disk, what is left running, and
+where going on ends.
+"""
 
 import json
 import os
@@ -14,14 +16,37 @@ from rlef_jax.runtime import interrupt
 
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 SETTINGS = {
-    "data.train": 40, "data.valid": 6, "data.test": 8, "tokenizer.vocab_size": 400,
-    "model.d_model": 16, "model.n_layers": 1, "model.n_heads": 1, "model.n_kv_heads": 1, "model.head_dim": 16, "model.d_ff": 32,
-    "episode.max_prompt_tokens": 90, "episode.max_response_tokens": 24, "episode.max_feedback_tokens": 48,
-    "sampler.slots": 8, "sampler.chunk": 8, "batch.rows": 8, "batch.lengths": "(264,)", "executor.workers": 1,
-    "sft.steps": 60, "sft.demonstrations": "(8,8,0)", "sft.batch": "(4,4,0)", "checkpoint.sft_every": 50,
-    "ppo.updates": 8, "ppo.rollouts": 8, "ppo.minibatches": 1, "checkpoint.every": 50,
-    "eval.every": 0, "eval.rollouts": 24, "eval.resamples": 20, "eval.temperatures": "(1.0,)",
-}  # fmt: skip
+    "data.train": 40,
+    "data.valid": 6,
+    "data.test": 8,
+    "tokenizer.vocab_size": 400,
+    "model.d_model": 16,
+    "model.n_layers": 1,
+    "model.n_heads": 1,
+    "model.n_kv_heads": 1,
+    "model.head_dim": 16,
+    "model.d_ff": 32,
+    "episode.max_prompt_tokens": 90,
+    "episode.max_response_tokens": 24,
+    "episode.max_feedback_tokens": 48,
+    "sampler.slots": 8,
+    "sampler.chunk": 8,
+    "batch.rows": 8,
+    "batch.lengths": "(264,)",
+    "executor.workers": 1,
+    "sft.steps": 60,
+    "sft.demonstrations": "(8,8,0)",
+    "sft.batch": "(4,4,0)",
+    "checkpoint.sft_every": 50,
+    "ppo.updates": 8,
+    "ppo.rollouts": 8,
+    "ppo.minibatches": 1,
+    "checkpoint.every": 50,
+    "eval.every": 0,
+    "eval.rollouts": 24,
+    "eval.resamples": 20,
+    "eval.temperatures": "(1.0,)",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +75,8 @@ def test_no_handler_of_errors_takes_a_stop_for_one():
     assert not issubclass(interrupt.Interrupted, Exception)
 
 
-# ---- a small command -------------------------------------------------------------------------------------------------
+# ---- a small command
+# -------------------------------------------------------------------------------------------------
 
 COMMAND = """
 import sys, time
@@ -72,7 +98,9 @@ def small(script, raises, *signals):
     """(exit status, stdout, stderr) of the command above, sent these signals."""
     script.write_text(COMMAND.replace("RAISES", str(raises)))
     command, path = [sys.executable, str(script), "an argument"], {"PYTHONPATH": ROOT}
-    process = subprocess.Popen(command, env=os.environ | path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=os.environ | path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline() == "ready\n"
     for signum in signals:
         process.send_signal(signum)
@@ -81,7 +109,9 @@ def small(script, raises, *signals):
     return process.returncode, said, complained
 
 
-@pytest.mark.parametrize("signum, name, status", [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143)])
+@pytest.mark.parametrize(
+    "signum, name, status", [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143)]
+)
 def test_the_first_signal_waits_for_the_step_and_says_how_to_go_on(tmp_path, signum, name, status):
     code, said, complained = small(tmp_path / "command.py", False, signum)
     assert code == status and said == "finished\n"
@@ -92,22 +122,38 @@ def test_the_first_signal_waits_for_the_step_and_says_how_to_go_on(tmp_path, sig
 
 def test_the_second_signal_ends_at_once(tmp_path):
     code, said, complained = small(tmp_path / "command.py", False, signal.SIGINT, signal.SIGTERM)
-    assert code == 143 and said == "finished\n" and "ended at once" in complained and "to go on:" not in complained
+    assert (
+        code == 143
+        and said == "finished\n"
+        and "ended at once" in complained
+        and "to go on:" not in complained
+    )
 
 
 def test_a_command_with_nothing_to_finish_stops_where_it_is(tmp_path):
     code, said, complained = small(tmp_path / "command.py", True, signal.SIGINT)
-    assert code == 130 and said == "" and "Ctrl-C: stopping; a second" in complained and "to go on:" in complained
+    assert (
+        code == 130
+        and said == ""
+        and "Ctrl-C: stopping; a second" in complained
+        and "to go on:" in complained
+    )
 
 
-# ---- runs ------------------------------------------------------------------------------------------------------------
+# ---- runs
+# ------------------------------------------------------------------------------------------------------------
 
 
 def environment(cache):
     flags = {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(cache)}
-    return os.environ | flags | {
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }  # fmt: skip
+    return (
+        os.environ
+        | flags
+        | {
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+    )
 
 
 def descendants(pid):
@@ -119,15 +165,24 @@ def descendants(pid):
 
 
 def group(command, cache, log):
-    """The command as a shell starts it: in a process group of its own, which a terminal's Ctrl-C goes to as a whole."""
+    """The command as a shell starts it: in a process group of its own, which a terminal's Ctrl-C
+    goes to as a whole.
+    """
     with open(log, "a") as file:
         return subprocess.Popen(
-            command, cwd=ROOT, env=environment(cache), stdout=file, stderr=file, process_group=0, stdin=subprocess.DEVNULL
+            command,
+            cwd=ROOT,
+            env=environment(cache),
+            stdout=file,
+            stderr=file,
+            process_group=0,
+            stdin=subprocess.DEVNULL,
         )
 
 
 def interrupted(command, cache, log, reached, signum=signal.SIGINT, workers=True):
-    """Starts a command and, once `reached` says so, does what Ctrl-C does. Returns (exit status, what it said).
+    """Starts a command and, once `reached` says so, does what Ctrl-C does. Returns (exit status,
+    what it said).
 
     None of the processes below it is left; there are some, if it has `workers`.
     """
@@ -148,20 +203,38 @@ def interrupted(command, cache, log, reached, signum=signal.SIGINT, workers=True
 
 def training(workdir):
     settings = [f"--config.{name}={value}" for name, value in SETTINGS.items()]
-    return [sys.executable, "experiments/run.py", "--config", "experiments/configs/mini.py", "--workdir", str(workdir), *settings]
+    return [
+        sys.executable,
+        "experiments/run.py",
+        "--config",
+        "experiments/configs/mini.py",
+        "--workdir",
+        str(workdir),
+        *settings,
+    ]
 
 
 def metrics(workdir, phase):
     """The lines of a phase, without those that tell of time."""
     path = workdir / "metrics.jsonl"
-    found = [json.loads(line) for line in path.read_text().splitlines(True) if line.endswith("\n")] if path.exists() else []
-    timeless = lambda line: {name: value for name, value in line.items() if not name.startswith("seconds")}
+    found = (
+        [json.loads(line) for line in path.read_text().splitlines(True) if line.endswith("\n")]
+        if path.exists()
+        else []
+    )
+    timeless = lambda line: {
+        name: value for name, value in line.items() if not name.startswith("seconds")
+    }
     return [timeless(line) for line in found if line["phase"] == phase]
 
 
 def steps(workdir, phase):
     folder = workdir / "checkpoints" / phase
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.exists() else []
+    return (
+        sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+        if folder.exists()
+        else []
+    )
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +256,10 @@ def test_a_run_stopped_in_every_phase_ends_as_the_undisturbed_one(whole, cache, 
     stop = lambda reached, *signum: interrupted(training(workdir), cache, log, reached, *signum)
 
     status, said = stop(lambda _: len(metrics(workdir, "sft")) >= 3)
-    assert status == 130 and "Ctrl-C: stopping after this step of the warm start and its checkpoint" in said
+    assert (
+        status == 130
+        and "Ctrl-C: stopping after this step of the warm start and its checkpoint" in said
+    )
     done = len(metrics(workdir, "sft"))
     assert 3 <= done < 50 and steps(workdir, "sft") == [done]
     assert f"stopped; to go on: {sys.executable} experiments/run.py --config" in said
@@ -199,18 +275,36 @@ def test_a_run_stopped_in_every_phase_ends_as_the_undisturbed_one(whole, cache, 
 
     process = group(training(workdir), cache, log)
     assert process.wait(timeout=300) == 0, log.read_text()
-    assert metrics(workdir, "sft") == metrics(whole, "sft") and metrics(workdir, "rlef") == metrics(whole, "rlef")
-    resumed, undisturbed = (json.loads((folder / "summary.json").read_text()) for folder in (workdir, whole))
+    assert metrics(workdir, "sft") == metrics(whole, "sft") and metrics(workdir, "rlef") == metrics(
+        whole, "rlef"
+    )
+    resumed, undisturbed = (
+        json.loads((folder / "summary.json").read_text()) for folder in (workdir, whole)
+    )
     assert resumed["before"] == undisturbed["before"] and resumed["after"] == undisturbed["after"]
 
 
 def test_an_evaluation_goes_on_from_every_rollout_that_had_ended(whole, cache, tmp_path):
     command = [
-        sys.executable, "experiments/evaluate.py", "--config", "experiments/configs/mini.py", "--checkpoint", str(whole),
-        "--dataset", "mini_contest", "--nk", "1@3:1.0", "--rollouts", "40", "--out", str(tmp_path / "out"),
+        sys.executable,
+        "experiments/evaluate.py",
+        "--config",
+        "experiments/configs/mini.py",
+        "--checkpoint",
+        str(whole),
+        "--dataset",
+        "mini_contest",
+        "--nk",
+        "1@3:1.0",
+        "--rollouts",
+        "40",
+        "--out",
+        str(tmp_path / "out"),
         *[f"--config.{name}={value}" for name, value in SETTINGS.items()],
-    ]  # fmt: skip
-    found = lambda: sum(file.read_bytes().count(b"\n") for file in (tmp_path / "out").rglob("results_T1*.jsonl"))
+    ]
+    found = lambda: sum(
+        file.read_bytes().count(b"\n") for file in (tmp_path / "out").rglob("results_T1*.jsonl")
+    )
     status, said = interrupted(command, cache, tmp_path / "log", lambda _: found() >= 5)
     assert status == 130 and "stopped; to go on: " in said and "Traceback" not in said
     kept = found()
@@ -224,12 +318,30 @@ def test_a_data_set_is_not_there_until_it_is_prepared(contest_rows, cache, tmp_p
     (tmp_path / "files").mkdir()
     rows = contest_rows(4)
     for split, count in (("train", 2500), ("valid", 1), ("test", 1)):
-        (tmp_path / "files" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) * count)
+        (tmp_path / "files" / f"{split}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows) * count
+        )
     command = [
-        sys.executable, "-m", "rlef_jax.datasets", "prepare", "code_contests", "--from", str(tmp_path / "files"),
-        "--data_dir", str(tmp_path / "data"), "--allow_partial",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "rlef_jax.datasets",
+        "prepare",
+        "code_contests",
+        "--from",
+        str(tmp_path / "files"),
+        "--data_dir",
+        str(tmp_path / "data"),
+        "--allow_partial",
+    ]
     begun = lambda said: any((tmp_path / "data").rglob("*array_record*"))
     status, said = interrupted(command, cache, tmp_path / "log", begun, workers=False)
-    assert status == 130 and "Ctrl-C: stopping; a second one ends at once" in said and "-m rlef_jax.datasets prepare" in said
-    assert "\r" not in said and "\x1b" not in said and not list((tmp_path / "data").rglob("dataset_info.json"))
+    assert (
+        status == 130
+        and "Ctrl-C: stopping; a second one ends at once" in said
+        and "-m rlef_jax.datasets prepare" in said
+    )
+    assert (
+        "\r" not in said
+        and "\x1b" not in said
+        and not list((tmp_path / "data").rglob("dataset_info.json"))
+    )

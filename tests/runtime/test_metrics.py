@@ -60,7 +60,10 @@ def test_a_killed_run_leaves_half_a_line_that_does_no_harm(metrics, tmp_path):
     assert [line["step"] for line in metrics.read("sft")] == [0]
     metrics.rewind("sft", 1)  # what a resumed run does before it writes
     metrics.write("sft", 1, loss=2)
-    assert lines(tmp_path) == [{"phase": "sft", "step": 0, "loss": 1}, {"phase": "sft", "step": 1, "loss": 2}]
+    assert lines(tmp_path) == [
+        {"phase": "sft", "step": 0, "loss": 1},
+        {"phase": "sft", "step": 1, "loss": 2},
+    ]
     assert not (tmp_path / "metrics.jsonl.part").exists()
 
 

@@ -1,4 +1,6 @@
-"""Whose a workdir is: what may change when a run goes on, what may not, and when there is nothing yet to protect."""
+"""Whose a workdir is: what may change when a run goes on, what may not, and when there is nothing
+yet to protect.
+"""
 
 import json
 
@@ -20,7 +22,9 @@ def changed(**fields):
 def prepared(tmp_path):
     """A workdir whose run got past its preparations."""
     workdirs.claim(default(), str(tmp_path))
-    workdirs.write_json(str(tmp_path / "phases" / "prepare.json"), {"seconds": 1.0, "recompilations": 0})
+    workdirs.write_json(
+        str(tmp_path / "phases" / "prepare.json"), {"seconds": 1.0, "recompilations": 0}
+    )
     (tmp_path / "tokenizer.model").write_text("trained")
     return tmp_path
 
@@ -30,7 +34,10 @@ def test_the_same_run_goes_on(prepared):
     assert (prepared / "tokenizer.model").exists()
 
 
-@pytest.mark.parametrize("fields", [{"mesh__fsdp": 2}, {"sampler__slots": 8}, {"executor__workers": 3}, {"checkpoint__keep": 9}])
+@pytest.mark.parametrize(
+    "fields",
+    [{"mesh__fsdp": 2}, {"sampler__slots": 8}, {"executor__workers": 3}, {"checkpoint__keep": 9}],
+)
 def test_what_only_changes_speed_may_change(prepared, fields):
     workdirs.claim(changed(**fields), str(prepared))
     ((path, value),) = fields.items()
@@ -39,11 +46,16 @@ def test_what_only_changes_speed_may_change(prepared, fields):
     assert (prepared / "tokenizer.model").exists()
 
 
-@pytest.mark.parametrize("fields", [{"ppo__clip": 0.3}, {"sampler__temperature": 0.5}, {"data__seed": 1}])
+@pytest.mark.parametrize(
+    "fields", [{"ppo__clip": 0.3}, {"sampler__temperature": 0.5}, {"data__seed": 1}]
+)
 def test_what_changes_results_is_refused_by_name(prepared, fields):
     before = (prepared / "config.json").read_text()
     ((path, value),) = fields.items()
-    with pytest.raises(ValueError, match=f"{path.replace('__', '.')} = .* instead of {value}: choose another --workdir"):
+    with pytest.raises(
+        ValueError,
+        match=f"{path.replace('__', '.')} = .* instead of {value}: choose another --workdir",
+    ):
         workdirs.claim(changed(**fields), str(prepared))
     assert (prepared / "config.json").read_text() == before
 

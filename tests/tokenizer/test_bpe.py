@@ -1,4 +1,6 @@
-"""tokenizer.json of every make, opened from files and directories: round trips, special tokens, padding, and clear errors."""
+"""tokenizer.json of every make, opened from files and directories: round trips, special tokens,
+padding, and clear errors.
+"""
 
 import base64
 import json
@@ -15,20 +17,38 @@ from rlef_jax.tokenizer import bpe, ranks
 
 MARK = "\u2581"
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>"]
-CORPUS = ["def add(a, b):\n    return a + b\n", "the cat sat on the mat, it's 1234 <s> </s> <|x|>", "print(int(input()))"] * 3
-SPLIT = r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+CORPUS = [
+    "def add(a, b):\n    return a + b\n",
+    "the cat sat on the mat, it's 1234 <s> </s> <|x|>",
+    "print(int(input()))",
+] * 3
+SPLIT = (
+    r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def byte_level(first=()):
-    """Qwen2's make: split by a pattern, then bytes as visible characters. `first` are specials at the head of the vocabulary."""
+    """Qwen2's make: split by a pattern, then bytes as visible characters. `first` are specials at
+    the head of the vocabulary.
+    """
     made = tokenizers.Tokenizer(models.BPE())
     split = pre_tokenizers.Split(tokenizers.Regex(SPLIT), "isolated")
-    made.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=330, initial_alphabet=alphabet, special_tokens=list(first), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=330, initial_alphabet=alphabet, special_tokens=list(first), show_progress=False
+    )
     made.train_from_iterator(CORPUS, trainer)
     made.add_special_tokens([token for token in SPECIALS[:3] if token not in first])
-    made.add_tokens([tokenizers.AddedToken(SPECIALS[3]), tokenizers.AddedToken("    "), tokenizers.AddedToken("\n\t")])
+    made.add_tokens(
+        [
+            tokenizers.AddedToken(SPECIALS[3]),
+            tokenizers.AddedToken("    "),
+            tokenizers.AddedToken("\n\t"),
+        ]
+    )
     return made
 
 
@@ -47,13 +67,18 @@ def roberta():
 def smollm():
     made = byte_level(first=SPECIALS[:3])
     made.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     return made
 
 
 def marked(prepend=None, metaspace=None):
-    """The make that comes from SentencePiece models, whose vocabulary holds the control symbols, and merges that make them."""
+    """The make that comes from SentencePiece models, whose vocabulary holds the control symbols,
+    and merges that make them.
+    """
     pieces = [
         "<unk>",
         "<s>",
@@ -66,7 +91,16 @@ def marked(prepend=None, metaspace=None):
         "th",
     ]
     pieces += [f"{MARK}th", "/s>", "the", f"{MARK}the", MARK * 2]
-    merges = [("/", "s"), ("s", ">"), ("t", "h"), (MARK, "th"), ("/s", ">"), ("th", "e"), (f"{MARK}th", "e"), (MARK, MARK)]
+    merges = [
+        ("/", "s"),
+        ("s", ">"),
+        ("t", "h"),
+        (MARK, "th"),
+        ("/s", ">"),
+        ("th", "e"),
+        (f"{MARK}th", "e"),
+        (MARK, MARK),
+    ]
     merges += [("<", "s>"), ("<", "/s>")]
     vocab = {piece: i for i, piece in enumerate(pieces)}
     made = tokenizers.Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True))
@@ -75,16 +109,23 @@ def marked(prepend=None, metaspace=None):
     if metaspace:
         made.normalizer = None
         made.pre_tokenizer = pre_tokenizers.Metaspace(MARK, metaspace, split=False)
-    made.decoder = decoders.Sequence([decoders.Replace(MARK, " "), decoders.ByteFallback(), decoders.Fuse()])
+    made.decoder = decoders.Sequence(
+        [decoders.Replace(MARK, " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
     made.add_special_tokens(["<unk>", "<s>", "</s>", "<|im_end|>"])
     return made
 
 
 MAKES = {
-    "qwen": byte_level, "gpt2": gpt2, "roberta": roberta, "smollm": smollm,
-    "gemma": marked, "llama": lambda: marked(prepend=True), "mistral": lambda: marked(metaspace="first"),
+    "qwen": byte_level,
+    "gpt2": gpt2,
+    "roberta": roberta,
+    "smollm": smollm,
+    "gemma": marked,
+    "llama": lambda: marked(prepend=True),
+    "mistral": lambda: marked(metaspace="first"),
     "always": lambda: marked(metaspace="always"),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +140,25 @@ def opened(tmp_path_factory):
 
 TEXTS = st.text() | st.lists(
     st.sampled_from(
-        [*SPECIALS, "<s>", "</s>", "<unk>", "<0x0A>", MARK, " ", "    ", "\n\t", "\n", "the", " the", "it's", "12", "é🙂\x00"]
+        [
+            *SPECIALS,
+            "<s>",
+            "</s>",
+            "<unk>",
+            "<0x0A>",
+            MARK,
+            " ",
+            "    ",
+            "\n\t",
+            "\n",
+            "the",
+            " the",
+            "it's",
+            "12",
+            "é🙂\x00",
+        ]
     )
-).map("".join)  # fmt: skip
+).map("".join)
 
 
 @pytest.mark.parametrize("name", MAKES)
@@ -119,15 +176,26 @@ def test_round_trips_are_exact_and_make_no_special_token(opened, name, text):
     assert all(0 <= i < tok.vocab_size for i in ids)
 
 
-PLAIN = [*(text for text in CORPUS if "<s>" not in text), "x = 12345 # é", "it's", "", "hello<tool>\n\n  y"]
+PLAIN = [
+    *(text for text in CORPUS if "<s>" not in text),
+    "x = 12345 # é",
+    "it's",
+    "",
+    "hello<tool>\n\n  y",
+]
 
 
 @pytest.mark.parametrize("name", MAKES)
 def test_ids_are_those_of_the_library(opened, name):
     tok = opened[name]
     reference = tokenizers.Tokenizer.from_file(tok.path)
-    # With a blank before the text, `tokenizers` puts another one after each added token: those of white space are left out.
-    texts = [text for text in PLAIN if "    " not in text] if tok.blank_first else [*PLAIN, "the    cat\n\tsat", " the"]
+    # With a blank before the text, `tokenizers` puts another one after each added token: those of
+    # white space are left out.
+    texts = (
+        [text for text in PLAIN if "    " not in text]
+        if tok.blank_first
+        else [*PLAIN, "the    cat\n\tsat", " the"]
+    )
     for text in texts:
         assert tok.encode(text) == reference.encode(text, add_special_tokens=False).ids, text
     assert tok.vocab_size == reference.get_vocab_size()
@@ -138,7 +206,12 @@ def test_white_space_tokens_are_kept_and_other_added_tokens_are_special(opened):
     white = tokenizers.Tokenizer.from_file(tok.path).token_to_id("    ")
     assert white in tok.encode("a    b") and tok.decode([white]) == "    "
     assert set(tok.specials) == set(SPECIALS)
-    mixed = [tok.id("<|im_start|>"), *tok.encode(" the "), tok.id("<tool_call>"), tok.id("<|im_end|>")]
+    mixed = [
+        tok.id("<|im_start|>"),
+        *tok.encode(" the "),
+        tok.id("<tool_call>"),
+        tok.id("<|im_end|>"),
+    ]
     assert tok.decode(mixed) == " the "
     assert tok.decode(mixed, keep_special=True) == "<|im_start|> the <tool_call><|im_end|>"
     with pytest.raises(KeyError, match="no special token '<s>': it has <|endoftext|>, "):
@@ -150,7 +223,10 @@ def test_every_id_decodes_and_nothing_that_is_sampled_raises(opened, name):
     tok = opened[name]
     for i in range(tok.vocab_size):
         assert isinstance(tok.decode([i], keep_special=True), str)
-    assert tok.decode([tok.vocab_size, *tok.encode("a"), 10**6, -1]).strip(" ").replace(" ", "") == "\ufffda\ufffd\ufffd"
+    assert (
+        tok.decode([tok.vocab_size, *tok.encode("a"), 10**6, -1]).strip(" ").replace(" ", "")
+        == "\ufffda\ufffd\ufffd"
+    )
     assert tok.decode(tok.encode("🙂")[:-1]).strip(" ") == "\ufffd"
     assert tok.decode(tok.encode("a\ud800b")) == "a?b"
 
@@ -158,27 +234,38 @@ def test_every_id_decodes_and_nothing_that_is_sampled_raises(opened, name):
 def written(path, made, **changes):
     """Saves a tokenizer with changes to its model."""
     spec = json.loads(made.to_str())
-    spec["model"] = {key: value for key, value in (spec["model"] | changes).items() if value is not ...}
+    spec["model"] = {
+        key: value for key, value in (spec["model"] | changes).items() if value is not ...
+    }
     path.write_text(json.dumps(spec))
     return path
 
 
 def test_a_model_without_a_type_is_a_bpe(tmp_path, opened):
-    old = tokenizer.open(written(tmp_path / "tokenizer.json", gpt2(), type=..., unk_token=""))  # GPT-2's own file
+    # GPT-2's own file
+    old = tokenizer.open(written(tmp_path / "tokenizer.json", gpt2(), type=..., unk_token=""))
     assert [old.encode(text) for text in CORPUS] == [opened["gpt2"].encode(text) for text in CORPUS]
 
 
 def test_bytes_that_a_vocabulary_lacks_are_left_out_and_never_become_a_special_token(tmp_path):
-    vocab = json.loads(smollm().to_str())["model"]["vocab"]  # SmolLM2 has no pieces for the bytes of rare characters
+    # SmolLM2 has no pieces for the bytes of rare characters
+    vocab = json.loads(smollm().to_str())["model"]["vocab"]
     lacking = {piece: i for piece, i in vocab.items() if bpe.byte_level_piece(piece) != b"\xf1"}
     made = written(tmp_path / "tokenizer.json", smollm(), vocab=lacking, unk_token="<|endoftext|>")
     tok = tokenizer.open(made)
-    assert tokenizers.Tokenizer.from_file(str(made)).encode("\U00046131").ids[0] == tok.id("<|endoftext|>")
-    assert tok.encode("\U00046131") == tok.encode("\U00086131")[1:] and tok.decode(tok.encode("é🙂")) == "é🙂"
+    assert tokenizers.Tokenizer.from_file(str(made)).encode("\U00046131").ids[0] == tok.id(
+        "<|endoftext|>"
+    )
+    assert (
+        tok.encode("\U00046131") == tok.encode("\U00086131")[1:]
+        and tok.decode(tok.encode("é🙂")) == "é🙂"
+    )
 
 
 def test_tokens_with_a_role_are_special_even_if_they_are_not_said_to_be_added(tmp_path):
-    made = tokenizers.Tokenizer.from_str(json.dumps(json.loads(marked().to_str()) | {"added_tokens": []}))
+    made = tokenizers.Tokenizer.from_str(
+        json.dumps(json.loads(marked().to_str()) | {"added_tokens": []})
+    )
     made.save(str(tmp_path / "tokenizer.json"))
     text = "<s>a</s>b<unk>"
     assert made.token_to_id("<s>") in made.encode(text).ids
@@ -186,11 +273,17 @@ def test_tokens_with_a_role_are_special_even_if_they_are_not_said_to_be_added(tm
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(roles))
     tok = tokenizer.open(tmp_path)
     assert set(tok.specials) == {"<s>", "</s>", "<unk>"} and tok.pad_id == tok.id("<unk>")
-    assert tok.decode(tok.encode(text)) == text and not set(tok.specials.values()) & set(tok.encode(text))
+    assert tok.decode(tok.encode(text)) == text and not set(tok.specials.values()) & set(
+        tok.encode(text)
+    )
 
 
 def test_byte_fallback_without_bytes_is_refused(tmp_path):
-    vocab = {piece: i for piece, i in json.loads(marked().to_str())["model"]["vocab"].items() if piece != "<0xE2>"}
+    vocab = {
+        piece: i
+        for piece, i in json.loads(marked().to_str())["model"]["vocab"].items()
+        if piece != "<0xE2>"
+    }
     with pytest.raises(ValueError, match="no byte-level BPE, nor one with byte fallback"):
         tokenizer.open(written(tmp_path / "tokenizer.json", marked(), vocab=vocab))
 
@@ -203,20 +296,32 @@ def test_a_normaliser_of_the_tokenizers_own_stays(tmp_path):
     assert tok.decode(tok.encode("e\u0301 é")) == "é é"
 
 
-@pytest.mark.parametrize("tokens, pad", [
-    ({"pad_token": "<|endoftext|>", "eos_token": "<|im_end|>"}, "<|endoftext|>"),  # Qwen2 Instruct
-    ({"pad_token": {"content": "<|endoftext|>"}, "eos_token": None}, "<|endoftext|>"),
-    ({"pad_token": "<|im_end|>", "eos_token": "<|im_end|>", "unk_token": "<|endoftext|>"}, "<|endoftext|>"),  # SmolLM2 Instruct
-    ({"pad_token": "<|im_end|>"}, None),  # an end of turn even when nobody says so
-    ({"pad_token": "<|endoftext|>", "eos_token": {"content": "<|endoftext|>"}}, None),
-    ({}, None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "tokens, pad",
+    [
+        (
+            {"pad_token": "<|endoftext|>", "eos_token": "<|im_end|>"},
+            "<|endoftext|>",
+        ),  # Qwen2 Instruct
+        ({"pad_token": {"content": "<|endoftext|>"}, "eos_token": None}, "<|endoftext|>"),
+        # SmolLM2 Instruct
+        (
+            {"pad_token": "<|im_end|>", "eos_token": "<|im_end|>", "unk_token": "<|endoftext|>"},
+            "<|endoftext|>",
+        ),
+        ({"pad_token": "<|im_end|>"}, None),  # an end of turn even when nobody says so
+        ({"pad_token": "<|endoftext|>", "eos_token": {"content": "<|endoftext|>"}}, None),
+        ({}, None),
+    ],
+)
 @pytest.mark.parametrize("file", ["tokenizer_config.json", "special_tokens_map.json"])
 def test_the_padding_id_ends_no_turn(tmp_path, tokens, pad, file):
     smollm().save(str(tmp_path / "tokenizer.json"))
     (tmp_path / file).write_text(json.dumps(tokens))
     tok = tokenizer.open(tmp_path)
-    ends = {tok.id("<|im_end|>")} | ({tok.id("<|endoftext|>")} if tokens.get("eos_token") else set())
+    ends = {tok.id("<|im_end|>")} | (
+        {tok.id("<|endoftext|>")} if tokens.get("eos_token") else set()
+    )
     assert tok.pad_id == tok.id(pad) if pad else tok.pad_id not in ends
     if not pad and not tokens.get("eos_token"):
         assert tok.pad_id == 0
@@ -241,22 +346,34 @@ def spec_of(**changes) -> str:
     return json.dumps(spec | {key: change(spec[key]) for key, change in changes.items()})
 
 
-@pytest.mark.parametrize("content, message", [
-    (b"", "is not a SentencePiece model, a tokenizer.json or Llama 3's ranks"),
-    (b"version https://git-lfs.github.com/spec/v1\n", "is not a SentencePiece model"),
-    (b"\x00\xff" * 100, "is not a SentencePiece model"),
-    (spec_of()[:-1000].encode(), "is not valid JSON, perhaps not whole"),
-    (b'{"a": 1}', "no tokenizer.json of a BPE"),
-    (b'{"model": {"type": "Unigram", "vocab": [["a", 0.0]]}}', "no tokenizer.json of a BPE"),
-    (spec_of(model=lambda model: model | {"type": "WordPiece"}).encode(), "no tokenizer.json of a BPE"),
-    (spec_of(pre_tokenizer=lambda _: {"type": "Whitespace"}).encode(), "no byte-level BPE, nor one with byte fallback"),
-    (spec_of(pre_tokenizer=lambda _: {"type": "ByteLevel", "trim": 1}).encode(), "not a tokenizer.json that `tokenizers` reads"),
-    (b"IQ== 0\nIg== 1\n", "has 2 ranks, and Llama 3 has 128000"),
-    (b"IQ== 0\nIg== 2\n", "line 2: no piece in base64 and its rank"),
-    (b"IQ== 0\nI*== 1\n", "line 2: no piece in base64 and its rank"),
-    (b"IQ== 0\nIg==", "line 2: no piece in base64 and its rank"),
-    (b"IQ== 0\n\n", "line 2: no piece in base64 and its rank"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "is not a SentencePiece model, a tokenizer.json or Llama 3's ranks"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is not a SentencePiece model"),
+        (b"\x00\xff" * 100, "is not a SentencePiece model"),
+        (spec_of()[:-1000].encode(), "is not valid JSON, perhaps not whole"),
+        (b'{"a": 1}', "no tokenizer.json of a BPE"),
+        (b'{"model": {"type": "Unigram", "vocab": [["a", 0.0]]}}', "no tokenizer.json of a BPE"),
+        (
+            spec_of(model=lambda model: model | {"type": "WordPiece"}).encode(),
+            "no tokenizer.json of a BPE",
+        ),
+        (
+            spec_of(pre_tokenizer=lambda _: {"type": "Whitespace"}).encode(),
+            "no byte-level BPE, nor one with byte fallback",
+        ),
+        (
+            spec_of(pre_tokenizer=lambda _: {"type": "ByteLevel", "trim": 1}).encode(),
+            "not a tokenizer.json that `tokenizers` reads",
+        ),
+        (b"IQ== 0\nIg== 1\n", "has 2 ranks, and Llama 3 has 128000"),
+        (b"IQ== 0\nIg== 2\n", "line 2: no piece in base64 and its rank"),
+        (b"IQ== 0\nI*== 1\n", "line 2: no piece in base64 and its rank"),
+        (b"IQ== 0\nIg==", "line 2: no piece in base64 and its rank"),
+        (b"IQ== 0\n\n", "line 2: no piece in base64 and its rank"),
+    ],
+)
 def test_files_that_are_no_tokenizer_are_refused_by_name(tmp_path, content, message):
     path = tmp_path / "broken.file"
     path.write_bytes(content)
@@ -276,7 +393,10 @@ def test_a_truncated_sentencepiece_model_is_refused(tmp_path, tiny_tokenizer):
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no tokenizer at .*absent"):
         tokenizer.open(tmp_path / "absent")
-    with pytest.raises(FileNotFoundError, match="no tokenizer in .*: it has none of tokenizer.json, tokenizer.model"):
+    with pytest.raises(
+        FileNotFoundError,
+        match="no tokenizer in .*: it has none of tokenizer.json, tokenizer.model",
+    ):
         tokenizer.open(tmp_path)
     smollm().save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": ')
@@ -286,13 +406,18 @@ def test_missing_files_are_named(tmp_path):
 
 def test_merges_are_all_pairs_that_make_a_piece_in_the_order_of_ranks():
     assert bpe.merges({"a": 0, "b": 1, "ab": 2, "ba": 3, "aba": 4, "c": 5}) == [
-        ["a", "b"], ["b", "a"], ["a", "ba"], ["ab", "a"],
-    ]  # fmt: skip
+        ["a", "b"],
+        ["b", "a"],
+        ["a", "ba"],
+        ["ab", "a"],
+    ]
 
 
 def test_the_byte_alphabet_is_the_librarys():
     assert sorted(bpe.byte_alphabet()) == sorted(pre_tokenizers.ByteLevel.alphabet())
-    written = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str("\x00 ~\x7f¡é\xad🙂")
+    written = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(
+        "\x00 ~\x7f¡é\xad🙂"
+    )
     assert bpe.byte_level_piece(written[0][0]).decode() == "\x00 ~\x7f¡é\xad🙂"
 
 
@@ -300,15 +425,26 @@ def test_llama_3_special_names_have_their_ids():
     names = {128_000 + i: name for i, name in enumerate(ranks.special_names())}
     assert len(set(names.values())) == 256
     assert [names[128_000 + i] for i in range(12)] == [
-        "<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>", "<|reserved_special_token_1|>",
-        "<|finetune_right_pad_id|>", "<|reserved_special_token_2|>", "<|start_header_id|>", "<|end_header_id|>",
-        "<|eom_id|>", "<|eot_id|>", "<|python_tag|>", "<|reserved_special_token_3|>",
-    ]  # fmt: skip
+        "<|begin_of_text|>",
+        "<|end_of_text|>",
+        "<|reserved_special_token_0|>",
+        "<|reserved_special_token_1|>",
+        "<|finetune_right_pad_id|>",
+        "<|reserved_special_token_2|>",
+        "<|start_header_id|>",
+        "<|end_header_id|>",
+        "<|eom_id|>",
+        "<|eot_id|>",
+        "<|python_tag|>",
+        "<|reserved_special_token_3|>",
+    ]
     assert names[128_255] == "<|reserved_special_token_247|>"
 
 
 def test_ranks_that_encode_no_bytes_are_refused(tmp_path):
     lines = [base64.b64encode(bytes([byte])).decode() for byte in range(3)]
-    (tmp_path / "ranks").write_text("".join(f"{line} {rank}\n" for rank, line in enumerate([lines[0], "==", lines[2]])))
+    (tmp_path / "ranks").write_text(
+        "".join(f"{line} {rank}\n" for rank, line in enumerate([lines[0], "==", lines[2]]))
+    )
     with pytest.raises(ValueError, match="line 2"):
         tokenizer.open(tmp_path / "ranks")

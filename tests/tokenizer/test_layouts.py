@@ -1,4 +1,6 @@
-"""Chat layouts token for token against the published formats, rendered and encoded by other means: whole strings, templates."""
+"""Chat layouts token for token against the published formats, rendered and encoded by other means:
+whole strings, templates.
+"""
 
 import base64
 import pathlib
@@ -17,9 +19,12 @@ from rlef_jax.tokenizer import ranks
 from rlef_jax.tokenizer.export import write_hf
 
 TOKENIZERS = pathlib.Path(__file__).parents[3] / "shared" / "data" / "tokenizers"
-real = pytest.mark.skipif(not TOKENIZERS.is_dir(), reason="needs ../shared/data, the real tokenizers")
+real = pytest.mark.skipif(
+    not TOKENIZERS.is_dir(), reason="needs ../shared/data, the real tokenizers"
+)
 SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"  # Qwen2's
+    # Qwen2's
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 LLAMA3_SPLIT = SPLIT.replace(r"\p{N}|", r"\p{N}{1,3}|", 1)
 # The template as models that speak ChatML publish it.
@@ -31,20 +36,45 @@ CHATML = (
 # What users say and are answered, in turns; the last one waits for its answer.
 CONVERSATIONS = [
     ["Add one."],
-    ["Provide a Python solution: read n, print n + 1.\n\nUse ```python YOUR CODE HERE ```.", "```python\nprint(int(input()) + 1)\n```",
-     "Your code failed:\n\n- input `1` failed:\n  Expected output `2` but got `0`", "```python\nn = int(input())\nif n:\n    print(n+1)\n```", "ok?"],
-    ["漢字 é 🙂\u200b 1234567", "def f(x):\n\treturn 'ß'  # …", "[INST] no [/INST]", "</s><|eot_id|><|im_end|> is text", "x" * 50],
-]  # fmt: skip
+    [
+        "Provide a Python solution: read n, print n + 1.\n\nUse ```python YOUR CODE HERE ```.",
+        "```python\nprint(int(input()) + 1)\n```",
+        "Your code failed:\n\n- input `1` failed:\n  Expected output `2` but got `0`",
+        "```python\nn = int(input())\nif n:\n    print(n+1)\n```",
+        "ok?",
+    ],
+    [
+        "漢字 é 🙂\u200b 1234567",
+        "def f(x):\n\treturn 'ß'  # …",
+        "[INST] no [/INST]",
+        "</s><|eot_id|><|im_end|> is text",
+        "x" * 50,
+    ],
+]
 # Not empty, and stripped, as messages are.
-MESSAGES = st.lists(
-    st.text(min_size=1, max_size=20) | st.sampled_from(["x = 1\n\n", "```python\n", "[/INST]", " '", "\r\n\t", "12345"]),
-    min_size=1, max_size=4,
-).map(lambda parts: "".join(parts).encode("utf-8", "replace").decode().replace("\u2581", "").strip()).filter(bool)  # fmt: skip
-TURNS = st.lists(MESSAGES, min_size=1, max_size=5).map(lambda said: said if len(said) % 2 else said[:-1])
+MESSAGES = (
+    st.lists(
+        st.text(min_size=1, max_size=20)
+        | st.sampled_from(["x = 1\n\n", "```python\n", "[/INST]", " '", "\r\n\t", "12345"]),
+        min_size=1,
+        max_size=4,
+    )
+    .map(
+        lambda parts: (
+            "".join(parts).encode("utf-8", "replace").decode().replace("\u2581", "").strip()
+        )
+    )
+    .filter(bool)
+)
+TURNS = st.lists(MESSAGES, min_size=1, max_size=5).map(
+    lambda said: said if len(said) % 2 else said[:-1]
+)
 
 
 def stream(layout, tok, said, after_answer=""):
-    """A conversation as the environment lays it out: user, answer, user, ..., up to where the model speaks."""
+    """A conversation as the environment lays it out: user, answer, user, ..., up to where the model
+    speaks.
+    """
     tokens = layout.first(tok.encode(said[0]))
     for answer, message in zip(said[1::2], said[2::2]):
         tokens += [*tok.encode(answer + after_answer), layout.end]
@@ -53,7 +83,9 @@ def stream(layout, tok, said, after_answer=""):
 
 
 def as_messages(said, system=""):
-    spoken = [{"role": ("user", "assistant")[k % 2], "content": text} for k, text in enumerate(said)]
+    spoken = [
+        {"role": ("user", "assistant")[k % 2], "content": text} for k, text in enumerate(said)
+    ]
     return [{"role": "system", "content": system}] * bool(system) + spoken
 
 
@@ -72,10 +104,18 @@ def chatml(tmp_path_factory):
     """Of Qwen2's make, with merges enough to join line breaks, words and blanks."""
     made = tokenizers.Tokenizer(models.BPE())
     split = pre_tokenizers.Split(tokenizers.Regex(SPLIT), "isolated")
-    made.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    texts = ["system user assistant\n\n\n", "def f(x):\n    return x\n\n\n\n", *CONVERSATIONS[1]] * 5
-    made.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False))
+    texts = [
+        "system user assistant\n\n\n",
+        "def f(x):\n    return x\n\n\n\n",
+        *CONVERSATIONS[1],
+    ] * 5
+    made.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False)
+    )
     made.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
     path = tmp_path_factory.mktemp("chatml") / "tokenizer.json"
     made.save(str(path))
@@ -91,7 +131,11 @@ def test_llama_2_is_sentencepieces_encoding_of_whole_exchanges(llama2, said):
     for turns in (said, *CONVERSATIONS):
         expected = []
         for user, answer in zip(turns[::2], turns[1::2]):
-            expected += [own.bos_id(), *own.encode(f"[INST] {user} [/INST] {answer} "), own.eos_id()]
+            expected += [
+                own.bos_id(),
+                *own.encode(f"[INST] {user} [/INST] {answer} "),
+                own.eos_id(),
+            ]
         expected += [own.bos_id(), *own.encode(f"[INST] {turns[-1]} [/INST]")]
         assert stream(layout, llama2, turns, after_answer=" ") == expected
 
@@ -102,18 +146,28 @@ def llama3_reference(llama3):
     lines = (line.split() for line in pathlib.Path(llama3.path).read_text().splitlines())
     pieces = {base64.b64decode(piece): int(rank) for piece, rank in lines}
     specials = {name: 128_000 + i for i, name in enumerate(ranks.special_names())}
-    return tiktoken.Encoding("llama3", pat_str=LLAMA3_SPLIT, mergeable_ranks=pieces, special_tokens=specials)
+    return tiktoken.Encoding(
+        "llama3", pat_str=LLAMA3_SPLIT, mergeable_ranks=pieces, special_tokens=specials
+    )
 
 
 def llama3_expected(reference, messages):
-    """The published format: a header, two line breaks, the message and <|eot_id|>; only messages are plain text."""
+    """The published format: a header, two line breaks, the message and <|eot_id|>; only messages
+    are plain text.
+    """
     special = lambda name: reference.encode(name, allowed_special={name})
     expected = special("<|begin_of_text|>")
     for message in [*messages, {"role": "assistant", "content": None}]:
-        expected += [*special("<|start_header_id|>"), *reference.encode_ordinary(message["role"]), *special("<|end_header_id|>")]
+        expected += [
+            *special("<|start_header_id|>"),
+            *reference.encode_ordinary(message["role"]),
+            *special("<|end_header_id|>"),
+        ]
         if message["content"] is None:
             return expected + reference.encode_ordinary("\n\n")
-        expected += reference.encode_ordinary("\n\n" + message["content"].strip()) + special("<|eot_id|>")
+        expected += reference.encode_ordinary("\n\n" + message["content"].strip()) + special(
+            "<|eot_id|>"
+        )
 
 
 @real
@@ -123,31 +177,45 @@ def llama3_expected(reference, messages):
 def test_llama_3_is_the_published_format_in_tiktokens_ids(llama3, llama3_reference, system, said):
     layout = ChatLayout.make("llama3", llama3, system)
     for turns in (said, *CONVERSATIONS):
-        assert stream(layout, llama3, turns) == llama3_expected(llama3_reference, as_messages(turns, system))
+        assert stream(layout, llama3, turns) == llama3_expected(
+            llama3_reference, as_messages(turns, system)
+        )
 
 
 @pytest.fixture(scope="module")
 def chatml_reference(chatml):
     transformers = pytest.importorskip("transformers")
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer.from_file(chatml.path))
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizers.Tokenizer.from_file(chatml.path)
+    )
     fast.chat_template = CHATML
-    return lambda messages: fast.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    return lambda messages: fast.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=False
+    )
 
 
 def without_specials(said):
-    return all(special not in text for text in said for special in ("<|endoftext|>", "<|im_start|>", "<|im_end|>"))
+    return all(
+        special not in text
+        for text in said
+        for special in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    )
 
 
 @pytest.mark.parametrize("system", ["", "You write Python.\nOnly code."])
 @settings(max_examples=60, deadline=None)
 @given(said=TURNS)
-def test_chatml_is_the_rendered_template_as_transformers_encodes_it(chatml, chatml_reference, system, said):
+def test_chatml_is_the_rendered_template_as_transformers_encodes_it(
+    chatml, chatml_reference, system, said
+):
     layout = ChatLayout.make("chatml", chatml, system)
     for turns in (said, *filter(without_specials, CONVERSATIONS)):
         assert stream(layout, chatml, turns) == chatml_reference(as_messages(turns, system))
 
 
-@pytest.mark.parametrize("name", ["mini", "chatml", *(pytest.param(name, marks=real) for name in ("llama2", "llama3"))])
+@pytest.mark.parametrize(
+    "name", ["mini", "chatml", *(pytest.param(name, marks=real) for name in ("llama2", "llama3"))]
+)
 def test_an_exported_template_renders_the_layout(name, request, tmp_path, tiny_tokenizer):
     transformers = pytest.importorskip("transformers")
     ours = tiny_tokenizer if name == "mini" else request.getfixturevalue(name)
@@ -157,12 +225,19 @@ def test_an_exported_template_renders_the_layout(name, request, tmp_path, tiny_t
     for system in ("", "Only code.") if name in ("llama3", "chatml") else ("",):
         layout = ChatLayout.make(name, ours, system)
         for said in CONVERSATIONS[:2]:
-            messages = as_messages([f"\n {text}\n" if k % 2 == 0 else text for k, text in enumerate(said)], system)
-            render = lambda messages, **flags: theirs.apply_chat_template(messages, return_dict=False, **flags)
+            messages = as_messages(
+                [f"\n {text}\n" if k % 2 == 0 else text for k, text in enumerate(said)], system
+            )
+            render = lambda messages, **flags: theirs.apply_chat_template(
+                messages, return_dict=False, **flags
+            )
             expected = stream(layout, ours, said, after)
             assert render(messages, add_generation_prompt=True) == expected
             answered = [*expected, *ours.encode("ok" + after), layout.end]
-            assert render([*messages, {"role": "assistant", "content": "ok"}]) == [*answered, *layout.between]
+            assert render([*messages, {"role": "assistant", "content": "ok"}]) == [
+                *answered,
+                *layout.between,
+            ]
     if name in ("mini", "llama2"):
         with pytest.raises(Exception, match="takes no system message"):
             render(as_messages(["x"], "Only code."))
@@ -170,7 +245,10 @@ def test_an_exported_template_renders_the_layout(name, request, tmp_path, tiny_t
 
 def test_stops_are_all_that_end_a_response_with_the_proper_end_first(tiny_tokenizer, chatml):
     assert ChatLayout.make("mini", tiny_tokenizer).stops == (tiny_tokenizer.id("<|end|>"),)
-    assert ChatLayout.make("chatml", chatml).stops == (chatml.id("<|im_end|>"), chatml.id("<|endoftext|>"))
+    assert ChatLayout.make("chatml", chatml).stops == (
+        chatml.id("<|im_end|>"),
+        chatml.id("<|endoftext|>"),
+    )
     assert chatml.pad_id != chatml.id("<|im_end|>")
 
 
@@ -182,13 +260,20 @@ def test_stops_of_the_llamas(llama2, llama3):
 
 def test_what_a_layout_cannot_do_is_refused_by_name(tiny_tokenizer, chatml):
     for name, missing in (("chatml", "im_start"), ("llama2", "</s>"), ("llama3", "eot_id")):
-        with pytest.raises(ValueError, match=f"tokenizer.layout is '{name}'.* no special token .*{missing}"):
+        with pytest.raises(
+            ValueError, match=f"tokenizer.layout is '{name}'.* no special token .*{missing}"
+        ):
             ChatLayout.make(name, tiny_tokenizer)
     with pytest.raises(ValueError, match="tokenizer.layout is 'mini'.* no special token '<s>'"):
         ChatLayout.make("mini", chatml)
-    with pytest.raises(ValueError, match="tokenizer.system is set, but the layout 'mini' takes no system message"):
+    with pytest.raises(
+        ValueError, match="tokenizer.system is set, but the layout 'mini' takes no system message"
+    ):
         ChatLayout.make("mini", tiny_tokenizer, "Be brief.")
-    with pytest.raises(ValueError, match="tokenizer.layout is 'alpaca': it must be one of mini, llama2, llama3, chatml"):
+    with pytest.raises(
+        ValueError,
+        match="tokenizer.layout is 'alpaca': it must be one of mini, llama2, llama3, chatml",
+    ):
         ChatLayout.make("alpaca", tiny_tokenizer)
 
 
@@ -202,7 +287,9 @@ def test_no_layout_of_the_configuration_is_missing():
     assert CHOICES["tokenizer.layout"] == ("mini", "llama2", "llama3", "chatml")
 
 
-def test_a_run_takes_the_configured_tokenizer_before_the_models_and_trains_none(tmp_path, tiny_tokenizer, chatml):
+def test_a_run_takes_the_configured_tokenizer_before_the_models_and_trains_none(
+    tmp_path, tiny_tokenizer, chatml
+):
     from rlef_jax import build
 
     config = default()

@@ -1,4 +1,6 @@
-"""SentencePiece: exact round trips, special tokens that no text can forge, stable ids, compact mini contest texts."""
+"""SentencePiece: exact round trips, special tokens that no text can forge, stable ids, compact mini
+contest texts.
+"""
 
 import io
 
@@ -18,7 +20,14 @@ from rlef_jax.types import Problem
 def mini_problems(count: int) -> list[Problem]:
     drawn = [problems.draw_problem(0, "train", index) for index in range(count)]
     return [
-        Problem(str(index), p.statement, tuple(executor.Test(*t) for t in p.public_tests), (), p.solutions, p.incorrect_solutions)
+        Problem(
+            str(index),
+            p.statement,
+            tuple(executor.Test(*t) for t in p.public_tests),
+            (),
+            p.solutions,
+            p.incorrect_solutions,
+        )
         for index, p in enumerate(drawn)
     ]
 
@@ -35,9 +44,25 @@ def tok(model_path):
     return tokenizer.SentencePieceTokenizer(model_path)
 
 
-TEXTS = st.text() | st.text(alphabet=" \n\r\t\u2581`'<>|_srpad/0x1eF9k\x00\x1e\u2028é漢") | st.lists(
-    st.sampled_from([*tokenizer.SPECIAL_TOKENS, "<unk>", "<0x0A>", "\r\n", "  ", "\n", "k, *a", "12", "\u2581"])
-).map("".join)  # fmt: skip
+TEXTS = (
+    st.text()
+    | st.text(alphabet=" \n\r\t\u2581`'<>|_srpad/0x1eF9k\x00\x1e\u2028é漢")
+    | st.lists(
+        st.sampled_from(
+            [
+                *tokenizer.SPECIAL_TOKENS,
+                "<unk>",
+                "<0x0A>",
+                "\r\n",
+                "  ",
+                "\n",
+                "k, *a",
+                "12",
+                "\u2581",
+            ]
+        )
+    ).map("".join)
+)
 
 
 @settings(max_examples=400, deadline=None)
@@ -73,14 +98,24 @@ def test_every_id_decodes_and_cut_characters_do_not_raise(tok):
 
 
 def foreign_model(path, **changes):
-    """A model trained with SentencePiece's defaults, but for what Llama 2's has: bytes, no normaliser, a blank first."""
+    """A model trained with SentencePiece's defaults, but for what Llama 2's has: bytes, no
+    normaliser, a blank first.
+    """
     options = {
-        "model_type": "bpe", "vocab_size": 320, "byte_fallback": True, "character_coverage": 1.0, "minloglevel": 2,
-        "normalization_rule_name": "identity", "remove_extra_whitespaces": False, "hard_vocab_limit": False,
-    }  # fmt: skip
+        "model_type": "bpe",
+        "vocab_size": 320,
+        "byte_fallback": True,
+        "character_coverage": 1.0,
+        "minloglevel": 2,
+        "normalization_rule_name": "identity",
+        "remove_extra_whitespaces": False,
+        "hard_vocab_limit": False,
+    }
     content = io.BytesIO()
     texts = ["the cat sat on the mat", "def f(x): return x + 1", "so the hat  sat"] * 20
-    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(texts), model_writer=content, **(options | changes))
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=content, **(options | changes)
+    )
     path.write_bytes(content.getvalue())
     return path
 
@@ -90,13 +125,20 @@ INFILL = ["\u2581<PRE>", "\u2581<SUF>", "<|im_start|>", "<FILL_ME>"]
 
 @pytest.fixture(scope="module")
 def infill(tmp_path_factory):
-    """As Code Llama's: a blank before every text, and symbols that SentencePiece itself would find in a text."""
+    """As Code Llama's: a blank before every text, and symbols that SentencePiece itself would find
+    in a text.
+    """
     path = tmp_path_factory.mktemp("infill") / "tokenizer.model"
     return tokenizer.SentencePieceTokenizer(foreign_model(path, user_defined_symbols=INFILL))
 
 
 @settings(max_examples=200, deadline=None)
-@given(text=TEXTS | st.lists(st.sampled_from([*INFILL, " <PRE>", "<SUF>", " ", "the", "</s>", "\u2581"])).map("".join))
+@given(
+    text=TEXTS
+    | st.lists(st.sampled_from([*INFILL, " <PRE>", "<SUF>", " ", "the", "</s>", "\u2581"])).map(
+        "".join
+    )
+)
 @example(text=" <PRE> the\u2581<PRE><|im_start|>")
 @example(text="\u2581")
 @example(text="  ")
@@ -108,7 +150,9 @@ def test_symbols_that_look_special_are_never_made_from_text(infill, text):
 
 def test_a_foreign_model_gives_sentencepieces_own_ids(infill):
     own = sentencepiece.SentencePieceProcessor(model_file=infill.path)
-    assert own.encode("x <PRE> y") != infill.encode("x <PRE> y") and infill.id(INFILL[0]) in own.encode("x <PRE> y")
+    assert own.encode("x <PRE> y") != infill.encode("x <PRE> y") and infill.id(
+        INFILL[0]
+    ) in own.encode("x <PRE> y")
     for text in ("the cat", " the", "", " ", "sat\n  on", "é🙂\x00", "<s> </s>", "the  hat "):
         assert infill.encode(text) == own.encode(text)
     assert infill.decode([infill.id("<s>"), *infill.encode(" the"), infill.id(INFILL[0])]) == " the"
@@ -116,11 +160,14 @@ def test_a_foreign_model_gives_sentencepieces_own_ids(infill):
     assert infill.pad_id == infill.id("<unk>") == 0
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"normalization_rule_name": "nmt_nfkc"}, "changes white space or characters"),
-    ({"remove_extra_whitespaces": True}, "changes white space or characters"),
-    ({"byte_fallback": False, "vocab_size": 60}, "has no byte fallback"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"normalization_rule_name": "nmt_nfkc"}, "changes white space or characters"),
+        ({"remove_extra_whitespaces": True}, "changes white space or characters"),
+        ({"byte_fallback": False, "vocab_size": 60}, "has no byte fallback"),
+    ],
+)
 def test_models_that_lose_text_are_refused(tmp_path, changes, message):
     with pytest.raises(ValueError, match=f"lossy.model {message}"):
         tokenizer.SentencePieceTokenizer(foreign_model(tmp_path / "lossy.model", **changes))
@@ -144,9 +191,18 @@ def test_vocabulary_size_and_token_counts(tok):
 
 @pytest.mark.parametrize("number", range(1, 13))
 def test_numbers_of_a_list_are_one_token_each(tok, number):
-    assert [tok.decode([i]) for i in tok.encode(f"{number}\n3 {number} 5")][-2:] == [f" {number}", " 5"]
+    assert [tok.decode([i]) for i in tok.encode(f"{number}\n3 {number} 5")][-2:] == [
+        f" {number}",
+        " 5",
+    ]
     assert len(tok.encode(f"{number}")) == 1
-    assert [tok.decode([i]) for i in tok.encode(f"3 , {number} - 5")] == ["3", " ,", f" {number}", " -", " 5"]
+    assert [tok.decode([i]) for i in tok.encode(f"3 , {number} - 5")] == [
+        "3",
+        " ,",
+        f" {number}",
+        " -",
+        " 5",
+    ]
 
 
 def test_errors_name_what_is_wrong(tmp_path):
@@ -155,7 +211,10 @@ def test_errors_name_what_is_wrong(tmp_path):
     (tmp_path / "junk.model").write_bytes(b"junk")
     with pytest.raises(ValueError, match="junk.model is not a SentencePiece model"):
         tokenizer.SentencePieceTokenizer(tmp_path / "junk.model")
-    with pytest.raises(ValueError, match="tokenizer.vocab_size is 100, which does not suit the texts: Vocabulary size is smaller"):
+    with pytest.raises(
+        ValueError,
+        match="tokenizer.vocab_size is 100, which does not suit the texts: Vocabulary size is smaller",
+    ):
         tokenizer.train_sentencepiece(["some text"], tmp_path / "m.model", vocab_size=100)
     with pytest.raises(ValueError, match="must hold <pad>"):
         tokenizer.train_sentencepiece(["some text"], tmp_path / "m.model", special_tokens=("<s>",))

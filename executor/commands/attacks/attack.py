@@ -13,13 +13,16 @@ LIMITS = Limits(seconds=1.0, memory_mb=256, output_bytes=1 << 20, processes=64)
 
 @dataclass(frozen=True)
 class Attack:
-    """A program that attacks; what it tries, in one phrase; and the names of the verdicts that show it contained.
+    """A program that attacks; what it tries, in one phrase; and the names of the verdicts that show
+    it contained.
 
-    Where a slow machine may take longer than LIMITS to fill memory, ending the program in time contains the attack too.
-    Its input is "1" and then a line for each thing planted, see `executor.doctor.Bait`; "2" is expected.
-    needs: layers of isolation, any one of which is enough to promise that it is contained; empty if that is promised
-        always.
-    second: another test comes before, whose input starts with "0" and whose expected output is a secret.
+    Where a slow machine may take longer than LIMITS to fill memory, ending the program in time
+    contains the attack too. Its input is "1" and then a line for each thing planted, see
+    `executor.doctor.Bait`; "2" is expected.
+    needs: layers of isolation, any one of which is enough to promise that it is contained; empty if
+        that is promised always.
+    second: another test comes before, whose input starts with "0" and whose expected output is a
+        secret.
     """
 
     name: str
@@ -35,14 +38,30 @@ class Attack:
 
 
 def attack(
-    name: str, what: str, program: str, verdicts: str = "OK", needs: str = "", second: bool = False, prelude: str = ""
+    name: str,
+    what: str,
+    program: str,
+    verdicts: str = "OK",
+    needs: str = "",
+    second: bool = False,
+    prelude: str = "",
 ) -> Attack:
-    """The attack whose program is `prelude` and `program`, which may be indented. Names are parted by ", "."""
+    """The attack whose program is `prelude` and `program`, which may be indented. Names are parted
+    by ", ".
+    """
     required = frozenset(needs.split(", ")) if needs else frozenset()
-    return Attack(name, what, prelude + dedent(program).strip() + "\n", frozenset(verdicts.split(", ")), required, second)
+    return Attack(
+        name,
+        what,
+        prelude + dedent(program).strip() + "\n",
+        frozenset(verdicts.split(", ")),
+        required,
+        second,
+    )
 
 
-# What is planted, and `attempt`, which tells if a call was not refused: it raised no OSError and did not return -1.
+# What is planted, and `attempt`, which tells if a call was not refused: it raised no OSError and
+# did not return -1.
 CALLS = """\
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)

@@ -32,7 +32,8 @@ RESOURCES = (
             print(2, flush=True)
         os._exit(0)
         """,
-        "OK, RUNTIME_ERROR, OUT_OF_MEMORY, TIMEOUT",  # their stacks may use up the address space first
+        # their stacks may use up the address space first
+        "OK, RUNTIME_ERROR, OUT_OF_MEMORY, TIMEOUT",
     ),
     attack(
         "memory bomb",

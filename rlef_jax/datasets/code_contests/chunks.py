@@ -1,7 +1,8 @@
 """What is inside a chunk of records of a Riegeli file: records one after the other, or transposed.
 
-A transposed chunk keeps the values of each field of all its messages together, in a buffer of the field, and says with a
-state machine in which order to put them back. It runs from the last byte of the last record to the first of the first.
+A transposed chunk keeps the values of each field of all its messages together, in a buffer of the
+field, and says with a state machine in which order to put them back. It runs from the last byte of
+the last record to the first of the first.
 """
 
 import dataclasses
@@ -32,7 +33,11 @@ def transposed(data: bytes, count: int) -> list[bytes]:
     header = Cursor(_decompressed(cursor.take(cursor.varint()), compression))
     bucket_count, buffer_count = header.varints(2)
     # Buffers lie in buckets, which are compressed one by one, and never across two of them.
-    buckets = Cursor(b"".join(_decompressed(cursor.take(size), compression) for size in header.varints(bucket_count)))
+    buckets = Cursor(
+        b"".join(
+            _decompressed(cursor.take(size), compression) for size in header.varints(bucket_count)
+        )
+    )
     buffers = [Cursor(buckets.take(size)) for size in header.varints(buffer_count)]
     nodes, first = _nodes(header, buffers)
     records = _run(nodes, first, _decompressed(cursor.rest(), compression), buffers)
@@ -53,14 +58,17 @@ def _decompressed(data: bytes, compression: int) -> bytes:
     if size == 0:
         return b""
     try:
-        return pyarrow.decompress(cursor.rest(), decompressed_size=size, codec=_CODECS[compression], asbytes=True)
+        return pyarrow.decompress(
+            cursor.rest(), decompressed_size=size, codec=_CODECS[compression], asbytes=True
+        )
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"it does not decompress ({error})") from error
 
 
 @dataclasses.dataclass(slots=True)
 class _Node:
-    """A state. `key` is what is written before the value; `next` the state after it, or the first of those it may be.
+    """A state. `key` is what is written before the value; `next` the state after it, or the first
+    of those it may be.
 
     tag: one of the states above, or the tag of a field.
     implicit: the next state is `next` itself, without a transition.
@@ -83,11 +91,23 @@ def _nodes(header: Cursor, buffers: list[Cursor]) -> tuple[list[_Node], int]:
     for tag, target in zip(tags, nexts):
         field, kind = tag > _RECORD_STARTS, tag % 8
         subtype = next(subtypes) if field and kind == _VARINT else 0
-        buffered = field and (kind in (_FIXED32, _FIXED64, _BYTES) or kind == _VARINT and subtype < _FIRST_INLINE)
-        buffer = buffers[_below(header.varint(), len(buffers))] if buffered or tag == _OPAQUE_RECORD else None
-        key = b"" if not field else varint(tag - _SUBMESSAGE_ENDS + _BYTES if kind == _SUBMESSAGE_ENDS else tag)
+        buffered = field and (
+            kind in (_FIXED32, _FIXED64, _BYTES) or kind == _VARINT and subtype < _FIRST_INLINE
+        )
+        buffer = (
+            buffers[_below(header.varint(), len(buffers))]
+            if buffered or tag == _OPAQUE_RECORD
+            else None
+        )
+        key = (
+            b""
+            if not field
+            else varint(tag - _SUBMESSAGE_ENDS + _BYTES if kind == _SUBMESSAGE_ENDS else tag)
+        )
         implicit = target >= count
-        nodes.append(_Node(tag, key, subtype, buffer, _below(target - count * implicit, count), implicit))
+        nodes.append(
+            _Node(tag, key, subtype, buffer, _below(target - count * implicit, count), implicit)
+        )
     return nodes, _below(header.varint(), count)
 
 
@@ -98,7 +118,9 @@ def _below(index: int, count: int) -> int:
 
 
 def _run(nodes: list[_Node], first: int, transitions: bytes, buffers: list[Cursor]) -> list[bytes]:
-    """The records, in their order. `pieces` and `written` are what there is of the current one, and its size."""
+    """The records, in their order. `pieces` and `written` are what there is of the current one, and
+    its size.
+    """
     steps = iter(transitions)
     records, pieces, written = [], [], 0
     open_ends = []  # (key, bytes written after it) of each submessage that has not started yet
@@ -131,7 +153,8 @@ def _run(nodes: list[_Node], first: int, transitions: bytes, buffers: list[Curso
             step = next(steps, None)
             if step is None:
                 break
-            # Six bits choose the state; two say how often the first possible one follows before the next step is read.
+            # Six bits choose the state; two say how often the first possible one follows before the
+            # next step is read.
             index = _below(index + (step >> 2), len(nodes))
             repeats = (step & 3) + nodes[index].implicit
         elif not nodes[index].implicit:

@@ -1,7 +1,8 @@
 """HighwayHash-64, which guards headers and data of Riegeli files, over many messages at once.
 
-The hash of one message is a long chain of small steps. In numpy a step costs the same for one message as for a hundred, so
-the messages are hashed side by side: row n of every array is the state of message n, its four columns the four lanes.
+The hash of one message is a long chain of small steps. In numpy a step costs the same for one
+message as for a hundred, so the messages are hashed side by side: row n of every array is the state
+of message n, its four columns the four lanes.
 """
 
 from collections.abc import Sequence
@@ -10,11 +11,16 @@ import numpy as np
 
 PACKET = 32
 
-_MUL0 = np.array([0xDBE6D5D5FE4CCE2F, 0xA4093822299F31D0, 0x13198A2E03707344, 0x243F6A8885A308D3], np.uint64)
-_MUL1 = np.array([0x3BD39E10CB0EF593, 0xC0ACF169B5F18A8C, 0xBE5466CF34E90C6C, 0x452821E638D01377], np.uint64)
+_MUL0 = np.array(
+    [0xDBE6D5D5FE4CCE2F, 0xA4093822299F31D0, 0x13198A2E03707344, 0x243F6A8885A308D3], np.uint64
+)
+_MUL1 = np.array(
+    [0x3BD39E10CB0EF593, 0xC0ACF169B5F18A8C, 0xBE5466CF34E90C6C, 0x452821E638D01377], np.uint64
+)
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
-# Where each byte of a pair of lanes comes from in the "zipper merge"; the second pair of lanes is shuffled like the first.
+# Where each byte of a pair of lanes comes from in the "zipper merge"; the second pair of lanes is
+# shuffled like the first.
 _PAIR = np.array([3, 12, 2, 5, 14, 1, 15, 0, 11, 4, 10, 13, 9, 6, 8, 7])
 _ZIPPER = np.concatenate([_PAIR, _PAIR + 16])
 
@@ -25,9 +31,13 @@ def hash64(messages: Sequence[bytes], key: Sequence[int]) -> list[int]:
     sizes = np.array([len(messages[n]) for n in order])
     state = _start(len(order), np.array(key, np.uint64))
     packets = sizes // PACKET
-    views = [np.frombuffer(messages[n], "<u8", 4 * count).reshape(count, 4) for n, count in zip(order, packets)]
+    views = [
+        np.frombuffer(messages[n], "<u8", 4 * count).reshape(count, 4)
+        for n, count in zip(order, packets)
+    ]
     done = 0
-    # Messages end one after the other, the shortest first: between two ends, those that go on are the first rows.
+    # Messages end one after the other, the shortest first: between two ends, those that go on are
+    # the first rows.
     for rows in range(len(order), 0, -1):
         stop = int(packets[rows - 1])
         if stop > done:
@@ -39,7 +49,9 @@ def hash64(messages: Sequence[bytes], key: Sequence[int]) -> list[int]:
     rests = sizes % PACKET
     rows = np.flatnonzero(rests)
     if len(rows):
-        _finish_rest(state, rows, rests[rows], [messages[order[row]][-int(rests[row]) :] for row in rows])
+        _finish_rest(
+            state, rows, rests[rows], [messages[order[row]][-int(rests[row]) :] for row in rows]
+        )
     for _ in range(4):
         v0 = state[0][:, [2, 3, 0, 1]]
         _update(state, v0 >> _HALF | v0 << _HALF)
@@ -72,8 +84,12 @@ def _zipped(lanes: np.ndarray) -> np.ndarray:
     return lanes.view(np.uint8).take(_ZIPPER, axis=1).view(np.uint64)
 
 
-def _finish_rest(state: list[np.ndarray], rows: np.ndarray, sizes: np.ndarray, rests: Sequence[bytes]) -> None:
-    """The last step of messages that end within a packet: their size goes into the state, their bytes into a padded packet."""
+def _finish_rest(
+    state: list[np.ndarray], rows: np.ndarray, sizes: np.ndarray, rests: Sequence[bytes]
+) -> None:
+    """The last step of messages that end within a packet: their size goes into the state, their
+    bytes into a padded packet.
+    """
     part = [lanes[rows] for lanes in state]
     size = sizes.astype(np.uint64)[:, None]
     part[0] += (size << _HALF) + size
@@ -86,7 +102,9 @@ def _finish_rest(state: list[np.ndarray], rows: np.ndarray, sizes: np.ndarray, r
 
 
 def _padded(rest: bytes) -> bytes:
-    """The packet of a rest of 1 to 31 bytes: whole words in front, then the odd bytes where the format wants them."""
+    """The packet of a rest of 1 to 31 bytes: whole words in front, then the odd bytes where the
+    format wants them.
+    """
     whole = len(rest) & ~3
     packet = bytearray(rest[:whole].ljust(PACKET, b"\0"))
     if len(rest) & 16:

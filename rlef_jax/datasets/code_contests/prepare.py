@@ -1,8 +1,9 @@
-"""Writes CodeContests as a tensorflow-datasets folder of array_record files: a shard for each file that it is made from.
+"""Writes CodeContests as a tensorflow-datasets folder of array_record files: a shard for each file
+that it is made from.
 
-A shard is written under a temporary name, its index beside it last of all, and the folder becomes a data set only when
-everything is there: a run that was killed is taken up where it stopped by the next one, which skips what is finished. A
-file that has changed is told by its name and size.
+A shard is written under a temporary name, its index beside it last of all, and the folder becomes a
+data set only when everything is there: a run that was killed is taken up where it stopped by the
+next one, which skips what is finished. A file that has changed is told by its name and size.
 """
 
 import contextlib
@@ -42,15 +43,19 @@ class _Shard:
         return None
 
 
-def prepare(source_dir: str | os.PathLike, data_dir: str | os.PathLike, allow_partial: bool = False) -> dict:
-    """Prepares `data_dir` from the files in `source_dir`, showing progress, and returns the summary that it writes there.
+def prepare(
+    source_dir: str | os.PathLike, data_dir: str | os.PathLike, allow_partial: bool = False
+) -> dict:
+    """Prepares `data_dir` from the files in `source_dir`, showing progress, and returns the summary
+    that it writes there.
 
     Args:
       allow_partial: go on, with a warning, where splits or problems are missing.
 
     Raises:
       FileNotFoundError: where there are no files.
-      ValueError: for files that are missing, damaged or wrong, and counts that are not the published ones.
+      ValueError: for files that are missing, damaged or wrong, and counts that are not the
+          published ones.
       OSError: where the data set cannot be written.
     """
     found = sources.find(source_dir)
@@ -63,7 +68,10 @@ def prepare(source_dir: str | os.PathLike, data_dir: str | os.PathLike, allow_pa
         for number, path in enumerate(paths)
     ]
     indexes = _write_shards(shards, folder)
-    entries = {split: [e for s in shards if s.split == split for e in indexes[s].entries] for split in found}
+    entries = {
+        split: [e for s in shards if s.split == split for e in indexes[s].entries]
+        for split in found
+    }
     _check_counts(entries, allow_partial)
     _write_metadata(shards, indexes, folder)
     summary = {split: summarise(part) for split, part in entries.items()}
@@ -77,13 +85,18 @@ def _check_files(found: dict, source_dir: str | os.PathLike, allow_partial: bool
         expected = max((sources.place_of(path)[1] for path in paths), default=1)
         if len(paths) < expected:
             have = f"{len(paths)} of {expected} files" if paths else "no files"
-            _complain(f"{source_dir} has {have} of the split {split}: fetch the rest", allow_partial)
+            _complain(
+                f"{source_dir} has {have} of the split {split}: fetch the rest", allow_partial
+            )
 
 
 def _check_counts(entries: dict[str, list[Entry]], allow_partial: bool) -> None:
     for split, part in entries.items():
         if len(part) != PUBLISHED[split]:
-            _complain(f"{split} has {len(part)} problems, but {PUBLISHED[split]} were published", allow_partial)
+            _complain(
+                f"{split} has {len(part)} problems, but {PUBLISHED[split]} were published",
+                allow_partial,
+            )
 
 
 def _complain(problem: str, allow_partial: bool) -> None:
@@ -96,7 +109,9 @@ def _write_shards(shards: list[_Shard], folder: pathlib.Path) -> dict[_Shard, In
     """Writes the shards that are not finished. The folder is no data set while one is missing."""
     indexes = {shard: shard.index() for shard in shards}
     missing = [shard for shard in shards if indexes[shard] is None]
-    stale = set(folder.glob(f"{stored.NAME}-*")) - {path for s in shards for path in (s.path, stored.index_path(s.path))}
+    stale = set(folder.glob(f"{stored.NAME}-*")) - {
+        path for s in shards for path in (s.path, stored.index_path(s.path))
+    }
     if missing or stale:
         stored.info_path(folder).unlink(missing_ok=True)
     for path in stale:
@@ -158,7 +173,9 @@ def _write_text(path: pathlib.Path, text: str) -> None:
         temporary.write_text(text)
 
 
-def _write_metadata(shards: list[_Shard], indexes: dict[_Shard, Index], folder: pathlib.Path) -> None:
+def _write_metadata(
+    shards: list[_Shard], indexes: dict[_Shard, Index], folder: pathlib.Path
+) -> None:
     import tensorflow_datasets as tfds
 
     splits = []
@@ -182,7 +199,9 @@ def _write_metadata(shards: list[_Shard], indexes: dict[_Shard, Index], folder: 
 
 
 def summarise(entries: Iterable[Entry]) -> dict:
-    """What a split holds: problems, tests and programs in all and a problem, problems without tests, by source and difficulty."""
+    """What a split holds: problems, tests and programs in all and a problem, problems without
+    tests, by source and difficulty.
+    """
     entries = list(entries)
     count = len(entries)
     totals = {name: sum(getattr(entry, name) for entry in entries) for name in stored.COUNTS}
@@ -191,7 +210,10 @@ def summarise(entries: Iterable[Entry]) -> dict:
         "usable": sum(entry.usable() for entry in entries),
         "without_public_tests": sum(not entry.public_tests for entry in entries),
         "without_private_tests": sum(not entry.private_tests for entry in entries),
-        "without_any_tests": sum(not entry.public_tests + entry.private_tests + entry.generated_tests for entry in entries),
+        "without_any_tests": sum(
+            not entry.public_tests + entry.private_tests + entry.generated_tests
+            for entry in entries
+        ),
         **totals,
         "per_problem": {name: round(total / max(count, 1), 2) for name, total in totals.items()},
         "by_source": _tally((entry.source for entry in entries), records.SOURCES),

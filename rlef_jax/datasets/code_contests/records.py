@@ -1,7 +1,7 @@
 """From a row of CodeContests, as its files have it, to the record that is stored.
 
-Only Python 3 solutions are kept, as in the paper. Source, difficulty and language are told by their numbers in
-contest_problem.proto: the labels that the parquet copy gives them are shifted by one.
+Only Python 3 solutions are kept, as in the paper. Source, difficulty and language are told by their
+numbers in contest_problem.proto: the labels that the parquet copy gives them are shifted by one.
 """
 
 from collections.abc import Iterable, Mapping
@@ -68,11 +68,13 @@ def record(row: Mapping) -> dict:
     """The record of a row.
 
     Args:
-      row: has all `COLUMNS`, or those of the samples that go round as {name, description, tags, difficulty, sample_io,
-        test_list}. Tests and solutions are a struct of parallel lists or a list of structs.
+      row: has all `COLUMNS`, or those of the samples that go round as {name, description, tags,
+        difficulty, sample_io, test_list}. Tests and solutions are a struct of parallel lists or a
+        list of structs.
 
     Raises:
-      ValueError: naming the column, for one that is missing, of the wrong kind, or holds an unknown number.
+      ValueError: naming the column, for one that is missing, of the wrong kind, or holds an unknown
+          number.
     """
     row = _of_sample(row) if "sample_io" in row else row
     check_columns(row)
@@ -98,7 +100,9 @@ def check_columns(names: Iterable[str]) -> None:
     names = list(names)
     for column in COLUMNS:
         if column not in names:
-            raise ValueError(f"it has no column {column!r}: its columns are {', '.join(map(repr, names))}")
+            raise ValueError(
+                f"it has no column {column!r}: its columns are {', '.join(map(repr, names))}"
+            )
 
 
 def _of_sample(row: Mapping) -> dict:
@@ -106,7 +110,9 @@ def _of_sample(row: Mapping) -> dict:
     return {
         **{column: 0 for column in ("source", "cf_rating", "memory_limit_bytes")},
         **{column: [] for column in ("solutions", "incorrect_solutions")},
-        **{column: row[column] for column in ("name", "description", "difficulty") if column in row},
+        **{
+            column: row[column] for column in ("name", "description", "difficulty") if column in row
+        },
         "public_tests": row["sample_io"],
         "private_tests": row.get("test_list", none),
         "generated_tests": none,
@@ -117,7 +123,10 @@ def _of_sample(row: Mapping) -> dict:
 
 def _tests(row: Mapping, column: str) -> dict[str, list[str]]:
     inputs, outputs = _columns(row[column], column, "input", "output")
-    return {"input": _texts(inputs, f"{column}.input"), "output": _texts(outputs, f"{column}.output")}
+    return {
+        "input": _texts(inputs, f"{column}.input"),
+        "output": _texts(outputs, f"{column}.output"),
+    }
 
 
 def _programs(row: Mapping, column: str) -> list[str]:
@@ -136,9 +145,14 @@ def _columns(value, column: str, first: str, second: str) -> tuple[list, list]:
             raise ValueError(f"{column} holds {_short(part)}, not {{{first!r}: …, {second!r}: …}}")
     if not isinstance(value, Mapping):
         return [part[first] for part in value], [part[second] for part in value]
-    firsts, seconds = _list(value[first], f"{column}.{first}"), _list(value[second], f"{column}.{second}")
+    firsts, seconds = (
+        _list(value[first], f"{column}.{first}"),
+        _list(value[second], f"{column}.{second}"),
+    )
     if len(firsts) != len(seconds):
-        raise ValueError(f"{column} has lists of unequal length: {len(firsts)} of {first!r}, {len(seconds)} of {second!r}")
+        raise ValueError(
+            f"{column} has lists of unequal length: {len(firsts)} of {first!r}, {len(seconds)} of {second!r}"
+        )
     return firsts, seconds
 
 
@@ -178,7 +192,9 @@ def _duration(value, column: str) -> dict[str, int]:
 def _known(value, column: str, names: Mapping[int, str]) -> int:
     number = _number(value, column)
     if number not in names:
-        raise ValueError(f"{column} is {number}, which stands for nothing: known are {', '.join(map(str, names))}")
+        raise ValueError(
+            f"{column} is {number}, which stands for nothing: known are {', '.join(map(str, names))}"
+        )
     return number
 
 

@@ -1,7 +1,9 @@
-"""Reads Riegeli/records files: a sequence of chunks, interrupted by a header at every multiple of 64 KiB.
+"""Reads Riegeli/records files: a sequence of chunks, interrupted by a header at every multiple of
+64 KiB.
 
-Every header and all data carry a hash, so that a damaged file is told from a sound one. Records come out in the order of
-the file. The format: https://github.com/google/riegeli/blob/master/doc/riegeli_records_file_format.md
+Every header and all data carry a hash, so that a damaged file is told from a sound one. Records
+come out in the order of the file. The format:
+https://github.com/google/riegeli/blob/master/doc/riegeli_records_file_format.md
 """
 
 import dataclasses
@@ -15,7 +17,8 @@ from rlef_jax.datasets.code_contests.highwayhash import hash64
 KEY = struct.unpack("<4Q", b"Riegeli/records\n" * 2)
 _BLOCK = 1 << 16
 _BLOCK_HEADER = 24
-_CHUNK_HEADER = struct.Struct("<5Q")  # hash of the rest, size of the data, hash of the data, type and records, decoded size
+# hash of the rest, size of the data, hash of the data, type and records, decoded size
+_CHUNK_HEADER = struct.Struct("<5Q")
 # Data of this many chunks, or of so many bytes, is hashed at a time.
 _GROUP_CHUNKS, _GROUP_BYTES = 64, 1 << 25
 
@@ -35,7 +38,8 @@ def records(path: str | os.PathLike) -> Iterator[tuple[bytes, int]]:
     """(record, bytes of the file read so far) of each record.
 
     Raises:
-      ValueError: for a file that is no Riegeli file, ends within a chunk or is damaged; the text names the place.
+      ValueError: for a file that is no Riegeli file, ends within a chunk or is damaged; the text
+          names the place.
     """
     with open(path, "rb") as file:
         group, size = [], 0
@@ -49,7 +53,9 @@ def records(path: str | os.PathLike) -> Iterator[tuple[bytes, int]]:
 
 
 class _Blocks:
-    """A file without the block headers that interrupt its chunks. `position` counts them, and is where the next byte is."""
+    """A file without the block headers that interrupt its chunks. `position` counts them, and is
+    where the next byte is.
+    """
 
     def __init__(self, file):
         self._file = file
@@ -105,7 +111,8 @@ def _group_records(group: list[_Chunk]) -> Iterator[tuple[bytes, int]]:
     for chunk, data_hash in zip(group, hash64([chunk.data for chunk in group], KEY)):
         if data_hash != chunk.data_hash:
             raise ValueError(f"the data of the chunk at byte {chunk.begin} are damaged")
-        if chunk.records:  # else it holds the file's signature, a description of its records, or padding
+        # else it holds the file's signature, a description of its records, or padding
+        if chunk.records:
             for record in _chunk_records(chunk):
                 yield record, chunk.end
 
@@ -119,5 +126,7 @@ def _chunk_records(chunk: _Chunk) -> list[bytes]:
     except ValueError as error:
         raise ValueError(f"the chunk at byte {chunk.begin} cannot be decoded: {error}") from error
     if (size := sum(map(len, found))) != chunk.decoded_size:
-        raise ValueError(f"the records of the chunk at byte {chunk.begin} have {size} bytes, not {chunk.decoded_size}")
+        raise ValueError(
+            f"the records of the chunk at byte {chunk.begin} have {size} bytes, not {chunk.decoded_size}"
+        )
     return found

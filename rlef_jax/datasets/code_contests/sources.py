@@ -1,6 +1,8 @@
-"""The files that CodeContests is handed round in, found in a folder and read record by record, in bounded memory.
+"""The files that CodeContests is handed round in, found in a folder and read record by record, in
+bounded memory.
 
-Parquet (the copy on Hugging Face), JSON lines with the same columns, plain or gzipped, and the original Riegeli files.
+Parquet (the copy on Hugging Face), JSON lines with the same columns, plain or gzipped, and the
+original Riegeli files.
 """
 
 import gzip
@@ -14,9 +16,13 @@ from collections.abc import Iterator, Mapping
 from rlef_jax.datasets.code_contests import records, riegeli, wire
 
 SPLITS = ("train", "valid", "test")
-_NAME = re.compile(r"(?:code_contests_)?(train|valid|test)(?:[-_.].*)?\.(parquet|jsonl|riegeli)(?:\.gz|-\d+-of-\d+)?")
+_NAME = re.compile(
+    r"(?:code_contests_)?(train|valid|test)(?:[-_.].*)?\.(parquet|jsonl|riegeli)(?:\.gz|-\d+-of-\d+)?"
+)
 _NUMBERED = re.compile(r"-(\d+)-of-(\d+)")
-_BATCH_ROWS = 8  # rows of parquet that are decoded at a time: a row may hold hundreds of programs and megabytes of tests
+# rows of parquet that are decoded at a time: a row may hold hundreds of programs and megabytes of
+# tests
+_BATCH_ROWS = 8
 
 
 def find(folder: str | os.PathLike) -> dict[str, list[pathlib.Path]]:
@@ -24,7 +30,8 @@ def find(folder: str | os.PathLike) -> dict[str, list[pathlib.Path]]:
 
     Raises:
       FileNotFoundError: where there are none at all.
-      ValueError: for a split that is there twice, in different layouts or with one file number in two files.
+      ValueError: for a split that is there twice, in different layouts or with one file number in
+          two files.
     """
     found = {split: [] for split in SPLITS}
     for path in sorted(pathlib.Path(folder).expanduser().rglob("*")):
@@ -37,16 +44,22 @@ def find(folder: str | os.PathLike) -> dict[str, list[pathlib.Path]]:
         )
     for split, paths in found.items():
         if len({_layout(path) for path in paths}) > 1:
-            raise ValueError(f"{folder} has {split} in several layouts, such as {paths[0]} and {paths[-1]}: leave one of them")
+            raise ValueError(
+                f"{folder} has {split} in several layouts, such as {paths[0]} and {paths[-1]}: leave one of them"
+            )
         places = [place_of(path) for path in paths]
         if len(set(places)) < len(places):
             twice = next(path for path, place in zip(paths, places) if places.count(place) > 1)
-            raise ValueError(f"{folder} has the part of {split} that {twice} is more than once: leave one of them")
+            raise ValueError(
+                f"{folder} has the part of {split} that {twice} is more than once: leave one of them"
+            )
     return {split: sorted(paths, key=place_of) for split, paths in found.items() if paths}
 
 
 def place_of(path: pathlib.Path) -> tuple[int, int, str]:
-    """(number of the file, how many there are of its split) by its name; an unnumbered file is (0, 1) and its name."""
+    """(number of the file, how many there are of its split) by its name; an unnumbered file is (0,
+    1) and its name.
+    """
     match = _NUMBERED.search(path.name)
     return (int(match[1]), int(match[2]), "") if match else (0, 1, path.name)
 
@@ -55,7 +68,8 @@ def read(path: pathlib.Path) -> Iterator[tuple[dict, int]]:
     """(record, bytes of the file read so far) for each row.
 
     Raises:
-      ValueError: naming file and row (from 1), for a row that is wrong and a file that is damaged or cut short.
+      ValueError: naming file and row (from 1), for a row that is wrong and a file that is damaged
+          or cut short.
     """
     row = 1
     try:
@@ -78,7 +92,9 @@ def _parquet(path: pathlib.Path) -> Iterator[tuple[Mapping, int]]:
     with parquet.ParquetFile(path) as file:
         records.check_columns(file.schema_arrow.names)
         size, rows, done = path.stat().st_size, file.metadata.num_rows, 0
-        for batch in file.iter_batches(_BATCH_ROWS, columns=list(records.COLUMNS), use_threads=False):
+        for batch in file.iter_batches(
+            _BATCH_ROWS, columns=list(records.COLUMNS), use_threads=False
+        ):
             for columns in batch.to_pylist():
                 done += 1
                 yield columns, size * done // rows

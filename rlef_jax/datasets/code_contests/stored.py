@@ -1,6 +1,8 @@
-"""Reads prepared CodeContests: problems are decoded one by one as they are asked for, never all held in memory.
+"""Reads prepared CodeContests: problems are decoded one by one as they are asked for, never all
+held in memory.
 
-Beside each shard lies its index: a few numbers for each problem, by which problems are chosen without being decoded.
+Beside each shard lies its index: a few numbers for each problem, by which problems are chosen
+without being decoded.
 """
 
 import dataclasses
@@ -20,7 +22,9 @@ COUNTS = ("public_tests", "private_tests", "generated_tests", "solutions", "inco
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What the index tells of a problem: how many tests and Python 3 programs it has, and where it comes from."""
+    """What the index tells of a problem: how many tests and Python 3 programs it has, and where it
+    comes from.
+    """
 
     name: str
     public_tests: int
@@ -36,7 +40,12 @@ class Entry:
     def of(cls, record: Mapping) -> "Entry":
         tests = {name: len(record[name]["input"]) for name in COUNTS[:3]}
         programs = {name: len(record[name]) for name in COUNTS[3:]}
-        return cls(record["name"], **tests, **programs, **{name: record[name] for name in ("source", "difficulty", "cf_rating")})
+        return cls(
+            record["name"],
+            **tests,
+            **programs,
+            **{name: record[name] for name in ("source", "difficulty", "cf_rating")},
+        )
 
     def usable(self, generated: bool = True) -> bool:
         """It has public and private tests; `generated` as for `load`."""
@@ -45,14 +54,19 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """The index of a shard: the name and size of the file it was made from, and an entry for each of its problems."""
+    """The index of a shard: the name and size of the file it was made from, and an entry for each
+    of its problems.
+    """
 
     source: str
     bytes: int
     entries: list[Entry]
 
     def text(self) -> str:
-        lines = [[self.source, self.bytes], *(list(dataclasses.astuple(entry)) for entry in self.entries)]
+        lines = [
+            [self.source, self.bytes],
+            *(list(dataclasses.astuple(entry)) for entry in self.entries),
+        ]
         return "".join(json.dumps(line) + "\n" for line in lines)
 
     @classmethod
@@ -92,14 +106,18 @@ class Problems(Sequence[Problem]):
         return rows.problem(self._rows[place], self._generated)
 
 
-def load(data_dir: str | os.PathLike, split: str, excluded: Collection[str] = (), **options) -> Selection:
+def load(
+    data_dir: str | os.PathLike, split: str, excluded: Collection[str] = (), **options
+) -> Selection:
     """The problems of a split or of a slice of one. Slices count the problems that are left.
 
-    Train is without the problems that have no public or no private tests, as in the paper; valid and test are whole.
+    Train is without the problems that have no public or no private tests, as in the paper; valid
+    and test are whole.
 
     Args:
       excluded: names; all problems that are called so are left out.
-      generated: whether generated tests are private tests too, as in the paper (the default): after the others.
+      generated: whether generated tests are private tests too, as in the paper (the default): after
+          the others.
 
     Raises:
       FileNotFoundError: where the data set is not prepared.
@@ -119,8 +137,15 @@ def load(data_dir: str | os.PathLike, split: str, excluded: Collection[str] = ()
     builder = tfds.builder_from_directory(place)
     base = splits.base(NAME, split, list(builder.info.splits))
     count = len(builder.info.splits[base].shard_lengths)
-    indexes = [Index.read(index_path(place / shard_name(base, number, count))) for number in range(count)]
+    indexes = [
+        Index.read(index_path(place / shard_name(base, number, count))) for number in range(count)
+    ]
     entries = [entry for index in indexes for entry in index.entries]
     generated = options.get("generated", True)
-    is_left = [entry.name not in excluded and (base != "train" or entry.usable(generated)) for entry in entries]
-    return Selection(Problems(builder.as_data_source(split=base), generated), splits.places(split, is_left))
+    is_left = [
+        entry.name not in excluded and (base != "train" or entry.usable(generated))
+        for entry in entries
+    ]
+    return Selection(
+        Problems(builder.as_data_source(split=base), generated), splits.places(split, is_left)
+    )

@@ -1,4 +1,6 @@
-"""The wire format of protocol buffers, read without their library: varints, fields, and a CodeContests problem."""
+"""The wire format of protocol buffers, read without their library: varints, fields, and a
+CodeContests problem.
+"""
 
 from collections.abc import Iterator
 
@@ -53,7 +55,9 @@ def varint(value: int) -> bytes:
 
 
 def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """(field number, value) in the order of the message; numbers are signed, values of a fixed width stay bytes."""
+    """(field number, value) in the order of the message; numbers are signed, values of a fixed
+    width stay bytes.
+    """
     cursor = Cursor(message)
     while cursor:
         number, kind = divmod(cursor.varint(), 8)
@@ -67,7 +71,9 @@ def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def problem(message: bytes) -> dict:
-    """The columns of a serialized ContestProblem, as in the parquet copy; what the message leaves out has its default."""
+    """The columns of a serialized ContestProblem, as in the parquet copy; what the message leaves
+    out has its default.
+    """
     row = {name: "" for name in _TEXTS.values()} | {name: 0 for name in _NUMBERS.values()}
     row |= {name: {"input": [], "output": []} for name in _TESTS.values()}
     row |= {name: {"language": [], "solution": []} for name in _SOLUTIONS.values()}

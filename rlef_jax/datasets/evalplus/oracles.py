@@ -1,6 +1,8 @@
-"""What EvalPlus takes for right: the arguments that stored inputs stand for, and the test that an expected value makes.
+"""What EvalPlus takes for right: the arguments that stored inputs stand for, and the test that an
+expected value makes.
 
-The rules are those of EvalPlus 0.2.1. A recorded run of its own is judged alike, but for the few differences that the tests name.
+The rules are those of EvalPlus 0.2.1. A recorded run of its own is judged alike, but for the few
+differences that the tests name.
 """
 
 from collections.abc import Sequence
@@ -9,7 +11,8 @@ from executor import AnyTest, AssertTest, CallTest, TestResult, Verdict
 
 RETURNED = (Verdict.OK, Verdict.WRONG_ANSWER)  # the call returned, whatever it was compared with
 
-# ---- arguments -------------------------------------------------------------------------------------------------------
+# ---- arguments
+# -------------------------------------------------------------------------------------------------------
 
 
 def _listed_tuples(items):
@@ -20,23 +23,32 @@ def _all_tuples(value):
     return tuple(map(_all_tuples, value)) if isinstance(value, list) else value
 
 
-# JSON has no tuples, sets and complex numbers; these tasks of MBPP+ need them. {numbers of tasks: what makes the arguments}
+# JSON has no tuples, sets and complex numbers; these tasks of MBPP+ need them. {numbers of tasks:
+# what makes the arguments}
 _CONVERSIONS = {
     (2, 116, 132, 143, 222, 261, 273, 394, 399, 421, 424): lambda *inputs: map(tuple, inputs),
     (429, 470, 560, 579, 596, 616, 630, 726, 740, 744, 809): lambda *inputs: map(tuple, inputs),
-    (63, 64, 70, 94, 120, 237, 272, 299, 400, 409, 417, 438, 473, 614, 780): lambda *inputs: map(_listed_tuples, inputs),
+    (63, 64, 70, 94, 120, 237, 272, 299, 400, 409, 417, 438, 473, 614, 780): lambda *inputs: map(
+        _listed_tuples, inputs
+    ),
     (75, 413, 444, 753): lambda first, second: (_listed_tuples(first), second),
     (106, 750): lambda first, second: (first, tuple(second)),
-    (115,): lambda items: [[set(item) if isinstance(item, list) and item else {} for item in items]],
+    (115,): lambda items: [
+        [set(item) if isinstance(item, list) and item else {} for item in items]
+    ],
     (124,): lambda real, number: (float(real), complex(number)),
     (250, 307, 405, 446, 617, 720, 763, 808): lambda first, *rest: (tuple(first), *rest),
     (252,): lambda number: [complex(number)],
     (259, 401, 445): lambda *inputs: (tuple(_listed_tuples(items)) for items in inputs),
-    (278,): lambda items: [tuple(tuple(item) if isinstance(item, list) else item for item in items)],
+    (278,): lambda items: [
+        tuple(tuple(item) if isinstance(item, list) else item for item in items)
+    ],
     (580, 615, 791): lambda *inputs: map(_all_tuples, inputs),
     (722,): lambda first, *rest: ({key: tuple(value) for key, value in first.items()}, *rest),
 }
-_CONVERSION_OF = {f"Mbpp/{number}": convert for numbers, convert in _CONVERSIONS.items() for number in numbers}
+_CONVERSION_OF = {
+    f"Mbpp/{number}": convert for numbers, convert in _CONVERSIONS.items() for number in numbers
+}
 
 
 def arguments(task_id: str, inputs: Sequence) -> tuple:
@@ -44,17 +56,19 @@ def arguments(task_id: str, inputs: Sequence) -> tuple:
     return tuple(_CONVERSION_OF.get(task_id, lambda *same: same)(*inputs))
 
 
-# ---- tests -----------------------------------------------------------------------------------------------------------
+# ---- tests
+# -----------------------------------------------------------------------------------------------------------
 
 _SPECIAL = ("HumanEval/32", "Mbpp/164", "Mbpp/295", "Mbpp/737", "Mbpp/787", "Mbpp/794")
 _POLYNOMIAL = "def poly(xs, x):\n    return sum(coefficient * x**power for power, coefficient in enumerate(xs))"
 
 
 def make_tests(task: dict, inputs: Sequence, truths: Sequence[TestResult]) -> tuple[AnyTest, ...]:
-    """A test for each input whose expected value is known; `truths` has the results of the canonical solution.
+    """A test for each input whose expected value is known; `truths` has the results of the
+    canonical solution.
 
-    Without a tolerance of its own, a task gets one of 1e-6 from the first expected value on that holds nothing but floats,
-    which the empty list does too.
+    Without a tolerance of its own, a task gets one of 1e-6 from the first expected value on that
+    holds nothing but floats, which the empty list does too.
     """
     tolerance, tests = task["atol"], []
     for each, truth in zip(inputs, truths):
@@ -74,7 +88,9 @@ def _test(task: dict, inputs: Sequence, expected, tolerance: float) -> AnyTest:
     call = f"{task['entry_point']}({', '.join(map(repr, given))})"
     if task_id == "HumanEval/32":
         near = f"abs({call} - {expected!r}) <= {tolerance} + 1e-7 * abs({expected!r})"
-        return AssertTest(f"assert poly({given[0]!r}, {call}) <= {tolerance} and {near}", _POLYNOMIAL)
+        return AssertTest(
+            f"assert poly({given[0]!r}, {call}) <= {tolerance} and {near}", _POLYNOMIAL
+        )
     if task_id == "Mbpp/164":  # whatever it returns
         return AssertTest(f"assert {call} is None or True")
     if task_id == "Mbpp/295":

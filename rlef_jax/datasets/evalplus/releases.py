@@ -1,4 +1,6 @@
-"""The files that EvalPlus publishes, one JSON object a task: where they are, and which release a file is."""
+"""The files that EvalPlus publishes, one JSON object a task: where they are, and which release a
+file is.
+"""
 
 import gzip
 import json
@@ -7,19 +9,26 @@ import pathlib
 import zlib
 
 _FILES = {"humaneval_plus": "HumanEvalPlus", "mbpp_plus": "MbppPlus"}
-# {(tasks, base inputs, plus inputs): release}, the newest first: no two are alike, and no part of one is another.
+# {(tasks, base inputs, plus inputs): release}, the newest first: no two are alike, and no part of
+# one is another.
 RELEASES = {
     "humaneval_plus": {(164, 1570, 122683): "0.1.10", (164, 1570, 123739): "0.1.9"},
     "mbpp_plus": {(378, 1174, 39841): "0.2.0", (399, 1236, 42082): "0.1.0"},
 }
 _FIELDS = {
-    "task_id": str, "prompt": str, "entry_point": str, "canonical_solution": str, "base_input": list, "plus_input": (list, dict),
+    "task_id": str,
+    "prompt": str,
+    "entry_point": str,
+    "canonical_solution": str,
+    "base_input": list,
+    "plus_input": (list, dict),
     "atol": (int, float),
-}  # fmt: skip
+}
 
 
 def read(name: str, source: str | os.PathLike) -> tuple[str, list[dict]]:
-    """(release, tasks) of the file `source`, or of HumanEvalPlus.jsonl or MbppPlus.jsonl, perhaps with .gz, in that folder.
+    """(release, tasks) of the file `source`, or of HumanEvalPlus.jsonl or MbppPlus.jsonl, perhaps
+    with .gz, in that folder.
 
     Raises:
       FileNotFoundError: where there is no such file.
@@ -27,16 +36,26 @@ def read(name: str, source: str | os.PathLike) -> tuple[str, list[dict]]:
     """
     path = _find(name, pathlib.Path(source).expanduser())
     tasks = [_task(path, number, line) for number, line in enumerate(_lines(path), start=1)]
-    counts = (len(tasks), sum(len(task["base_input"]) for task in tasks), sum(len(task["plus_input"]) for task in tasks))
+    counts = (
+        len(tasks),
+        sum(len(task["base_input"]) for task in tasks),
+        sum(len(task["plus_input"]) for task in tasks),
+    )
     if counts not in RELEASES[name]:
         have = "{} tasks with {} base and {} plus inputs".format
         known = "; ".join(f"v{release}: {have(*size)}" for size, release in RELEASES[name].items())
-        raise ValueError(f"{path} has {have(*counts)}, which is no known release of {name} ({known}): download it again")
+        raise ValueError(
+            f"{path} has {have(*counts)}, which is no known release of {name} ({known}): download it again"
+        )
     return RELEASES[name][counts], tasks
 
 
 def _find(name: str, source: pathlib.Path) -> pathlib.Path:
-    candidates = [source / f"{_FILES[name]}.jsonl{ending}" for ending in (".gz", "")] if source.is_dir() else [source]
+    candidates = (
+        [source / f"{_FILES[name]}.jsonl{ending}" for ending in (".gz", "")]
+        if source.is_dir()
+        else [source]
+    )
     for path in candidates:
         if path.is_file():
             return path
@@ -60,7 +79,9 @@ def _task(path: pathlib.Path, number: int, line: str) -> dict:
     try:
         task = json.loads(line)
     except ValueError as error:
-        raise ValueError(f"{path}, line {number}, is not JSON ({error}): download it again") from error
+        raise ValueError(
+            f"{path}, line {number}, is not JSON ({error}): download it again"
+        ) from error
     for field, kind in _FIELDS.items():
         if not isinstance(task, dict) or not isinstance(task.get(field), kind):
             raise ValueError(

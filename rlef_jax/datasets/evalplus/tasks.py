@@ -1,4 +1,6 @@
-"""From a task of a release to a `Problem`: its canonical solution, run in the executor, says what is expected."""
+"""From a task of a release to a `Problem`: its canonical solution, run in the executor, says what
+is expected.
+"""
 
 from typing import NamedTuple
 
@@ -12,7 +14,9 @@ _TOO_LARGE = (executor.Verdict.OUT_OF_MEMORY, executor.Verdict.OUTPUT_LIMIT)
 
 
 class Solved(NamedTuple):
-    """What the canonical solution returned for each base and plus input, and the limits that follow from its times."""
+    """What the canonical solution returned for each base and plus input, and the limits that follow
+    from its times.
+    """
 
     base: tuple[executor.TestResult, ...]
     plus: tuple[executor.TestResult, ...]
@@ -20,12 +24,17 @@ class Solved(NamedTuple):
 
 
 def solve(task: dict, pool: executor.Pool) -> Solved:
-    """Runs the canonical solution on all inputs. A program gets four times its longest time, and at least a second.
+    """Runs the canonical solution on all inputs. A program gets four times its longest time, and at
+    least a second.
 
-    Raises RuntimeError where the solution fails for another reason than a value that is too large to be had.
+    Raises RuntimeError where the solution fails for another reason than a value that is too large
+    to be had.
     """
     inputs = [*task["base_input"], *task["plus_input"]]  # the plus inputs of Mbpp/793 are {}
-    calls = [executor.CallTest(task["entry_point"], oracles.arguments(task["task_id"], each), None) for each in inputs]
+    calls = [
+        executor.CallTest(task["entry_point"], oracles.arguments(task["task_id"], each), None)
+        for each in inputs
+    ]
     job = executor.Job(_canonical(task), tuple(calls), executor.Limits(_PATIENCE, 1024, _LARGEST))
     result = pool.submit(job).result()
     for truth in result.tests:
@@ -36,11 +45,15 @@ def solve(task: dict, pool: executor.Pool) -> Solved:
             )
     seconds = max(1.0, 4 * max(truth.seconds for truth in result.tests))
     count = len(task["base_input"])
-    return Solved(result.tests[:count], result.tests[count:], executor.Limits(seconds, 1024, _LARGEST))
+    return Solved(
+        result.tests[:count], result.tests[count:], executor.Limits(seconds, 1024, _LARGEST)
+    )
 
 
 def problem(task: dict, pool: executor.Pool) -> Problem:
-    """The problem that a task poses. Tests whose expected values are too large to be had are missing from it."""
+    """The problem that a task poses. Tests whose expected values are too large to be had are
+    missing from it.
+    """
     solved = solve(task, pool)
     statement, example = statement_and_example(task["prompt"])
     return Problem(
@@ -55,7 +68,9 @@ def problem(task: dict, pool: executor.Pool) -> Problem:
 
 
 def statement_and_example(prompt: str) -> tuple[str, str]:
-    """What a prompt asks for. HumanEval+: the start of a program, no example. MBPP+: words and an assert out of a docstring."""
+    """What a prompt asks for. HumanEval+: the start of a program, no example. MBPP+: words and an
+    assert out of a docstring.
+    """
     if not prompt.startswith('"""\n'):
         return prompt.strip(), ""
     statement, _, example = prompt.strip().strip('"').partition("\nassert ")

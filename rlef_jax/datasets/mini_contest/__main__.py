@@ -13,7 +13,12 @@ _OPTIONS = (
     flags.DEFINE_integer("train", _DEFAULTS.train, "Number of training problems.", lower_bound=1),
     flags.DEFINE_integer("valid", _DEFAULTS.valid, "Number of validation problems.", lower_bound=1),
     flags.DEFINE_integer("test", _DEFAULTS.test, "Number of test problems.", lower_bound=1),
-    flags.DEFINE_integer("transfer", _DEFAULTS.transfer, "Number of problems of a family never trained on.", lower_bound=1),
+    flags.DEFINE_integer(
+        "transfer",
+        _DEFAULTS.transfer,
+        "Number of problems of a family never trained on.",
+        lower_bound=1,
+    ),
     flags.DEFINE_enum("level", _DEFAULTS.level, list(LEVELS), "Difficulty."),
     flags.DEFINE_bool("example", _DEFAULTS.example, "Show the first public test in the statement."),
 )

@@ -1,4 +1,6 @@
-"""The mini contest as a tensorflow-datasets builder, stored as array_record files: TensorFlow is not needed."""
+"""The mini contest as a tensorflow-datasets builder, stored as array_record files: TensorFlow is
+not needed.
+"""
 
 import contextlib
 import dataclasses
@@ -24,7 +26,8 @@ def _is_count(value: object, least: int) -> bool:
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class MiniContestConfig(tfds.core.BuilderConfig):
-    """What identifies a built version. All of it is in the name of the folder, so different versions never mix on disk.
+    """What identifies a built version. All of it is in the name of the folder, so different
+    versions never mix on disk.
 
     Attributes:
       seed: another seed draws other problems; the meanings of each split stay apart over all seeds.
@@ -44,12 +47,16 @@ class MiniContestConfig(tfds.core.BuilderConfig):
 
     def __post_init__(self):
         if self.level not in LEVELS:
-            raise ValueError(f"mini_contest: level is {self.level!r}, choose one of {', '.join(LEVELS)}")
+            raise ValueError(
+                f"mini_contest: level is {self.level!r}, choose one of {', '.join(LEVELS)}"
+            )
         if not _is_count(self.seed, 0):
             raise ValueError(f"mini_contest: seed is {self.seed!r}, give an integer of at least 0")
         for split in problems.SPLITS:
             if not _is_count(getattr(self, split), 1):
-                raise ValueError(f"mini_contest: {split} is {getattr(self, split)!r}, give a number of at least 1")
+                raise ValueError(
+                    f"mini_contest: {split} is {getattr(self, split)!r}, give a number of at least 1"
+                )
         if not isinstance(self.example, bool):
             raise ValueError(f"mini_contest: example is {self.example!r}, give True or False")
         sizes = "-".join(str(getattr(self, split)) for split in problems.SPLITS)
@@ -57,7 +64,9 @@ class MiniContestConfig(tfds.core.BuilderConfig):
 
 
 class MiniContest(tfds.core.GeneratorBasedBuilder):
-    """Problems whose statements leave conventions open that only feedback reveals. Records are CodeContests-like."""
+    """Problems whose statements leave conventions open that only feedback reveals. Records are
+    CodeContests-like.
+    """
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}
@@ -83,20 +92,30 @@ class MiniContest(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
         config = self.builder_config
-        with progress(getattr(config, split), f"mini contest, {split}", "problem", part=True) as bar:
+        with progress(
+            getattr(config, split), f"mini contest, {split}", "problem", part=True
+        ) as bar:
             for index in range(bar.total):
-                problem = problems.draw_problem(config.seed, split, index, config.level, config.example)
+                problem = problems.draw_problem(
+                    config.seed, split, index, config.level, config.example
+                )
                 yield index, record(problem, f"mini_contest/{split}/{index}")
                 bar.update()
 
 
 def record(problem: problems.MiniProblem, name: str) -> dict:
-    """The record of a problem. Tags are the family, then the meaning, by which splits are kept apart."""
+    """The record of a problem. Tags are the family, then the meaning, by which splits are kept
+    apart.
+    """
     return {
         "name": name,
         "description": problem.statement,
-        "public_tests": [{"input": given, "output": output} for given, output in problem.public_tests],
-        "private_tests": [{"input": given, "output": output} for given, output in problem.private_tests],
+        "public_tests": [
+            {"input": given, "output": output} for given, output in problem.public_tests
+        ],
+        "private_tests": [
+            {"input": given, "output": output} for given, output in problem.private_tests
+        ],
         "solutions": list(problem.solutions),
         "incorrect_solutions": list(problem.incorrect_solutions),
         "tags": [problem.task.family.name, problem.task.meaning],
@@ -106,16 +125,20 @@ def record(problem: problems.MiniProblem, name: str) -> dict:
 
 
 def prepared(data_dir: str | os.PathLike, **options) -> MiniContest:
-    """The builder for these options (see `MiniContestConfig`), prepared under `data_dir` (`~` allowed) if it was not yet.
+    """The builder for these options (see `MiniContestConfig`), prepared under `data_dir` (`~`
+    allowed) if it was not yet.
 
-    A build goes to a folder of its own that is renamed when complete: one killed half-way counts as not built.
+    A build goes to a folder of its own that is renamed when complete: one killed half-way counts as
+    not built.
 
     Raises:
       ValueError: for an unknown option or a value that is out of range.
     """
     unknown = sorted(set(options) - set(OPTIONS))
     if unknown:
-        raise ValueError(f"mini_contest has no option {unknown[0]!r}: its options are {', '.join(OPTIONS)}")
+        raise ValueError(
+            f"mini_contest has no option {unknown[0]!r}: its options are {', '.join(OPTIONS)}"
+        )
     config = MiniContestConfig(**options)
     with _quiet():
         builder = _builder(data_dir, config)
@@ -132,12 +155,16 @@ def prepared(data_dir: str | os.PathLike, **options) -> MiniContest:
 
 
 def _builder(data_dir: str | os.PathLike, config: MiniContestConfig) -> MiniContest:
-    return MiniContest(data_dir=os.path.expanduser(data_dir), config=config, file_format="array_record")
+    return MiniContest(
+        data_dir=os.path.expanduser(data_dir), config=config, file_format="array_record"
+    )
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences the progress bars, the banner and the hints of tensorflow-datasets, which drown a build of a few seconds."""
+    """Silences the progress bars, the banner and the hints of tensorflow-datasets, which drown a
+    build of a few seconds.
+    """
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     tfds.disable_progress_bar()

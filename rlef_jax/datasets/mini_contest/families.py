@@ -1,9 +1,11 @@
-"""The task families of the mini contest: what a problem asks, how it is worded, programs for it and reference answers.
+"""The task families of the mini contest: what a problem asks, how it is worded, programs for it and
+reference answers.
 
-Every input is `k` on one line and a list of small positive integers on the next. A family has *facts*, which the statement
-always gives (above or below, sum or count), and *conventions*, which it gives only now and then (strict or not, the
-separator, what is printed when nothing is left): those have to be learnt from feedback. Silent conventions are not
-uniform: as in real contests some are commoner than others, so a best guess is better than a random one.
+Every input is `k` on one line and a list of small positive integers on the next. A family has
+*facts*, which the statement always gives (above or below, sum or count), and *conventions*, which
+it gives only now and then (strict or not, the separator, what is printed when nothing is left):
+those have to be learnt from feedback. Silent conventions are not uniform: as in real contests some
+are commoner than others, so a best guess is better than a random one.
 """
 
 import dataclasses
@@ -32,10 +34,11 @@ class Family:
 
     Attributes:
       share: the fraction of the problems of its level.
-      ask: (facts, stated conventions) -> the words between "print" and the clauses that state the other conventions.
+      ask: (facts, stated conventions) -> the words between "print" and the clauses that state the
+          other conventions.
       program: (facts, conventions) -> the text of a Python program.
-      answer: (facts, conventions, k, numbers) -> what that program should print, or None where it crashes. Written
-        apart from `program`, so that each checks the other.
+      answer: (facts, conventions, k, numbers) -> what that program should print, or None where it
+        crashes. Written apart from `program`, so that each checks the other.
     """
 
     name: str
@@ -72,7 +75,11 @@ EMPTY_LIST = (
     Option("0", 0.2, ", 0 if empty"),
     Option("", 0.1, ", blank if empty"),
 )
-EMPTY_NUMBER = (Option("-1", 0.5, ", -1 if empty"), Option("0", 0.3, ", 0 if empty"), Option("none", 0.2, ", none if empty"))
+EMPTY_NUMBER = (
+    Option("-1", 0.5, ", -1 if empty"),
+    Option("0", 0.3, ", 0 if empty"),
+    Option("none", 0.2, ", none if empty"),
+)
 WORDS = (
     Option("YES NO", 0.4, ", as YES or NO"),
     Option("yes no", 0.3, ", as yes or no"),
@@ -86,7 +93,12 @@ COPIES = (Option("all", 0.6, ", repeats included"), Option("once", 0.4, ", repea
 READ = "k, *a = map(int, open(0).read().split())\n"
 SIDES = (("above",), ("below",))
 ENDS = (("largest",), ("smallest",))
-COMPARE = {("above", "strict"): ">", ("above", "inclusive"): ">=", ("below", "strict"): "<", ("below", "inclusive"): "<="}
+COMPARE = {
+    ("above", "strict"): ">",
+    ("above", "inclusive"): ">=",
+    ("below", "strict"): "<",
+    ("below", "inclusive"): "<=",
+}
 HOLDS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 
 
@@ -118,7 +130,9 @@ def _labelled(choice: Choice, text: str) -> str:
 
 
 def _filter_program(facts: Facts, choice: Choice) -> str:
-    ordered = {"given": "b", "ascending": "sorted(b)", "descending": "sorted(b)[::-1]"}[choice["order"]]
+    ordered = {"given": "b", "ascending": "sorted(b)", "descending": "sorted(b)[::-1]"}[
+        choice["order"]
+    ]
     otherwise = "" if choice["empty"] in ("", FORGOTTEN) else f" or {_literal(choice['empty'])}"
     return (
         f"{READ}b = [x for x in a if x {COMPARE[facts[0], choice['bound']]} k]\n"
@@ -155,12 +169,19 @@ def _agg_answer(facts: Facts, choice: Choice, k: int, numbers: Sequence[int]) ->
         return _labelled(choice, "0") if facts[0] in ("sum", "number") else None
     if not chosen:
         return _labelled(choice, choice["empty"])
-    values = {"sum": sum(chosen), "number": len(chosen), "largest": chosen[-1], "smallest": chosen[0]}
+    values = {
+        "sum": sum(chosen),
+        "number": len(chosen),
+        "largest": chosen[-1],
+        "smallest": chosen[0],
+    }
     return _labelled(choice, str(values[facts[0]]))
 
 
 def _listing(choice: Choice) -> str:
-    """The last line of the programs that print a sorted list b, which holds the numbers in ascending order."""
+    """The last line of the programs that print a sorted list b, which holds the numbers in
+    ascending order.
+    """
     ordered = "b" if choice["order"] == "ascending" else "b[::-1]"
     return f"print({_label_argument(choice)}{choice['separator']!r}.join(map(str, {ordered})))"
 
@@ -219,7 +240,9 @@ def _distinct_program(facts: Facts, choice: Choice) -> str:
     name = "sum" if facts[0] == "sum" else "len"
     source = "a" if choice["copies"] == "all" else "set(a)"
     condition = f"x {COMPARE[facts[1], choice['bound']]} k"
-    return f"{READ}b = [x for x in {source} if {condition}]\nprint({_label_argument(choice)}{name}(b))"
+    return (
+        f"{READ}b = [x for x in {source} if {condition}]\nprint({_label_argument(choice)}{name}(b))"
+    )
 
 
 def _distinct_answer(facts: Facts, choice: Choice, k: int, numbers: Sequence[int]) -> str:
@@ -235,45 +258,92 @@ def _kth_program(facts: Facts, choice: Choice) -> str:
 
 
 def _kth_answer(facts: Facts, choice: Choice, k: int, numbers: Sequence[int]) -> str | None:
-    ranked = sorted(numbers if choice["copies"] == "all" else dict.fromkeys(numbers), reverse=facts[0] == "largest")
+    ranked = sorted(
+        numbers if choice["copies"] == "all" else dict.fromkeys(numbers),
+        reverse=facts[0] == "largest",
+    )
     return _labelled(choice, str(ranked[k - 1])) if k <= len(ranked) else None
 
 
 FILTER = Family(
-    "filter", 0.35, SIDES, {"bound": BOUND, "order": ORDER, "separator": SEPARATOR, "empty": EMPTY_LIST},
-    lambda facts, stated: f" those {_bound_words(facts[0], stated)}", _filter_program, _filter_answer,
-)  # fmt: skip
-# Largest above and smallest below are left out: there the bound shows only where nothing is selected.
+    "filter",
+    0.35,
+    SIDES,
+    {"bound": BOUND, "order": ORDER, "separator": SEPARATOR, "empty": EMPTY_LIST},
+    lambda facts, stated: f" those {_bound_words(facts[0], stated)}",
+    _filter_program,
+    _filter_answer,
+)
+# Largest above and smallest below are left out: there the bound shows only where nothing is
+# selected.
 AGG = Family(
-    "agg", 0.25,
-    (*((what, side) for what in ("sum", "number") for side in ("above", "below")), ("largest", "below"), ("smallest", "above")),
-    {"bound": BOUND, "label": LABEL, "empty": EMPTY_NUMBER}, _agg_ask, _agg_program, _agg_answer,
-)  # fmt: skip
+    "agg",
+    0.25,
+    (
+        *((what, side) for what in ("sum", "number") for side in ("above", "below")),
+        ("largest", "below"),
+        ("smallest", "above"),
+    ),
+    {"bound": BOUND, "label": LABEL, "empty": EMPTY_NUMBER},
+    _agg_ask,
+    _agg_program,
+    _agg_answer,
+)
 TOPK = Family(
-    "topk", 0.2, ENDS, {"order": SORTED_ORDER, "separator": SEPARATOR, "label": LABEL},
-    lambda facts, stated: f" the k {facts[0]}", _topk_program, _topk_answer,
-)  # fmt: skip
+    "topk",
+    0.2,
+    ENDS,
+    {"order": SORTED_ORDER, "separator": SEPARATOR, "label": LABEL},
+    lambda facts, stated: f" the k {facts[0]}",
+    _topk_program,
+    _topk_answer,
+)
 YESNO = Family(
-    "yesno", 0.2, tuple((how, side) for how in ("any", "all") for side in ("above", "below")),
-    {"bound": BOUND, "words": WORDS}, _yesno_ask, _yesno_program, _yesno_answer,
-)  # fmt: skip
+    "yesno",
+    0.2,
+    tuple((how, side) for how in ("any", "all") for side in ("above", "below")),
+    {"bound": BOUND, "words": WORDS},
+    _yesno_ask,
+    _yesno_program,
+    _yesno_answer,
+)
 INDEX = Family(
-    "index", 0.4, SIDES, {"bound": BOUND, "base": BASE, "end": END, "empty": EMPTY_NUMBER},
-    lambda facts, stated: f" where one is {_bound_words(facts[0], stated)}", _index_program, _index_answer,
-)  # fmt: skip
+    "index",
+    0.4,
+    SIDES,
+    {"bound": BOUND, "base": BASE, "end": END, "empty": EMPTY_NUMBER},
+    lambda facts, stated: f" where one is {_bound_words(facts[0], stated)}",
+    _index_program,
+    _index_answer,
+)
 DISTINCT = Family(
-    "distinct", 0.3, tuple((how, side) for how in ("sum", "number") for side in ("above", "below")),
-    {"bound": BOUND, "copies": COPIES, "label": LABEL}, _agg_ask, _distinct_program, _distinct_answer,
-)  # fmt: skip
+    "distinct",
+    0.3,
+    tuple((how, side) for how in ("sum", "number") for side in ("above", "below")),
+    {"bound": BOUND, "copies": COPIES, "label": LABEL},
+    _agg_ask,
+    _distinct_program,
+    _distinct_answer,
+)
 KTH = Family(
-    "kth", 0.3, ENDS, {"copies": COPIES, "label": LABEL},
-    lambda facts, stated: f" the one that is k-th {facts[0]}", _kth_program, _kth_answer,
-)  # fmt: skip
+    "kth",
+    0.3,
+    ENDS,
+    {"copies": COPIES, "label": LABEL},
+    lambda facts, stated: f" the one that is k-th {facts[0]}",
+    _kth_program,
+    _kth_answer,
+)
 # Never trained on: its statements and programs are made of pieces that topk has taught.
 SORT = Family(
-    "sort", 1.0, (("all",),), {"order": SORTED_ORDER, "separator": SEPARATOR, "label": LABEL},
-    lambda facts, stated: " them all sorted", _sort_program, lambda facts, choice, k, numbers: _listed(choice, numbers),
-)  # fmt: skip
+    "sort",
+    1.0,
+    (("all",),),
+    {"order": SORTED_ORDER, "separator": SEPARATOR, "label": LABEL},
+    lambda facts, stated: " them all sorted",
+    _sort_program,
+    lambda facts, choice, k, numbers: _listed(choice, numbers),
+)
 
 LEVELS = {"standard": (FILTER, AGG, TOPK, YESNO), "hard": (INDEX, DISTINCT, KTH)}
 TRANSFER = (SORT,)

@@ -1,6 +1,8 @@
-"""Draws the problems of the mini contest: the task, its split, its tests and its pool of guessed programs.
+"""Draws the problems of the mini contest: the task, its split, its tests and its pool of guessed
+programs.
 
-Each problem is a pure function of (seed, split, index, level), so a larger data set begins with the smaller one.
+Each problem is a pure function of (seed, split, index, level), so a larger data set begins with the
+smaller one.
 """
 
 import dataclasses
@@ -9,7 +11,15 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 
-from rlef_jax.datasets.mini_contest.families import FORGOTTEN, LEVELS, TRANSFER, Choice, Facts, Family, Option
+from rlef_jax.datasets.mini_contest.families import (
+    FORGOTTEN,
+    LEVELS,
+    TRANSFER,
+    Choice,
+    Facts,
+    Family,
+    Option,
+)
 
 SPLITS = ("train", "valid", "test", "transfer")
 STATED_PROBABILITY = 0.4
@@ -18,7 +28,8 @@ FORGET_PROBABILITY = 0.15
 GUESSES = 10
 PRIVATE_TESTS = 5
 LARGEST = 12
-# Meanings are dealt to the splits in these shares, whatever the seed: another seed's test set is unseen too.
+# Meanings are dealt to the splits in these shares, whatever the seed: another seed's test set is
+# unseen too.
 TEST_SHARE = 0.15
 VALID_SHARE = 0.10
 
@@ -40,7 +51,10 @@ class Task:
     @property
     def meaning(self) -> str:
         """Equal for two problems that differ in nouns, verbs and lists only."""
-        settled = [f"{name}{'!' if name in self.stated else '?'}{value}" for name, value in sorted(self.choice.items())]
+        settled = [
+            f"{name}{'!' if name in self.stated else '?'}{value}"
+            for name, value in sorted(self.choice.items())
+        ]
         return "/".join((self.family.name, *self.facts, *settled))
 
     def answer(self, given: Input, choice: Choice | None = None) -> str | None:
@@ -49,7 +63,9 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class MiniProblem:
-    """A problem before it becomes a record. Tests are (input, output) texts; solutions[0] is the canonical program."""
+    """A problem before it becomes a record. Tests are (input, output) texts; solutions[0] is the
+    canonical program.
+    """
 
     task: Task
     statement: str
@@ -62,11 +78,14 @@ class MiniProblem:
 def split_of(meaning: str) -> str:
     """The split that a meaning of the level's own families belongs to."""
     place = int.from_bytes(hashlib.sha256(meaning.encode()).digest()[:8], "big") / 2**64
-    return "test" if place < TEST_SHARE else "valid" if place < TEST_SHARE + VALID_SHARE else "train"
+    return (
+        "test" if place < TEST_SHARE else "valid" if place < TEST_SHARE + VALID_SHARE else "train"
+    )
 
 
 def families_of(level: str, split: str) -> tuple[Family, ...]:
-    """The families of a split: those of the level, or for `transfer` the ones that no training split has.
+    """The families of a split: those of the level, or for `transfer` the ones that no training
+    split has.
 
     Raises:
       ValueError: for an unknown level or split.
@@ -89,7 +108,9 @@ def meanings(level: str, split: str) -> Iterator[str]:
                 yield meaning
 
 
-def draw_problem(seed: int, split: str, index: int, level: str = "standard", example: bool = False) -> MiniProblem:
+def draw_problem(
+    seed: int, split: str, index: int, level: str = "standard", example: bool = False
+) -> MiniProblem:
     """Problem number `index` of a split; `example` shows the first public test in the statement."""
     rng = random.Random(f"{seed}/{level}/{split}/{index}")
     families = families_of(level, split)
@@ -104,7 +125,14 @@ def draw_problem(seed: int, split: str, index: int, level: str = "standard", exa
     statement = _statement(task, rng)
     if example:
         statement += f" Input `{public_tests[0][0]}` gives `{public_tests[0][1]}`."
-    return MiniProblem(task, statement, public_tests, tuple(_test(task, given) for given in private), solutions, incorrect)
+    return MiniProblem(
+        task,
+        statement,
+        public_tests,
+        tuple(_test(task, given) for given in private),
+        solutions,
+        incorrect,
+    )
 
 
 def _choices(family: Family) -> list[dict[str, str]]:
@@ -120,7 +148,9 @@ def _pick(options: Sequence[Option], rng: random.Random) -> str:
 def _draw_task(family: Family, rng: random.Random) -> Task:
     facts = rng.choice(family.facts)
     choice = {name: _pick(options, rng) for name, options in family.conventions.items()}
-    return Task(family, facts, choice, tuple(name for name in choice if rng.random() < STATED_PROBABILITY))
+    return Task(
+        family, facts, choice, tuple(name for name in choice if rng.random() < STATED_PROBABILITY)
+    )
 
 
 def _statement(task: Task, rng: random.Random) -> str:
@@ -135,7 +165,9 @@ def _statement(task: Task, rng: random.Random) -> str:
 
 
 def _draw_input(task: Task, rng: random.Random, lengths: Sequence[int] = (3, 4, 5)) -> Input:
-    """A random input; where k is a bound it is an element half of the time, so that bounds get tested."""
+    """A random input; where k is a bound it is an element half of the time, so that bounds get
+    tested.
+    """
     numbers = tuple(rng.randint(1, LARGEST) for _ in range(rng.choice(lengths)))
     if "copies" in task.choice and rng.random() < 0.7:
         numbers = (*numbers[:-1], rng.choice(numbers[:-1]))
@@ -150,7 +182,9 @@ def _tells_apart(task: Task, given: Input) -> bool:
     names = [name for name in task.choice if name != "empty"]
     if _is_empty(task, given):
         return False
-    for values in itertools.product(*([option.value for option in task.family.conventions[name]] for name in names)):
+    for values in itertools.product(
+        *([option.value for option in task.family.conventions[name]] for name in names)
+    ):
         other = {**task.choice, **dict(zip(names, values))}
         if other != task.choice and task.answer(given, other) == expected:
             return False
@@ -161,12 +195,16 @@ def _is_empty(task: Task, given: Input) -> bool:
     """Whether the convention for the empty case decides the output."""
     if "empty" not in task.choice:
         return False
-    return len({task.answer(given, {**task.choice, "empty": mark}) for mark in ("-1", "0", "none")}) > 1
+    return (
+        len({task.answer(given, {**task.choice, "empty": mark}) for mark in ("-1", "0", "none")})
+        > 1
+    )
 
 
 def _is_empty_either_way(task: Task, given: Input) -> bool:
     return all(
-        _is_empty(dataclasses.replace(task, choice={**task.choice, "bound": bound}), given) for bound in ("strict", "inclusive")
+        _is_empty(dataclasses.replace(task, choice={**task.choice, "bound": bound}), given)
+        for bound in ("strict", "inclusive")
     )
 
 
@@ -178,7 +216,9 @@ def _draw_telling(task: Task, rng: random.Random) -> Input:
 
 
 def _draw_second(task: Task, first: Input, rng: random.Random) -> Input:
-    """An input on which nothing is selected; for families without an empty case one with another answer than the first."""
+    """An input on which nothing is selected; for families without an empty case one with another
+    answer than the first.
+    """
     while True:
         given = _draw_input(task, rng, lengths=(3, 4))
         if "empty" in task.choice:
@@ -189,14 +229,18 @@ def _draw_second(task: Task, first: Input, rng: random.Random) -> Input:
 
 
 def _draw_public(task: Task, rng: random.Random) -> tuple[Input, ...]:
-    """The test that settles all conventions but one comes first, so the first feedback is worth most; the empty case
-    comes second, so that a repair that is right so far still learns something in turn 3."""
+    """The test that settles all conventions but one comes first, so the first feedback is worth
+    most; the empty case comes second, so that a repair that is right so far still learns something
+    in turn 3.
+    """
     first = _draw_telling(task, rng)
     return first, _draw_second(task, first, rng)
 
 
 def _draw_private(task: Task, public: tuple[Input, ...], rng: random.Random) -> tuple[Input, ...]:
-    """Five further inputs; the first two are as telling as the public ones, so no weak program passes by luck."""
+    """Five further inputs; the first two are as telling as the public ones, so no weak program
+    passes by luck.
+    """
     chosen: list[Input] = []
     while len(chosen) < PRIVATE_TESTS:
         if len(chosen) == 0:
@@ -217,8 +261,12 @@ def _test(task: Task, given: Input) -> tuple[str, str]:
     return f"{k}\n{' '.join(map(str, numbers))}", answer
 
 
-def _draw_guesses(task: Task, inputs: Sequence[Input], rng: random.Random) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(right programs, canonical first; wrong programs): guesses that respect the statement, with their multiplicities."""
+def _draw_guesses(
+    task: Task, inputs: Sequence[Input], rng: random.Random
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(right programs, canonical first; wrong programs): guesses that respect the statement, with
+    their multiplicities.
+    """
     right = [task.family.program(task.facts, task.choice)]
     wrong = []
     for _ in range(GUESSES):
