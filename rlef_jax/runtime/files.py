@@ -1,41 +1,101 @@
-"""A table on disk that grows while something long runs: JSON lines.
+"""Writes files that are there whole or not at all, JSON lines that outlive a kill, and folders that are claimed."""
 
-A line is there whole or not at all: what a kill cut short is dropped by whoever reads the file
-next.
-"""
-
+import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+Path = str | os.PathLike
 
 
-def append(file, entry: dict) -> None:
-    """Adds one line, on disk when this returns."""
+@contextlib.contextmanager
+def replacing(path: Path, mode: str = "w", opened: Callable = open, **options) -> Iterator:
+    """A file to write in place of `path`, which has the new content once the block ends, and the
+    old one if it raises.
+
+    `opened` is `open` or such as `gzip.open`. Missing folders are made.
+    """
+    path = os.fspath(path)
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    with opened(path + ".part", mode, **options) as file:
+        yield file
+    os.replace(path + ".part", path)
+
+
+def write_json(path: Path, content) -> None:
+    """Replaces a file with JSON."""
+    with replacing(path) as file:
+        json.dump(content, file, indent=2)
+
+
+def read_json(path: Path):
+    """Raises FileNotFoundError, or ValueError, naming the file, where it is no JSON."""
+    with open(path) as file:
+        try:
+            return json.load(file)
+        except ValueError as error:
+            advice = "restore it, or delete it and run again"
+            raise ValueError(f"{path} is damaged ({error}): {advice}") from error
+
+
+def append_line(file, entry: dict) -> None:
+    """Adds one JSON line to an open file; a kill after this returns does not lose it."""
     file.write(json.dumps(entry) + "\n")
     file.flush()
 
 
-def read(
-    path: str | os.PathLike, key: str, value: Callable[[dict], object] = lambda entry: entry
-) -> dict:
-    """{the entry's `key`: value(entry)} of every line; nothing where there is no such file.
+def read_lines(
+    path: Path, value: Callable[[dict], object] = lambda entry: entry, repair: bool = False
+) -> list:
+    """`value` of each entry of a file of JSON lines; nothing where there is no such file.
 
-    Raises ValueError, naming file and line, for a line that is whole and no such entry.
+    A kill may have left half of the last line: it is skipped, and with `repair` cut off the file,
+    so that more can be appended.
+
+    Raises ValueError, naming file and line, for a line of which `value` cannot be had.
     """
-    found, whole = {}, 0
+    found, whole = [], 0
     if not os.path.exists(path):
         return found
-    with open(path, "rb+") as file:
+    with open(path, "rb+" if repair else "rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
-                file.truncate(whole)
+                if repair:
+                    file.truncate(whole)
                 break
             whole += len(line)
             try:
-                entry = json.loads(line)
-                found[entry[key]] = value(entry)
+                found.append(value(json.loads(line)))
             except (ValueError, TypeError, KeyError) as error:
-                raise ValueError(
-                    f"{path}, line {number}, is damaged ({error!r}): delete that line"
-                ) from error
+                text = f"{path}, line {number}, is damaged ({error!r}): delete that line"
+                raise ValueError(text) from error
     return found
+
+
+def claim(path: Path, settings: dict, holds: str, flag: str, free: tuple[str, ...] = ()) -> None:
+    """Writes `settings` to `path`, which tells what the folder around it was made with.
+
+    Raises ValueError where it was made with others, but for fields that are `free` to change.
+    `holds` names what it has then, and `flag` the one that chooses another folder.
+    """
+    settings = json.loads(json.dumps(settings))
+    old = read_json(path) if os.path.exists(path) else None
+    if old is not None and (difference := first_difference(old, settings, free)):
+        folder = os.path.dirname(path)
+        advice = f"choose another {flag}, or delete it to start anew"
+        raise ValueError(f"{folder} holds {holds} with {difference}: {advice}")
+    if old != settings:
+        write_json(path, settings)
+
+
+def first_difference(old, new, free: tuple[str, ...] = (), path: str = "") -> str:
+    """'ppo.clip = 0.2 instead of 0.3', or '' where only fields that are `free` differ."""
+    if path in free:
+        return ""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in {**old, **new}:
+            inner = f"{path}.{name}" if path else name
+            if difference := first_difference(old.get(name), new.get(name), free, inner):
+                return difference
+        return ""
+    return "" if old == new else f"{path} = {old} instead of {new}"
