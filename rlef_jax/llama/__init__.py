@@ -12,6 +12,7 @@ from rlef_jax.llama.model import (
     token_logprobs,
     unembed,
 )
+from rlef_jax.llama.value import init_value, values
 
 __all__ = [
     "KVCache",
@@ -22,9 +23,11 @@ __all__ = [
     "hidden_cached",
     "init",
     "init_cache",
+    "init_value",
     "load_hf",
     "logits",
     "save_hf",
     "token_logprobs",
     "unembed",
+    "values",
 ]
