@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlef_jax.report import episodes
-from rlef_jax.report.changes import changes
+from rlef_jax.report.diff import diff_lines
 from rlef_jax.runtime import progress
 
 # what would command the terminal, where a model has written it
@@ -140,7 +140,7 @@ def _turn(turn: dict, previous: str | None) -> list:
                 "dim",
             )
         ]
-        parts += [_changed(sign, spans) for sign, spans in changes(previous, program)]
+        parts += [_changed(sign, spans) for sign, spans in diff_lines(previous, program)]
     if turn["tests"]:
         parts += [Text(), _tests(turn["tests"])]
     return parts

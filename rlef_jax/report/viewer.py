@@ -23,7 +23,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 from rlef_jax.report import episodes
-from rlef_jax.report.changes import changes
+from rlef_jax.report.diff import diff_lines
 from rlef_jax.report.markup import render
 
 # episodes compressed together: alike as they are, they take half the room that they would one by
@@ -142,7 +142,7 @@ def _turns(record: dict) -> list[dict]:
     turns, previous = [], None
     for turn in record["turns"]:
         program, (before, after) = turn["program"], episodes.around_program(turn)
-        diff = list(changes(previous, program)) if previous and program else None
+        diff = list(diff_lines(previous, program)) if previous and program else None
         code = _highlighted(program.rstrip("\n")) if program else ""
         turns.append(turn | {"before": before, "code": code, "after": after, "diff": diff})
         previous = program or previous

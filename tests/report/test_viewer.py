@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlef_jax.report import episodes, viewer
-from rlef_jax.report.changes import changes
+from rlef_jax.report.diff import diff_lines
 
 
 class Page(html.parser.HTMLParser):
@@ -198,7 +198,7 @@ def test_a_page_of_no_episodes():
 def shown(before, after):
     """A diff as lines, what changed within a line in brackets."""
     mark = lambda spans: "".join(f"[{text}]" if changed else text for text, changed in spans)
-    return [sign + mark(spans) for sign, spans in changes(before, after)]
+    return [sign + mark(spans) for sign, spans in diff_lines(before, after)]
 
 
 def test_a_diff_worked_by_hand():
@@ -231,7 +231,7 @@ LINES = st.lists(
 @settings(max_examples=200, deadline=None)
 @given(before=LINES, after=LINES)
 def test_a_diff_holds_both_programs(before, after):
-    found = [(sign, "".join(text for text, _ in spans)) for sign, spans in changes(before, after)]
+    found = [(sign, "".join(text for text, _ in spans)) for sign, spans in diff_lines(before, after)]
     if before.splitlines() == after.splitlines():
         assert found == []
     else:

@@ -10,7 +10,7 @@ _CONTEXT = 3  # unchanged lines shown around a change
 _ALIKE = 0.4  # below this share of common words, two lines are compared as wholes
 
 
-def changes(before: str, after: str) -> Iterator[tuple[str, list[Span]]]:
+def diff_lines(before: str, after: str) -> Iterator[tuple[str, list[Span]]]:
     """(sign, pieces) of each line of a diff: '-' gone, '+' new, ' ' as it was, '…' where lines that
     stay are left out.
     """
