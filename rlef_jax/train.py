@@ -413,8 +413,8 @@ def summarize(run: Run, before: dict, after: dict, chosen: int) -> dict:
     workdirs.write_json(run.path("summary.json"), summary)
     run.report()
     if hosts.leads():
-        report.figure(run.path("figure.png"), run.metrics.read("rlef"), before, after)
-    report.table(before, after, run.config.eval.split)
+        report.write_figure(run.path("figure.png"), run.metrics.read("rlef"), before, after)
+    report.print_table(before, after, run.config.eval.split)
     total = sum(summary["seconds"].values())
     print(
         f"{total:.0f} s in all; recompilations after warm-up: {sum(summary['recompilations'].values())}"
