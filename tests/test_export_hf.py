@@ -11,6 +11,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from rlef_jax.ppo_update import init_value
 from safetensors.numpy import load_file
 
 from experiments import export_hf
@@ -18,7 +19,6 @@ from experiments.configs import mini
 from rlef_jax import llama, prompts, sft, sharding
 from rlef_jax.learner import TrainState
 from rlef_jax.llama import LlamaConfig
-from rlef_jax.ppo_update import init_value
 from rlef_jax.runtime import checkpoint
 from rlef_jax.runtime.checkpoint import Checkpoints
 from rlef_jax.tokenizer.export import write_hf
