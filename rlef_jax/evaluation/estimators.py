@@ -82,7 +82,7 @@ def n_at_k(
 
     Every response that a rollout may take counts as a sample, also those it did not need: k samples
     are k // turn_limit rollouts (100 are 33 rollouts of 3 turns), and a rollout's one candidate is
-    its final program. With turn_limit 1, samples are independent responses. They are drawn without
+    its final program. With turn_limit 1, samples are independent responses. The k are drawn without
     replacement from the N at hand, and the result is the exact mean over all sets, hence unbiased;
     nothing is simulated.
 
@@ -150,7 +150,7 @@ def n_at_tokens(
     public tests are submitted. All budgets share the same `resamples` orders, so that the curve
     never falls.
 
-    Raises ValueError for a budget above the tokens of all N rollouts.
+    Raises ValueError for a budget above the tokens of all N rollouts, where the rate is unknown.
     """
     passed_public_N, passed_N = _flags(passed_public_N, passed_N)
     tokens_N = np.asarray(tokens_N)

@@ -25,8 +25,9 @@ from rlef_jax.runtime.progress import progress
 from rlef_jax.types import Episode, Problem
 
 _AT_ONCE = 64  # programs that run on extra inputs at the same time
-# Settings of eval that an evaluation may be continued with when they have changed.
+# Settings of eval that may change when an evaluation is continued.
 _FREE = ("temperatures", "resamples", "rollouts", "every", "valid_rollouts", "split")
+
 
 # ---- what is evaluated ---------------------------------------------------------------------------
 
@@ -118,7 +119,7 @@ def run(
     feedbacks: Sequence[str] = (),
     cluster: bool = False,
 ) -> dict[str, dict]:
-    """Plays what is missing in `out`, computes the figures, writes and prints them.
+    """Plays what is missing in `out`, and writes and prints the figures.
 
     Args:
       config: names the data set, and the seed, caps and settings of eval.
@@ -128,9 +129,8 @@ def run(
       turn_limits, feedbacks: each pair of them is evaluated, see `settings_of`.
       cluster: also computes solve rates where submissions are chosen by clusters, see `clustering`.
 
-    Returns {setting: {temperature: figures}}.
-
-    Raises ValueError or FileNotFoundError for what cannot be evaluated, before anything is played.
+    Returns {setting: {temperature: figures}}. Raises ValueError or FileNotFoundError for what
+    cannot be evaluated, before anything is played.
     """
     metrics = solve_rates.metrics_of(nk, config.eval.temperatures)
     settings = settings_of(config, metrics, out, rollouts, turn_limits, feedbacks)
@@ -147,26 +147,23 @@ def run(
             claim(setting, f"{source} {player.version}".strip(), split)
         figures = {setting.name: {} for setting in settings}
         for setting, starts in zip(settings, planned):
-            rules = setting.config.eval
+            rules = setting.config.eval.turn_limit, setting.config.eval.resamples
             for temperature in sorted({metric.temperature for metric in metrics}):
                 outcomes, dropped = complete(setting, player, starts, temperature)
                 if cluster:
                     outcomes = with_outputs(setting, pool, problems, outcomes, temperature)
-                figures[setting.name][f"{temperature:g}"] = solve_rates.evaluation_figures(
-                    list(outcomes.values()),
-                    [metric for metric in metrics if metric.temperature == temperature],
-                    rules.turn_limit,
-                    rules.resamples,
-                ) | {"dropped": dropped, "left_out": len(everything) - len(problems)}
+                chosen = [metric for metric in metrics if metric.temperature == temperature]
+                found = solve_rates.evaluation_figures(list(outcomes.values()), chosen, *rules)
+                found |= {"dropped": dropped, "left_out": len(everything) - len(problems)}
+                figures[setting.name][f"{temperature:g}"] = found
             files.write_json(os.path.join(setting.out, "summary.json"), figures[setting.name])
     tables.show(f"{source} on {config.data.name}:{split}", figures)
-    written = "summary.json, results_T*.jsonl"
     if len(settings) > 1:
         files.write_json(os.path.join(out, "grid.json"), figures)
-        written = (
-            "grid.json, and for each setting a directory with its summary.json and results_T*.jsonl"
-        )
-    print(f"written to {out}: {written}")
+        each = "for each setting a directory with its summary.json and results_T*.jsonl"
+        print(f"written to {out}: grid.json, and {each}")
+    else:
+        print(f"written to {out}: summary.json, results_T*.jsonl")
     return figures
 
 
