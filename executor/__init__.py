@@ -5,8 +5,10 @@
         result = pool.submit(job).result()
         print(result.verdict, executor.feedback(result, job.tests, executor.CODE_CONTESTS))
 
-In a coroutine: `result = await pool.judge(job)`. Linux only. Imports nothing outside the standard
-library.
+In a coroutine: `result = await pool.judge(job)`. Linux only; the standard library alone.
+
+Whoever stores tests also finds here how to read them from JSON (`read_tests`), write one as text
+(`shown`), and turn their values into bytes and back (`encode`, `decode`).
 """
 
 from executor.feedback import CODE_CONTESTS, HUMANEVAL, MBPP, FeedbackTemplate, feedback
