@@ -1,6 +1,4 @@
-"""A user's own problems as JSON lines: what is read, what is refused, and a checker that judges in
-an episode.
-"""
+"""A user's own problems as JSON lines: what is read, what is refused, a checker in an episode."""
 
 import json
 
@@ -19,7 +17,10 @@ ENDS = {
     "public_tests": [{"input": "3 1 2\n", "expected": "1 3\n"}],
     "private_tests": [{"input": "5 9\n", "expected": "5 9\n"}],
 }
-CHECKER = "def check(input, output, expected):\n    return sorted(output.split()) == sorted(expected.split())"
+CHECKER = """
+def check(input, output, expected):
+    return sorted(output.split()) == sorted(expected.split())
+"""
 
 
 @pytest.fixture
