@@ -27,7 +27,8 @@ def main(argv: list[str] | None = None) -> None:
     data_dir = argparse.ArgumentParser(add_help=False)
     text = "folder that prepared data sets lie under; default: data"
     data_dir.add_argument("--data_dir", default="data", metavar="DIR", help=text)
-    command = commands.add_parser("prepare", help="write a data set")
+    text = "The options depend on the data set: see `prepare NAME --help`."
+    command = commands.add_parser("prepare", help="write a data set", description=text)
     command.set_defaults(run=_prepare)
     _add_data_sets(command, data_dir)
     text = "run known programs on the tests, and tell which are not to be trusted"
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _add_data_sets(command: argparse.ArgumentParser, data_dir: argparse.ArgumentParser) -> None:
-    names = command.add_subparsers(dest="name", metavar="NAME", required=True)
+    names = command.add_subparsers(dest="name", required=True)
     for name in ("code_contests", *evalplus.NAMES):
         add = names.add_parser(name, parents=[data_dir]).add_argument
         add("--from", dest="source", required=True, metavar="DIR", help="the downloaded files")

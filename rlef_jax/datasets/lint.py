@@ -64,26 +64,17 @@ def lint(
         **options,
     }
     at_once = 2 + (workers or len(os.sched_getaffinity(0)))
-    folder, title = pathlib.Path(out), f"{name}:{split}"
+    title = f"{name}:{split}"
     # The pool is closed first, and with it the programs that run: a run that is stopped waits for
     # none of them.
     with (
         ThreadPoolExecutor(at_once) as threads,
         executor.Pool(workers, cache_size=0, packages=packages) as pool,
     ):
-        files.claim(folder / "lint.json", settings, "findings", "--out")
+        files.claim(pathlib.Path(out, "lint.json"), settings, "findings", "--out")
         judge = Judge(pool, comparison, programs)
         failed = run(problems, judge, threads, at_once, out, title)
-    lines = list(judged(out).values())
-    summary = summarize(lines, failed)
-    files.write_json(folder / "summary.json", summary)
-    for file_name, text in (
-        ("report.md", report(lines, title)),
-        ("exclude.txt", names_with(lines, leave_out)),
-    ):
-        with files.replacing(folder / file_name, encoding="utf-8") as file:
-            file.write(text)
-    return summary
+    return write_findings(out, title, failed, leave_out)
 
 
 def judged(out: str | os.PathLike) -> dict[int, dict]:
@@ -134,6 +125,20 @@ def run(
 
 
 # ---- findings
+
+
+def write_findings(
+    out: str | os.PathLike, title: str, failed: dict[str, str], leave_out: Collection[str]
+) -> dict:
+    """Writes summary.json, report.md and exclude.txt, and returns the summary."""
+    folder, lines = pathlib.Path(out), list(judged(out).values())
+    summary = summarize(lines, failed)
+    files.write_json(folder / "summary.json", summary)
+    with files.replacing(folder / "report.md", encoding="utf-8") as file:
+        file.write(report(lines, title))
+    with files.replacing(folder / "exclude.txt", encoding="utf-8") as file:
+        file.write(names_with(lines, leave_out))
+    return summary
 
 
 def summarize(lines: Sequence[dict], failed: dict[str, str]) -> dict:

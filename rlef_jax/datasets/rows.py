@@ -1,6 +1,6 @@
-"""The schema of stored programming problems, and from a stored row to a `Problem`.
+"""Defines the columns of a stored problem, and turns a stored row into a `Problem`.
 
-The mini contest and CodeContests share it; CodeContests stores more columns.
+The mini contest and CodeContests share them; CodeContests has more columns.
 """
 
 from collections.abc import Mapping

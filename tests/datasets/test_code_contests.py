@@ -478,9 +478,7 @@ def test_riegeli_files_are_refused_with_what_to_download_instead(tmp_path, passe
 
 @needs_real_data
 def test_real_problems_of_the_test_split(tmp_path):
-    """40 real problems with all their tests, put into the columns of the full data set, come back
-    as they were.
-    """
+    """40 real problems with all their tests, in the columns of the full data set."""
     with gzip.open(REAL / "test40.jsonl.gz", "rt") as file:
         real = [json.loads(line) for line in file]
     with gzip.open(tmp_path / "test.jsonl.gz", "wt") as file:

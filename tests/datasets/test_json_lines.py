@@ -124,9 +124,7 @@ def test_a_split_without_a_file(tmp_path):
 def test_the_checker_of_a_problem_judges_its_episode(
     read, tiny_tokenizer, one_worker, checker, passed
 ):
-    """The program prints both numbers in the other order: right for the checker alone, on public
-    and private tests.
-    """
+    """The program prints both numbers in the other order, which only the checker accepts."""
     (problem,) = read(ENDS | ({"checker": checker} if checker else {}))
     config = default()
     config.episode.turn_limit = 1
