@@ -135,7 +135,8 @@ RUN_SLOWLY = {
     "python -m rlef_jax.report runs/mini runs/token runs/no_feedback runs/single_turn --out ablations.html": "",
     f"{PYTHON}/mini.py --workdir runs/mine --config.data.name=json_lines --config.data.dir=my_problems "
     "--config.tokenizer.vocab_size=400": f"{PYTHON}/mini.py --workdir runs/mine {TINY} --config.data.name=json_lines --config.data.dir=my_problems",
-    "python -m rlef_jax.datasets.mini_contest --data_dir=data --seed=1 --level=hard": "",
+    "python -m rlef_jax.datasets prepare mini_contest --seed=1 --level=hard": "",
+    "python -m rlef_jax.datasets prepare mini_contest [--seed N] [--train N] [--level LEVEL]": "python -m rlef_jax.datasets prepare mini_contest --seed 2 --train 8 --level hard",
     "python -m rlef_jax.plan --config experiments/configs/smollm2_135m.py": "python -m rlef_jax.plan --config experiments/configs/smollm2_135m.py --config.model.n_layers=2",
     "python experiments/evaluate.py --config FILE --checkpoint WORKDIR|HF_DIR|replay:FILE --dataset NAME[:split] --nk 1@3,10@100": f"{EVALUATE} --nk 1@3",
     "python experiments/evaluate.py --config FILE --checkpoint runs/mini --nk pass@1,pass@10 --turn_limits 1,3,5,10 "
