@@ -9,7 +9,14 @@ In a coroutine: `result = await pool.judge(job)`. Linux only. Imports nothing ou
 library.
 """
 
-from executor.feedback import CODE_CONTESTS, HUMANEVAL, MBPP, FeedbackTemplate, feedback
+from executor.feedback import (
+    CODE_CONTESTS,
+    FORMAT_REMINDER,
+    HUMANEVAL,
+    MBPP,
+    FeedbackTemplate,
+    feedback,
+)
 from executor.isolation import ISOLATIONS, LEVELS, Isolation, IsolationError, Layer
 from executor.judging.comparison import COMPARISONS, compare
 from executor.judging.functions import shown
@@ -37,6 +44,7 @@ __all__ = [
     "COMPARISONS",
     "CallTest",
     "Checker",
+    "FORMAT_REMINDER",
     "FeedbackTemplate",
     "HUMANEVAL",
     "ISOLATIONS",

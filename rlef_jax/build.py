@@ -11,13 +11,12 @@ import jax
 
 import executor
 from rlef_jax import datasets, llama, sharding
-from rlef_jax import tokenizer as tokenizers
 from rlef_jax.config import most_turns, stream_capacity
 from rlef_jax.datasets import demonstrations
 from rlef_jax.llama import LlamaConfig, attention, hf_config
 from rlef_jax.runtime import hosts, interrupt
 from rlef_jax.runtime.progress import progress
-from rlef_jax.tokenizer import Tokenizer
+from rlef_jax.tokenizer import Tokenizer, load_tokenizer, train_sentencepiece
 from rlef_jax.types import Problem
 
 # Settings of the model that are not its shape: a checkpoint of any may be computed with these.
@@ -76,10 +75,9 @@ def tokenizer(config, workdir: str, problems: Sequence[Problem]) -> Tokenizer:
     check_tokenizer(config)
     path = tokenizer_path(config, workdir)
     if not os.path.exists(path):
-        tokenizers.train_sentencepiece(
-            demonstrations.tokenizer_texts(problems), path, config.tokenizer.vocab_size
-        )
-    return tokenizers.open(path)
+        texts = demonstrations.tokenizer_texts(problems)
+        train_sentencepiece(texts, path, config.tokenizer.vocab_size)
+    return load_tokenizer(path)
 
 
 def check_tokenizer(config) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 import executor
 from rlef_jax import episode as episodes
 from rlef_jax.datasets.selection import Selection
-from rlef_jax.prompts import MESSAGES, ChatLayout, Messages, fenced
+from rlef_jax.prompts import MESSAGES, Messages, fenced
 from rlef_jax.runtime.progress import progress
 from rlef_jax.tokenizer import Tokenizer
+from rlef_jax.tokenizer.layouts import ChatLayout
 from rlef_jax.types import Episode, Problem
 
 # What the random-feedback ablation shows when another problem's wrong solution fails none of its

@@ -15,13 +15,14 @@ from safetensors.numpy import load_file
 
 from experiments import export_hf
 from experiments.configs import mini
-from rlef_jax import llama, prompts, sft, sharding
+from rlef_jax import llama, sft, sharding
 from rlef_jax.learner import TrainState
 from rlef_jax.llama import LlamaConfig
 from rlef_jax.ppo_update import init_value
 from rlef_jax.runtime import checkpoint
 from rlef_jax.runtime.checkpoint import Checkpoints
 from rlef_jax.tokenizer.export import write_hf
+from rlef_jax.tokenizer.layouts import ChatLayout
 
 ROOT = os.path.join(os.path.dirname(__file__), "..")
 
@@ -165,7 +166,7 @@ def test_transformers_opens_it_and_says_the_same(run, mesh_of, tiny_tokenizer, t
     assert len(list(out.glob("model-*.safetensors"))) > 1
     opened = transformers.AutoModelForCausalLM.from_pretrained(out, local_files_only=True)
     tokenizer = transformers.AutoTokenizer.from_pretrained(out, local_files_only=True)
-    layout = prompts.ChatLayout.make("mini", tiny_tokenizer)
+    layout = ChatLayout.make("mini", tiny_tokenizer)
     ids = layout.first(tiny_tokenizer.encode("print(int(input()) + 3)"))
     messages = [{"role": "user", "content": "print(int(input()) + 3)"}]
     assert (

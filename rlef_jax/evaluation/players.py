@@ -15,7 +15,6 @@ import jax
 import executor
 from rlef_jax import build, llama
 from rlef_jax import environment as environments
-from rlef_jax import tokenizer as tokenizers
 from rlef_jax.config import stream_capacity
 from rlef_jax.environment import Environment
 from rlef_jax.evaluation.recording import Replay
@@ -23,7 +22,7 @@ from rlef_jax.llama import LlamaConfig
 from rlef_jax.rollout import Collector
 from rlef_jax.runtime import checkpoint, workdir
 from rlef_jax.runtime.progress import compiling, progress
-from rlef_jax.tokenizer import Tokenizer
+from rlef_jax.tokenizer import Tokenizer, load_tokenizer
 from rlef_jax.types import Episode, Problem
 
 _NOISE = 4  # fold_in(key(seed), this): noise that no run has used
@@ -118,7 +117,7 @@ def _of_run(config, path: str) -> Llama:
         or of_run["model"]["hf_dir"]
         or os.path.join(path, "tokenizer.model")
     )
-    tokenizer = tokenizers.open(config.tokenizer.path or trained)
+    tokenizer = load_tokenizer(config.tokenizer.path or trained)
     if tokenizer.vocab_size > model.vocab_size:
         raise ValueError(
             f"the tokenizer {tokenizer.path} has {tokenizer.vocab_size} ids, but the model of {path} only {model.vocab_size}: "
@@ -134,7 +133,7 @@ def _of_hugging_face(config, path: str) -> Llama:
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.model.hf_dir = path
-    tokenizer = tokenizers.open(config.tokenizer.path or path)
+    tokenizer = load_tokenizer(config.tokenizer.path or path)
     model = build.model(config, tokenizer.vocab_size)
     mesh = build.mesh(config, model)
     with progress(model.n_params, "weights", "parameter") as bar:

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from rlef_jax import llama, sharding
-from rlef_jax.llama import LlamaConfig, hf, hf_config
+from rlef_jax.llama import LlamaConfig, hf, hf_config, hf_export
 
 TINY = {
     "model_type": "llama",
@@ -402,11 +402,11 @@ def test_an_export_that_dies_leaves_nothing_that_looks_whole(random_params, monk
             raise OSError("no space left on device")
         save_file(*arguments, **options)
 
-    monkeypatch.setattr(hf, "save_file", dies)
+    monkeypatch.setattr(hf_export, "save_file", dies)
     with pytest.raises(OSError, match="no space"):
         llama.save_hf(PLAIN, random_params(PLAIN), tmp_path / "out", max_shard_bytes=3000)
     assert os.listdir(tmp_path) == ["out.part"]
-    monkeypatch.setattr(hf, "save_file", save_file)
+    monkeypatch.setattr(hf_export, "save_file", save_file)
     llama.save_hf(PLAIN, random_params(PLAIN), tmp_path / "out")
     assert os.listdir(tmp_path) == ["out"] and len(os.listdir(tmp_path / "out")) == 3
 

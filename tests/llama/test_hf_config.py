@@ -104,7 +104,7 @@ def test_published_sizes(name):
     config = hf_config.parse(fields, name)
     assert config.n_params == n_params
     # Once more, from what the files would hold.
-    shapes = [tensor.shape for tensor in hf._tensors(hf._shapes(config, "float32"))]
+    shapes = [tensor.shape for tensor in hf.tensors(hf.parameter_shapes(config, "float32"))]
     assert sum(int(np.prod(shape)) for shape in shapes) == n_params
 
 
