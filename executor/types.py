@@ -190,6 +190,11 @@ class Result:
     def passed(self) -> bool:
         return self.verdict is Verdict.OK
 
+    @property
+    def lost(self) -> bool:
+        """The sandbox failed, so that nothing is known of the program."""
+        return self.verdict is Verdict.INFRASTRUCTURE
+
 
 def summarise(tests: tuple[TestResult, ...], error: str = "") -> Result:
     """The Result of a job whose program compiled and whose tests were judged as given."""

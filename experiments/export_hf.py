@@ -58,12 +58,12 @@ def export(
     check_free(out)
     paths = Workdir(workdir)
     settings, model = ConfigDict(_read(paths.config)), LlamaConfig.from_dict(_read(paths.model))
-    phase, step = checkpoint.find(workdir, which, step)
+    phase, step = checkpoint.find(paths, which, step)
     tokenizer = load_tokenizer(build.tokenizer_path(settings, workdir))
     layout_name = settings.tokenizer.layout
     layout = ChatLayout.make(layout_name, tokenizer, settings.tokenizer.system)
     model, mesh = dataclasses.replace(model, dtype=dtype), sharding.make_mesh(1, -1, 1)
-    params, value_head_D1 = checkpoint.restore_network(workdir, phase, step, model, mesh, network)
+    params, value_head_D1 = build.restore_network(paths, phase, step, model, mesh, network)
 
     def beside(directory: str) -> None:
         write_hf(tokenizer, layout_name, directory)

@@ -1,84 +1,75 @@
-"""An episode as a pure state machine (paper section 2.1): no jax, no I/O, every function returns a
-new `Episode`.
+"""Runs an episode as a pure state machine (paper section 2.1): no jax, no I/O, no tokenizer.
 
-    start -> RESPONSE -> receive_response -> FEEDBACK -> receive_feedback -> RESPONSE (another turn)
-                                                                          -> VERDICT ->
-                                                                          receive_verdict -> DONE
+    start -> RESPONSE -> receive_response -> TESTS -> receive_tests -> MESSAGE -> receive_message
+                ^                                          |                          |
+                '------------------------------------------|--------------------------'
+                                                           |-> VERDICT -> receive_verdict -> DONE
+                                                           '-> DONE, or LOST
 
-The caller owns tokenizer, sampler and executor; this module owns what may follow what, and the
-stream of tokens.
+Every function takes an `Episode`, and returns a new one with a status that says what it waits for.
+`environment` brings it that; this module owns what may follow what, and the stream of tokens.
 """
 
 import dataclasses
 
 import numpy as np
 
-import executor
+from executor import Result
 from rlef_jax.prompts import extract_program
 from rlef_jax.types import Episode, Problem, Status, TokenStream, Turn
 
 
 def start(id: int, problem: Problem, prompt_tokens) -> Episode:
     """o_0: the stream holds the first message, up to the point where the model speaks."""
-    # the sampler keeps the last one pending, and needs something in the cache before it
+    # The sampler keeps the last token pending, and needs one in the cache before it.
     if len(prompt_tokens) < 2:
         raise ValueError(
-            f"episode {id} ({problem.name}): the first message has {len(prompt_tokens)} token(s), it needs at least 2"
+            f"episode {id} ({problem.name}): the first message has {len(prompt_tokens)} token(s), "
+            "it needs at least 2"
         )
     return Episode(id, problem, TokenStream.empty().append(prompt_tokens), Status.RESPONSE)
 
 
 def receive_response(episode: Episode, tokens, logprobs, text: str) -> Episode:
-    """a_t: the sampled tokens with their log-probs, and the response, prefill included. Its program
-    waits for its tests.
-    """
+    """a_t: the sampled tokens with their log-probs, and the whole response as text."""
     _expect(episode, Status.RESPONSE)
     first = len(episode.stream)
     stream = episode.stream.append(tokens, logprobs)
     turn = Turn(first, len(stream), text, extract_program(text))
-    return dataclasses.replace(
-        episode, stream=stream, status=Status.FEEDBACK, turns=(*episode.turns, turn)
-    )
+    turns = (*episode.turns, turn)
+    return dataclasses.replace(episode, stream=stream, status=Status.TESTS, turns=turns)
 
 
-def is_over(episode: Episode, result: executor.Result | None, turn_limit: int) -> bool:
-    """Whether the public result of the last turn (None: no program) ends the conversation."""
-    return (result is not None and result.passed) or len(episode.turns) >= turn_limit
+def receive_tests(episode: Episode, result: Result | None, is_last: bool) -> Episode:
+    """The public result of the last program, None where the response has no program.
 
-
-def receive_feedback(
-    episode: Episode, result: executor.Result | None, turn_limit: int, message="", tokens=()
-) -> Episode:
-    """o_{t+1}: the public result of the last program, and the message about it, spliced into the
-    stream.
-
-    A conversation that is over takes no message. One that failed its public tests has failed; one
-    that passed them waits for the judge.
+    A program that passes goes to the judge; one that fails has failed in the last turn the rules
+    allow (`is_last`), and a message about it is due in an earlier one.
     """
-    _expect(episode, Status.FEEDBACK)
-    over = is_over(episode, result, turn_limit)
-    if over == bool(len(tokens)):
-        raise ValueError(
-            f"episode {episode.id}: {'an ended' if over else 'a failed'} turn {'takes no' if over else 'needs a'} message"
-        )
-    turn = dataclasses.replace(episode.turns[-1], result=result, feedback=None if over else message)
-    episode = dataclasses.replace(episode, turns=(*episode.turns[:-1], turn))
-    if not over:
-        return dataclasses.replace(
-            episode, stream=episode.stream.append(tokens), status=Status.RESPONSE
-        )
-    passed = result is not None and result.passed
-    return dataclasses.replace(
-        episode, passed_public=passed, status=Status.VERDICT if passed else Status.DONE
-    )
+    _expect(episode, Status.TESTS)
+    if result is not None and result.lost:
+        return dataclasses.replace(episode, status=Status.LOST)
+    turns = (*episode.turns[:-1], dataclasses.replace(episode.turns[-1], result=result))
+    if passed := result is not None and result.passed:
+        status = Status.VERDICT
+    else:
+        status = Status.DONE if is_last else Status.MESSAGE
+    return dataclasses.replace(episode, turns=turns, passed_public=passed, status=status)
 
 
-def receive_verdict(episode: Episode, passed: bool) -> Episode:
-    """The judge's word on the final program, which passed the public tests: did it pass the private
-    ones too?
-    """
+def receive_message(episode: Episode, message: str, tokens) -> Episode:
+    """o_{t+1}: the message about the program that failed, with the tokens to splice."""
+    _expect(episode, Status.MESSAGE)
+    turns = (*episode.turns[:-1], dataclasses.replace(episode.turns[-1], feedback=message))
+    stream = episode.stream.append(tokens)
+    return dataclasses.replace(episode, turns=turns, stream=stream, status=Status.RESPONSE, drawn=0)
+
+
+def receive_verdict(episode: Episode, result: Result) -> Episode:
+    """The result of the final program, which passed the public tests, on the private ones."""
     _expect(episode, Status.VERDICT)
-    return dataclasses.replace(episode, passed=bool(passed), status=Status.DONE)
+    status = Status.LOST if result.lost else Status.DONE
+    return dataclasses.replace(episode, passed=result.passed, status=status)
 
 
 def task_rewards(episode: Episode, invalid_penalty: float) -> np.ndarray:
@@ -96,6 +87,5 @@ def task_rewards(episode: Episode, invalid_penalty: float) -> np.ndarray:
 
 def _expect(episode: Episode, status: Status) -> None:
     if episode.status != status:
-        raise ValueError(
-            f"episode {episode.id} waits for {episode.status.value}, not {status.value}"
-        )
+        waits = f"episode {episode.id} waits for {episode.status.value}"
+        raise ValueError(f"{waits}, not {status.value}")

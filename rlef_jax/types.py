@@ -1,13 +1,13 @@
-"""The frozen dataclasses that cross module boundaries. Plain Python and numpy: nothing here imports
-jax.
+"""Defines the frozen dataclasses that modules hand to each other: plain Python and numpy, no jax.
 
-Shape suffixes used throughout the library: B rows (sequences or sampler slots), T tokens, K turns
-(in llama/: width of a head), V vocabulary, D model width, L layers, S cache slots, H query heads, G
-key/value heads.
+Shape suffixes of the whole library: B rows (sequences or sampler slots), T tokens, K turns (in
+llama/: width of a head), V vocabulary, D model width, L layers, S cache slots, H query heads,
+G key/value heads.
 """
 
 import dataclasses
 import enum
+from collections.abc import Callable
 
 import numpy as np
 
@@ -19,12 +19,14 @@ from executor import AnyTest
 class Problem:
     """One programming problem, the same schema for every data set.
 
-    `public_tests` may be shown to the model through feedback; `private_tests` reach the judge alone
-    (invariant I7). `solutions` and `incorrect_solutions` are known right and wrong programs: the
-    supervised warm start is made from them, and the random-feedback ablation runs the wrong ones.
-    They may be empty. `example` is a test to be shown beside the statement, where a data set has
-    one that the statement does not show already. `checker` judges outputs where several are right;
-    without one they are compared with the expected ones, as `data.comparison` says.
+    Attributes:
+      public_tests: may be shown to the model through feedback.
+      private_tests: reach the judge alone (invariant I7).
+      solutions: known right programs; with `incorrect_solutions`, known wrong ones, they make the
+        demonstrations of the warm start. Random feedback runs the wrong ones. Both may be empty.
+      example: a test to show beside the statement, where the statement does not show it already.
+      checker: judges outputs where several are right; without one, outputs are compared with the
+        expected ones, as `data.comparison` says.
     """
 
     name: str
@@ -41,13 +43,13 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class TokenStream:
-    """A conversation as the model saw it: append-only (I1), and exactly what the KV cache holds
-    (I2).
+    """A conversation as the model saw it: append-only (I1), and what the KV cache holds (I2).
 
     Attributes:
-      tokens_T: int32. `is_action_T`: bool, true for sampled tokens only (I3).
+      tokens_T: int32.
+      is_action_T: bool, true for sampled tokens only (I3).
       logprobs_T: float32, log-probability of each sampled token under the distribution it was drawn
-          from (I4); 0 elsewhere.
+        from (I4); 0 elsewhere.
     """
 
     tokens_T: np.ndarray
@@ -62,20 +64,13 @@ class TokenStream:
         return len(self.tokens_T)
 
     def append(self, tokens, logprobs=None) -> "TokenStream":
-        """A longer stream; `logprobs` given means that the tokens were sampled, absent that they
-        were spliced in.
-        """
+        """A longer stream. Tokens with `logprobs` were sampled, tokens without were spliced in."""
         tokens = np.asarray(tokens, np.int32)
         is_action = np.full(len(tokens), logprobs is not None)
-        logprobs = (
-            np.zeros(len(tokens), np.float32)
-            if logprobs is None
-            else np.asarray(logprobs, np.float32)
-        )
+        logprobs = np.asarray(np.zeros(len(tokens)) if logprobs is None else logprobs, np.float32)
         if logprobs.shape != tokens.shape:
-            raise ValueError(
-                f"{len(tokens)} tokens but {len(logprobs)} log-probs: each sampled token needs exactly one"
-            )
+            sizes = f"{len(tokens)} tokens but {len(logprobs)} log-probs"
+            raise ValueError(f"{sizes}: each sampled token needs exactly one")
         return TokenStream(
             np.concatenate([self.tokens_T, tokens]),
             np.concatenate([self.is_action_T, is_action]),
@@ -83,22 +78,38 @@ class TokenStream:
         )
 
 
+class Noise(enum.IntEnum):
+    """Streams of random numbers that must not meet: keys fold_in(key(seed), stream) on the device,
+    generators default_rng((seed, stream, ...)) on the host.
+    """
+
+    TRAINING = 0  # sampled tokens of the collections
+    TESTING = 1  # ... of the evaluations before and after
+    VALIDATION = 2  # ... of those in between
+    ORDER = 3  # of problems in an epoch
+    EVALUATION = 4  # sampled tokens of an evaluation that stands by itself
+    MINIBATCHES = 5  # which episodes learn together
+    WARM_START = 7  # which demonstrations learn together
+    VALUE_HEAD = 11  # weights of the value network's output
+
+
 class Status(enum.Enum):
     """What an episode waits for."""
 
     RESPONSE = "response"  # the model's next response
-    FEEDBACK = "feedback"  # the public tests of the last program
-    VERDICT = "verdict"  # the private tests of the final program
-    DONE = "done"
+    TESTS = "tests"  # the result of the last program on the public tests
+    MESSAGE = "message"  # the words about a program that failed them
+    VERDICT = "verdict"  # the result of the final program on the private tests
+    DONE = "done"  # nothing: the conversation is over
+    LOST = "lost"  # nothing: the sandbox failed, not the program
 
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """One response and what became of it. `start` and `stop` span its tokens in the stream; `start
-    - 1` is c_t's last one.
+    """One response and what became of it.
 
-    `response` is the whole text: what it was pre-filled with, whose tokens belong to c_t, and what
-    was sampled.
+    Its tokens are `start` to `stop` in the stream, and `start - 1` is the last token of c_t.
+    `response` is the whole text: the prefill, whose tokens belong to c_t, and what was sampled.
     """
 
     start: int
@@ -111,15 +122,17 @@ class Turn:
     @property
     def valid(self) -> bool:
         """A code block was found and it compiles (known once the executor has answered)."""
-        return self.program is not None and (
-            self.result is None or self.result.verdict != executor.Verdict.INVALID_PROGRAM
-        )
+        if self.program is None:
+            return False
+        return self.result is None or self.result.verdict != executor.Verdict.INVALID_PROGRAM
 
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """A conversation about one problem, at some moment (paper section 2.1). `id` keys its sampling
-    noise (I10).
+    """A conversation about one problem, at some moment (paper section 2.1).
+
+    `id` keys its sampling noise (I10). `drawn` counts the programs of other problems that random
+    feedback has tried for the message that is due.
     """
 
     id: int
@@ -129,40 +142,47 @@ class Episode:
     turns: tuple[Turn, ...] = ()
     passed_public: bool = False
     passed: bool = False  # public and private; meaningful once DONE
+    drawn: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class TrajectoryBatch:
-    """Finished episodes, padded to one length. K is the turn limit, turns that did not happen are
-    masked.
+    """Finished episodes, padded to one length; K is the turn limit.
 
-    `logprobs_BT[b, t]` belongs to the token `tokens_BT[b, t]`, given those before it. `turn_BT` is
-    the turn a sampled token belongs to, -1 for prompt, feedback and padding. `prompt_end_BK`
-    indexes the last token before turn k's response, where V(c_k) is read. `task_rewards_BK` is r(s,
-    a) of the paper without the KL term.
+    `logprobs_BT[b, t]` belongs to the token `tokens_BT[b, t]`, given those before it.
     """
 
     tokens_BT: np.ndarray  # int32
     lengths_B: np.ndarray  # int32
     logprobs_BT: np.ndarray  # float32
-    turn_BT: np.ndarray  # int32
-    prompt_end_BK: np.ndarray  # int32
-    turn_mask_BK: np.ndarray  # bool
-    task_rewards_BK: np.ndarray  # float32 (I5)
+    turn_BT: np.ndarray  # int32: turn of a sampled token; -1 for prompt, feedback and padding
+    prompt_end_BK: np.ndarray  # int32: the last token before turn k's response, where V(c_k) is
+    turn_mask_BK: np.ndarray  # bool: false for turns that did not happen
+    task_rewards_BK: np.ndarray  # float32 (I5): r(s, a) of the paper without the KL term
 
 
 @dataclasses.dataclass(frozen=True)
 class Learnt:
-    """What an update made of a `TrajectoryBatch`, float32 [B, K] and [B, T].
+    """The numbers behind an update of a `TrajectoryBatch`, float32.
 
-    `values_BK` is V(c_k) before the update and `returns_BK` is G_k, both 0 at turns that did not
-    happen. The others belong to sampled tokens: log ρ, the advantage, and π after the update over π
-    before it; elsewhere these are 0, 0 and 1.
+    Those of a turn are 0 where it did not happen; those of a token that was not sampled are 0,
+    and 1 for its ratio.
     """
 
     task_rewards_BK: np.ndarray
-    values_BK: np.ndarray
-    returns_BK: np.ndarray
-    reference_logprobs_BT: np.ndarray
+    values_BK: np.ndarray  # V(c_k) before the update
+    returns_BK: np.ndarray  # G_k
+    reference_logprobs_BT: np.ndarray  # log ρ
     advantages_BT: np.ndarray
-    ratios_BT: np.ndarray
+    ratios_BT: np.ndarray  # π after the update over π before it
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A jitted function with abstract arguments, for `rlef_jax.plan` to compile ahead of time."""
+
+    network: str  # policy or value
+    kind: str  # splice, decode, log-probs, values, gradient or step
+    length: int  # tokens of each row in a call
+    function: Callable
+    arguments: tuple

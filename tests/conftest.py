@@ -20,7 +20,13 @@ import numpy as np
 import pytest
 
 import executor
-from rlef_jax import episode as episodes
+from rlef_jax.episode import (
+    receive_message,
+    receive_response,
+    receive_tests,
+    receive_verdict,
+    start,
+)
 from rlef_jax import tokenizer
 from rlef_jax.prompts import fenced
 from rlef_jax.types import Problem, Status
@@ -44,6 +50,12 @@ def one_worker():
         yield pool
 
 
+def result_of(verdict: str, output: str = "", error: str = "") -> executor.Result:
+    """The result of a job with a single test."""
+    test = executor.TestResult(executor.Verdict(verdict), 0.012, output, error)
+    return executor.Result(test.verdict, (test,), 0.012)
+
+
 @pytest.fixture(scope="session")
 def play():
     """play(["WRONG_ANSWER", None, "OK"], ...) -> a finished episode with these public verdicts;
@@ -57,22 +69,17 @@ def play():
         problem = Problem(
             name, "statement", (executor.Test("1\n", "2\n"),), (executor.Test("5\n", "6\n"),)
         )
-        episode = episodes.start(id, problem, np.arange(1, prompt + 1))
+        episode = start(id, problem, np.arange(1, prompt + 1))
         for k, verdict in enumerate(verdicts):
             n = responses[k] if responses else 2
             text = "no code" if verdict is None else "```python\nprint(1)\n```"
-            episode = episodes.receive_response(
-                episode, np.full(n, 10 + k), -0.5 * np.ones(n), text
-            )
-            result = None
-            if verdict is not None:
-                test = executor.TestResult(executor.Verdict(verdict))
-                result = executor.Result(test.verdict, (test,), 0.0)
-            over = episodes.is_over(episode, result, turn_limit)
-            message = ((), "") if over else ([7, 8, 9], "try again")
-            episode = episodes.receive_feedback(episode, result, turn_limit, message[1], message[0])
+            episode = receive_response(episode, np.full(n, 10 + k), -0.5 * np.ones(n), text)
+            result = None if verdict is None else result_of(verdict)
+            episode = receive_tests(episode, result, k + 1 >= turn_limit)
+            if episode.status == Status.MESSAGE:
+                episode = receive_message(episode, "try again", [7, 8, 9])
         if episode.status == Status.VERDICT:
-            episode = episodes.receive_verdict(episode, passed)
+            episode = receive_verdict(episode, result_of("OK" if passed else "WRONG_ANSWER"))
         assert episode.status == Status.DONE, "these verdicts do not end a conversation"
         return episode
 
@@ -189,23 +196,22 @@ def _recorded(tok, id, verdicts, passed, text=""):
     """
     tests = (executor.Test(f"1\n{text}", f"2\n{text}"),)
     problem = Problem(f"add{text}/{id}", f"Add{text}.", tests, (executor.Test("SECRET", "SECRET"),))
-    episode = episodes.start(id, problem, [tok.id("<s>"), *tok.encode(problem.statement)])
+    episode = start(id, problem, [tok.id("<s>"), *tok.encode(problem.statement)])
     for k, verdict in enumerate(verdicts):
         response = (
             fenced(f"a = int(input())\nprint(a + {k})  # {text}") if verdict else f"no code{text}"
         )
         ids = [*tok.encode(response), tok.id("<|end|>")]
-        episode = episodes.receive_response(episode, ids, np.linspace(-4, 0, len(ids)), response)
-        result = None
-        if verdict is not None:
-            error = "trace" if verdict == "RUNTIME_ERROR" else ""
-            test = executor.TestResult(executor.Verdict(verdict), 0.012, f"{k}{text}", error)
-            result = executor.Result(test.verdict, (test,), 0.012)
-        told = "" if k + 1 == len(verdicts) else f"try again{text}"
-        episode = episodes.receive_feedback(episode, result, len(verdicts), told, tok.encode(told))
-    return (
-        episodes.receive_verdict(episode, passed) if episode.status == Status.VERDICT else episode
-    )
+        episode = receive_response(episode, ids, np.linspace(-4, 0, len(ids)), response)
+        error = "trace" if verdict == "RUNTIME_ERROR" else ""
+        result = result_of(verdict, f"{k}{text}", error) if verdict else None
+        episode = receive_tests(episode, result, k + 1 == len(verdicts))
+        if episode.status == Status.MESSAGE:
+            told = f"try again{text}"
+            episode = receive_message(episode, told, tok.encode(told))
+    if episode.status == Status.VERDICT:
+        episode = receive_verdict(episode, result_of("OK" if passed else "WRONG_ANSWER"))
+    return episode
 
 
 @pytest.fixture(scope="module")
@@ -279,8 +285,7 @@ def world(tmp_path_factory):
     import jax
 
     from experiments.configs import mini
-    from rlef_jax import build, llama, sft, sharding
-    from rlef_jax import environment as environments
+    from rlef_jax import build, llama, scripted, sft, sharding
     from rlef_jax.config import checks, stream_capacity
     from rlef_jax.llama import LlamaConfig
 
@@ -301,11 +306,11 @@ def world(tmp_path_factory):
         rollouts=16, minibatches=2, warmup_steps=0, learning_rate=1e-3, value_learning_rate=1e-3
     )
     checks.validate(config)
-    problems = build.data(config, str(folder))["train"]
+    problems = build.problems(config, "train", str(folder))
     tokenizer = build.tokenizer(config, str(folder), problems)
     with executor.Pool(2) as pool:
-        environment = environments.from_config(config, tokenizer, pool, problems)
-        problems = environments.fitting(problems, environment, "train")
+        environment = build.environment(config, tokenizer, pool, problems)
+        problems = build.fitting(problems, environment, "train")
         model = LlamaConfig.from_settings(config.model, tokenizer.vocab_size)
         mesh = sharding.make_mesh(1, 1, 1, devices=jax.devices()[:1])
         # The easiest to say: two wrong programs and a right one for each of five problems.
@@ -319,9 +324,12 @@ def world(tmp_path_factory):
                 for i, problem in enumerate(problems * 2)
             ],
         ]
-        played = [sft.play(turns, environment, lambda n: None) for turns in scripts]
+        played = [
+            sorted(scripted.play(turns, environment, judged=False), key=lambda episode: episode.id)
+            for turns in scripts
+        ]
         capacity = stream_capacity(config)
-        pools = [sft.to_arrays(episodes, capacity, tokenizer.pad_id) for episodes in played]
+        pools = [sft.Pool.of(episodes, capacity, tokenizer.pad_id) for episodes in played]
         params = {"policy": llama.init(model, jax.random.key(0))}
         learner = sft.make_learner(model, mesh, config, params)
         state = learner.init(params)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import executor
-from rlef_jax import episode as episodes
 from rlef_jax import report, tokenizer
-from rlef_jax.environment import Environment, fitting
+from rlef_jax.build import fitting
+from rlef_jax.environment import Environment
 from rlef_jax.prompts import CODE_CONTESTS, HUMANEVAL_PLUS, MINI, fenced
 from rlef_jax.tokenizer.layouts import ChatLayout
 from rlef_jax.types import Problem, Status
@@ -59,8 +59,9 @@ def respond(environment, episode, text, closed=True):
     """One turn as the roller plays it: the response, its public tests, the feedback."""
     tokens = environment.tokenizer.encode(text) + [environment.layout.end] * closed
     episode = environment.receive_response(episode, tokens, -np.ones(len(tokens)))
-    future = environment.submit_public(episode)
-    return environment.receive_public(episode, future.result(timeout=30) if future else None)
+    while episode.status in (Status.TESTS, Status.MESSAGE):
+        episode = environment.receive(episode, environment.submit(episode).result(timeout=30))
+    return episode
 
 
 def play(environment, *texts, problem=INCREMENT, id=0):
@@ -83,7 +84,7 @@ def test_a_conversation_reads_as_laid_out(environment):
         f"<|user|>- input `1` failed:\nExpected output `2` but got `0`<|assistant|>{right}<|end|>"
     )
     # int() of a private input
-    assert environment.submit_private(episode).result(timeout=30).verdict == "RUNTIME_ERROR"
+    assert environment.submit(episode).result(timeout=30).verdict == "RUNTIME_ERROR"
 
 
 @pytest.mark.parametrize("feedback", ["true", "random", "none"])
@@ -97,10 +98,10 @@ def test_private_tests_reach_nothing_that_is_read_or_kept(
     snoop = "import os, sys\nprint(sys.argv, os.listdir('.'), sys.stdin.read())\nfor f in os.listdir('.'): print(open(f).read())"
     episode = play(environment, fenced(snoop), "no code", fenced(PASSES_PUBLIC))
     assert episode.status == Status.VERDICT
-    judged = environment.submit_private(episode).result(timeout=30)
+    judged = environment.submit(episode).result(timeout=30)
     # the secret was at hand
     assert judged.verdict == "WRONG_ANSWER" and "SECRET-INPUT" in judged.tests[0].output
-    episode = episodes.receive_verdict(episode, judged.passed)
+    episode = environment.receive(episode, judged)
     assert episode.status == Status.DONE and not episode.passed
     path = tmp_path / "episodes.jsonl.gz"
     report.write_episodes(str(path), [episode], environment.tokenizer)
@@ -234,8 +235,8 @@ def test_a_response_that_ends_with_another_stop_is_not_cut_but_still_ended_prope
         environment.start(0, INCREMENT), tokens, -np.ones(len(tokens))
     )
     assert episode.turns[0].response == fenced("print(0)")
-    episode = environment.receive_public(
-        episode, environment.submit_public(episode).result(timeout=30)
+    episode = environment.receive(
+        episode, environment.submit(episode).result(timeout=30)
     )
     stop = episode.turns[0].stop
     assert episode.status == Status.RESPONSE
@@ -373,7 +374,7 @@ def test_a_pre_filled_conversation_reads_as_laid_out(prefilling):
     assert episode.turns[0].feedback == feedback and "SECRET" not in text_of(prefilling, episode)
     assert (
         episode.status == Status.VERDICT
-        and prefilling.submit_private(episode).result(timeout=30).passed
+        and prefilling.submit(episode).result(timeout=30).passed
     )
 
 
@@ -466,5 +467,5 @@ def test_a_problem_without_private_tests_is_decided_by_the_public_ones(prefillin
     episode = play(prefilling, "    return 2 * x\n```", problem=bare)
     assert (
         episode.status == Status.VERDICT
-        and prefilling.submit_private(episode).result(timeout=30).passed
+        and prefilling.submit(episode).result(timeout=30).passed
     )

@@ -8,8 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import executor
-from rlef_jax import episode as episodes
-from rlef_jax.types import Problem, Status, TokenStream
+from rlef_jax.episode import (
+    receive_message,
+    receive_response,
+    receive_tests,
+    receive_verdict,
+    start,
+    task_rewards,
+)
+from rlef_jax.types import Episode, Problem, Status, TokenStream
 
 PROBLEM = Problem("p", "statement", (executor.Test("1\n", "2\n"),), (executor.Test("5\n", "6\n"),))
 CODE = "```python\nprint(1)\n```"
@@ -21,13 +28,14 @@ def result(verdict: str) -> executor.Result:
     )
 
 
-def answered(turns=1) -> episodes.Episode:
-    """An episode that waits for the feedback on its response number `turns`."""
-    episode = episodes.start(3, PROBLEM, [1, 2, 3])
+def answered(turns=1) -> Episode:
+    """An episode that waits for the tests of its response number `turns`."""
+    episode = start(3, PROBLEM, [1, 2, 3])
     for turn in range(turns):
         if turn:
-            episode = episodes.receive_feedback(episode, result("WRONG_ANSWER"), 9, "no", [7, 8])
-        episode = episodes.receive_response(episode, [4, 5], [-0.1, -0.2], CODE)
+            episode = receive_tests(episode, result("WRONG_ANSWER"), False)
+            episode = receive_message(episode, "no", [7, 8])
+        episode = receive_response(episode, [4, 5], [-0.1, -0.2], CODE)
     return episode
 
 
@@ -49,7 +57,7 @@ TURNS = st.lists(st.tuples(VERDICTS, st.integers(1, 4), st.integers(1, 5)), min_
 @settings(max_examples=150, deadline=None)
 @given(turns=TURNS, turn_limit=st.integers(1, 4), prompt=st.integers(2, 6), passes=st.booleans())
 def test_any_conversation_keeps_the_invariants(turns, turn_limit, prompt, passes):
-    episode = episodes.start(0, PROBLEM, range(prompt))
+    episode = start(0, PROBLEM, range(prompt))
     grown, expected_tokens, expected_actions = (
         [episode.stream],
         list(range(prompt)),
@@ -57,7 +65,7 @@ def test_any_conversation_keeps_the_invariants(turns, turn_limit, prompt, passes
     )
     for k, (verdict, n_response, n_feedback) in enumerate(turns):
         sampled = list(range(100 * k, 100 * k + n_response))
-        episode = episodes.receive_response(
+        episode = receive_response(
             episode, sampled, [-0.25] * n_response, "none" if verdict is None else CODE
         )
         grown.append(episode.stream)
@@ -65,12 +73,13 @@ def test_any_conversation_keeps_the_invariants(turns, turn_limit, prompt, passes
         expected_actions += [True] * n_response
         judged = None if verdict is None else result(verdict)
         over = verdict == "OK" or k + 1 == turn_limit
-        assert episodes.is_over(episode, judged, turn_limit) == over
+        assert episode.status == Status.TESTS
+        episode = receive_tests(episode, judged, k + 1 == turn_limit)
+        assert (episode.status == Status.MESSAGE) == (not over)
         if over:
-            episode = episodes.receive_feedback(episode, judged, turn_limit)
             break
         spliced = [-1] * n_feedback
-        episode = episodes.receive_feedback(episode, judged, turn_limit, f"message {k}", spliced)
+        episode = receive_message(episode, f"message {k}", spliced)
         assert episode.status == Status.RESPONSE and episode.turns[k].feedback == f"message {k}"
         grown.append(episode.stream)
         expected_tokens += spliced
@@ -98,12 +107,12 @@ def test_any_conversation_keeps_the_invariants(turns, turn_limit, prompt, passes
     )
     if episode.status == Status.VERDICT:
         assert episode.passed_public and not episode.passed
-        episode = episodes.receive_verdict(episode, passes)
-        assert episode.passed == passes
+        episode = receive_verdict(episode, result("OK" if passes else "WRONG_ANSWER"))
+        assert episode.status == Status.DONE and episode.passed == passes
     else:
         assert not episode.passed_public and not episode.passed
     # I5 and the rewards, said in another way than the code does.
-    rewards = episodes.task_rewards(episode, 0.2)
+    rewards = task_rewards(episode, 0.2)
     assert rewards.dtype == np.float32 and len(rewards) == len(episode.turns)
     early = [
         -0.2 if verdict in (None, "INVALID_PROGRAM") else 0.0
@@ -117,66 +126,67 @@ def test_any_conversation_keeps_the_invariants(turns, turn_limit, prompt, passes
 def test_an_invalid_program_costs_at_a_non_final_turn_only(play):
     assert play(["INVALID_PROGRAM", None, "WRONG_ANSWER"]) is not None
     np.testing.assert_array_equal(
-        episodes.task_rewards(play(["INVALID_PROGRAM", None, "WRONG_ANSWER"]), 0.2),
+        task_rewards(play(["INVALID_PROGRAM", None, "WRONG_ANSWER"]), 0.2),
         np.float32([-0.2, -0.2, -1]),
     )
     np.testing.assert_array_equal(
-        episodes.task_rewards(play(["WRONG_ANSWER", "TIMEOUT", None]), 0.2), np.float32([0, 0, -1])
+        task_rewards(play(["WRONG_ANSWER", "TIMEOUT", None]), 0.2), np.float32([0, 0, -1])
     )
     np.testing.assert_array_equal(
-        episodes.task_rewards(play(["RUNTIME_ERROR", "OK"]), 0.2), np.float32([0, 1])
+        task_rewards(play(["RUNTIME_ERROR", "OK"]), 0.2), np.float32([0, 1])
     )
     np.testing.assert_array_equal(
-        episodes.task_rewards(play(["OK"], passed=False), 0.2), np.float32([-1])
+        task_rewards(play(["OK"], passed=False), 0.2), np.float32([-1])
     )
 
 
 def test_earlier_episodes_are_left_as_they_were():
     episode = answered()
-    later = episodes.receive_feedback(episode, result("TIMEOUT"), 3, "slow", [7])
+    later = receive_message(receive_tests(episode, result("TIMEOUT"), False), "slow", [7])
     assert (len(episode.stream), len(later.stream)) == (5, 6)
     assert episode.turns[0].feedback is None and episode.turns[0].result is None
     assert later.turns[0].feedback == "slow" and later.turns[0].result.verdict == "TIMEOUT"
 
 
+@pytest.mark.parametrize("turns", [1, 2])
+def test_an_episode_whose_sandbox_failed_is_lost(turns):
+    lost = receive_tests(answered(turns), result("INFRASTRUCTURE"), turns == 2)
+    assert lost.status == Status.LOST and lost.turns[-1].result is None and not lost.passed
+    judged = receive_tests(answered(turns), result("OK"), turns == 2)
+    lost = receive_verdict(judged, result("INFRASTRUCTURE"))
+    assert lost.status == Status.LOST and not lost.passed
+
+
 def test_calls_out_of_turn_raise():
-    waiting = episodes.start(3, PROBLEM, [1, 2])
-    failed = episodes.receive_feedback(answered(3), result("TIMEOUT"), 3)
-    passed = episodes.receive_feedback(answered(), result("OK"), 3)
+    waiting = start(3, PROBLEM, [1, 2])
+    failed = receive_tests(answered(3), result("TIMEOUT"), True)
+    passed = receive_tests(answered(), result("OK"), False)
+    due = receive_tests(answered(), result("TIMEOUT"), False)
+    lost = receive_tests(answered(), result("INFRASTRUCTURE"), False)
     calls = {
-        Status.RESPONSE: lambda e: episodes.receive_response(e, [1], [-1.0], ""),
-        Status.FEEDBACK: lambda e: episodes.receive_feedback(e, None, 3, "x", [1]),
-        Status.VERDICT: lambda e: episodes.receive_verdict(e, True),
-        Status.DONE: lambda e: episodes.task_rewards(e, 0.2),
+        Status.RESPONSE: lambda e: receive_response(e, [1], [-1.0], ""),
+        Status.TESTS: lambda e: receive_tests(e, None, True),
+        Status.MESSAGE: lambda e: receive_message(e, "x", [1]),
+        Status.VERDICT: lambda e: receive_verdict(e, result("OK")),
+        Status.DONE: lambda e: task_rewards(e, 0.2),
     }
-    for episode in (waiting, answered(), passed, failed):
+    for episode in (waiting, answered(), due, passed, failed, lost):
         for status, call in calls.items():
             if status != episode.status:
-                with pytest.raises(
-                    ValueError,
-                    match=f"episode 3 waits for {episode.status.value}, not {status.value}",
-                ):
+                match = f"episode 3 waits for {episode.status.value}, not {status.value}"
+                with pytest.raises(ValueError, match=match):
                     call(episode)
-
-
-def test_a_message_comes_exactly_when_the_conversation_goes_on():
-    with pytest.raises(ValueError, match="a failed turn needs a message"):
-        episodes.receive_feedback(answered(), result("TIMEOUT"), 3)
-    with pytest.raises(ValueError, match="an ended turn takes no message"):
-        episodes.receive_feedback(answered(), result("OK"), 3, "well done", [7])
-    with pytest.raises(ValueError, match="an ended turn takes no message"):
-        episodes.receive_feedback(answered(3), result("TIMEOUT"), 3, "slow", [7])
 
 
 def test_every_sampled_token_needs_one_log_prob():
     with pytest.raises(ValueError, match="2 tokens but 1 log-probs"):
-        episodes.receive_response(episodes.start(0, PROBLEM, [1, 2]), [4, 5], [-0.1], CODE)
+        receive_response(start(0, PROBLEM, [1, 2]), [4, 5], [-0.1], CODE)
 
 
 @pytest.mark.parametrize("tokens", [[], [1]])
 def test_a_first_message_needs_two_tokens(tokens):
     with pytest.raises(ValueError, match="it needs at least 2"):
-        episodes.start(0, PROBLEM, tokens)
+        start(0, PROBLEM, tokens)
 
 
 def test_streams_have_fixed_dtypes():

@@ -18,6 +18,7 @@ from rlef_jax.learner import TrainState
 from rlef_jax.llama import LlamaConfig
 from rlef_jax.runtime import checkpoint
 from rlef_jax.runtime.checkpoint import Checkpoints
+from rlef_jax.runtime.workdir import Workdir
 from rlef_jax.tokenizer.export import write_hf
 from rlef_jax.tokenizer.layouts import ChatLayout
 
@@ -54,12 +55,10 @@ def run(tmp_path_factory, tiny_tokenizer, mesh_of, random_params):
 
     learner = sft.make_learner(model, mesh, config, {"policy": random_params(model)})
     state = learner.init({"policy": random_params(model)})
-    arrays = {
-        "tokens": np.arange(128, dtype=np.int32).reshape(8, 16),
-        "weights": np.full((8, 16), 1 / 128, np.float32),
-    }
+    tokens_BT = np.arange(128, dtype=np.int32).reshape(8, 16)
+    arrays = sft.Piece(tokens_BT, np.full((8, 16), 1 / 128, np.float32))
     for _ in range(config.sft.steps):
-        state, _ = learner.step(state, arrays, np.full(8, 16))
+        state, _ = learner.step(state, {"policy": arrays}, np.full(8, 16))
     warm = jax.device_get(state.params["policy"])
     assert np.abs(warm["embed_tokens"] - random_params(model)["embed_tokens"]).max() > 1e-3
     save("sft", (3, state))
@@ -123,12 +122,12 @@ def test_without_a_best_the_last_of_rlef_and_without_that_the_warm_start(run, tm
     workdir = tmp_path / "run"
     shutil.copytree(run[0], workdir)
     shutil.rmtree(workdir / "checkpoints" / "best")
-    assert checkpoint.find(str(workdir), "auto", None) == ("rlef", 7)
+    assert checkpoint.find(Workdir(str(workdir)), "auto", None) == ("rlef", 7)
     shutil.rmtree(workdir / "checkpoints" / "rlef")
-    assert checkpoint.find(str(workdir), "auto", None) == ("sft", 3)
+    assert checkpoint.find(Workdir(str(workdir)), "auto", None) == ("sft", 3)
     message = "does not have a checkpoint; what it has by phase is best: none$"
     with pytest.raises(FileNotFoundError, match=message):
-        checkpoint.find(str(workdir), "best", None)
+        checkpoint.find(Workdir(str(workdir)), "best", None)
     assert not (workdir / "checkpoints" / "best").exists()
 
 
@@ -211,7 +210,7 @@ def test_a_model_json_of_another_model(run, change, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(run[0], workdir)
     (workdir / "model.json").write_text(json.dumps(run[1].to_dict() | change))
-    message = "best/4/state does not hold parameters of the model that model.json describes"
+    message = "best/4/state does not hold parameters of the model in model.json"
     with pytest.raises(ValueError, match=message):
         export_hf.export(str(workdir), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()

@@ -89,8 +89,8 @@ def conversation(name: str, problem: Problem, tokenizer, pool, feedback: str) ->
     for response in responses:
         tokens = [*tokenizer.encode(response), environment.layout.end]
         episode = environment.receive_response(episode, tokens, np.zeros(len(tokens)))
-        future = environment.submit_public(episode)
-        episode = environment.receive_public(episode, future.result(timeout=60) if future else None)
+        while future := environment.submit(episode):
+            episode = environment.receive(episode, future.result(timeout=60))
     text = tokenizer.decode(episode.stream.tokens_T, keep_special=True)
     for token in ("<|user|>", "<|assistant|>", "<|end|>"):
         text = text.replace(token, f"\n{token}\n")  # a line to each, so that the files can be read

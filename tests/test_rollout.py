@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import executor
-from rlef_jax import llama, rollout, sampler, sharding, trajectories
+from rlef_jax import build, llama, ppo, sampler, sharding, trajectories
 from rlef_jax.runtime.metrics import CompileCounter
 from rlef_jax.types import Status
 
@@ -36,9 +36,8 @@ def collect(
     if key not in COLLECTORS:
         config = world.config.copy_and_resolve_references()
         config.sampler.update(slots=slots, **options)
-        COLLECTORS[key] = rollout.Collector(
-            world.model, world.mesh, config, world.capacity, world.environment.layout.stops
-        )
+        stops = world.environment.layout.stops
+        COLLECTORS[key] = build.collector(config, world.model, world.mesh, stops)
     collector = COLLECTORS[key]
     starts = [(FIRST_ID + i, world.problems[i % len(world.problems)]) for i in range(EPISODES)]
     starts = [starts[i] for i in (range(EPISODES) if order is None else order)]
@@ -188,7 +187,7 @@ def test_episodes_do_not_depend_on_the_mesh_and_nothing_compiles_after_warm_up(
 ):
     mesh, layout = mesh_of(*sizes), world.environment.layout
     policy = jax.device_put(world.policy, sharding.shardings(world.policy, mesh))
-    collector = rollout.Collector(world.model, mesh, world.config, world.capacity, layout.stops)
+    collector = build.collector(world.config, world.model, mesh, layout.stops)
     compiles = CompileCounter()
     collector.warm_up(policy, [1.0])
     warm = compiles.count
@@ -283,7 +282,7 @@ def test_pre_filled_log_probs_are_those_of_a_full_forward_pass_and_the_prefill_h
         where = np.flatnonzero(episode.stream.is_action_T)
         np.testing.assert_allclose(episode.stream.logprobs_T[where], expected[where], atol=3e-5)
     batch = trajectories.from_episodes(prefilled, world.capacity, 3, world.tokenizer.pad_id, 0.2)
-    weights_BT = trajectories.loss_weights(batch.turn_BT, "token_mean")
+    weights_BT = ppo.loss_weights(batch.turn_BT, "token_mean")
     n = len(world.tokenizer.encode("```python\n"))
     for b, episode in enumerate(prefilled):
         for k, turn in enumerate(episode.turns):
@@ -344,9 +343,8 @@ def test_a_failed_sandbox_drops_and_counts_the_episode_and_spares_the_others(
 
 def test_progress_hears_of_every_episode(world):
     config, heard = world.config, []
-    collector = rollout.Collector(
-        world.model, world.mesh, config, world.capacity, world.environment.layout.stops
-    )
+    stops = world.environment.layout.stops
+    collector = build.collector(config, world.model, world.mesh, stops)
     starts = [(i, world.problems[i % len(world.problems)]) for i in range(11)]
     told = []
     arguments = (world.policy, world.environment, starts, jax.random.key(0), TEMPERATURE)
@@ -356,26 +354,27 @@ def test_progress_hears_of_every_episode(world):
 
 
 def test_no_starts_give_no_episodes(world):
-    collector = rollout.Collector(
-        world.model, world.mesh, world.config, world.capacity, world.environment.layout.stops
-    )
-    assert (
-        collector.collect(world.policy, world.environment, [], jax.random.key(0), TEMPERATURE)[0]
-        == []
-    )
+    stops = world.environment.layout.stops
+    collector = build.collector(world.config, world.model, world.mesh, stops)
+    arguments = (world.policy, world.environment, [], jax.random.key(0), TEMPERATURE)
+    assert collector.collect(*arguments)[0] == []
 
 
 class HoldingPool:
-    """A real pool that keeps the first job's result back for a while, as a program does that hangs."""
+    """A real pool that keeps a job's result back, as a program does that hangs.
 
-    def __init__(self, pool, seconds):
-        self._pool, self._seconds = pool, seconds
-        self.released, self.submitted = threading.Event(), []
+    It is the first job that `holds(job)` picks.
+    """
+
+    def __init__(self, pool, seconds, holds=lambda job: True):
+        self._pool, self._seconds, self._holds = pool, seconds, holds
+        self.released, self.submitted, self.held = threading.Event(), [], False
 
     def submit(self, job):
         self.submitted.append(self.released.is_set())
-        if len(self.submitted) > 1:
+        if self.held or not self._holds(job):
             return self._pool.submit(job)
+        self.held = True
         held, result = Future(), self._pool.submit(job).result()
 
         def release():
@@ -393,3 +392,14 @@ def test_one_slow_program_does_not_hold_up_the_others(world, collected):
     episodes, _ = collect(world, dataclasses.replace(world.environment, pool=pool), share=1.0)
     assert pool.submitted.count(False) > 3 * 8
     assert_same(collected[0], episodes)
+
+
+def test_random_feedback_runs_its_program_while_the_other_rows_go_on(world):
+    environment = dataclasses.replace(world.environment, feedback="random")
+    expected, _ = collect(world, environment)
+    others = {wrong for problem in environment.others for wrong in problem.incorrect_solutions}
+    pool = HoldingPool(environment.pool, seconds=6, holds=lambda job: job.program in others)
+    episodes, _ = collect(world, dataclasses.replace(environment, pool=pool), share=1.0)
+    # Waited for in the sampler's loop, the held program would let nothing else be submitted.
+    assert pool.held and pool.submitted.count(False) > 3 * 8
+    assert_same(expected, episodes)

@@ -16,6 +16,11 @@ class Selection(Sequence[Problem]):
         self._problems = problems
         self._places = np.asarray(places, np.int64)
 
+    @property
+    def among(self) -> int:
+        """How many problems it was made of."""
+        return len(self._problems)
+
     def __len__(self) -> int:
         return len(self._places)
 

@@ -134,7 +134,7 @@ def run(
     outs = {name: os.path.join(out, name) if len(settings) > 1 else out for name in settings}
     everything = build.problems(config, split, out)
     with build.pool(config) as pool:
-        player = players.open(max(settings.values(), key=stream_capacity), source)
+        player = players.open_player(max(settings.values(), key=stream_capacity), source)
         environments = {
             name: player.environment(setting, pool, everything)
             for name, setting in settings.items()

@@ -1,5 +1,6 @@
-"""python -m rlef_jax.plan --config FILE: prints what every program of a run needs of given chips;
-see `rlef_jax.plan.programs`.
+"""Prints what every program of a run needs of given chips: python -m rlef_jax.plan --config FILE.
+
+`rlef_jax.plan.programs` says how it finds out.
 """
 
 import dataclasses
@@ -15,52 +16,48 @@ from rlef_jax.config import command
 from rlef_jax.plan import chips
 from rlef_jax.plan.chips import GIB, Chip
 from rlef_jax.plan.programs import Need, plan, verdict
-from rlef_jax.runtime import interrupt
+from rlef_jax.runtime import files, interrupt
 from rlef_jax.runtime.progress import console
 
 NOTES = """\
-arguments, outputs (those that do not take an argument's place), temporary: GiB a chip, from the compiler. resident: what else
-lies there. TFLOP: of matrix products, a chip, recomputation included; useful: the share that the mathematics asks for. memory,
-links: GB that a chip at least moves to and from its memory, and receives from other chips. ms: the least the slowest of the
-three can take at the chip's public figures; a real run takes longer. decode: a token in every slot."""
+arguments, outputs (those that do not take an argument's place), temporary: GiB a chip, from the
+compiler. resident: what else lies there. TFLOP: of matrix products, a chip, recomputation included;
+useful: the share that the mathematics asks for. memory, links: GB that a chip at least moves to and
+from its memory, and receives from other chips. ms: the least the slowest of the three can take at
+the chip's public figures; a real run takes longer. decode: a token in every slot."""
 
 
 def table(needs: list[Need], chip: Chip) -> Table:
+    """A row for each program."""
     found = Table()
     found.add_column("program")
-    names = (
-        "arguments",
-        "outputs",
-        "temporary",
-        "resident",
-        "total",
-        f"of {chip.memory / GIB:.4g}",
-        "TFLOP",
-        "useful",
-    )
-    for column in (*names, "memory", "links", "ms"):
+    sizes = ("arguments", "outputs", "temporary", "resident", "total")
+    share = f"of {chip.memory / GIB:.4g}"
+    for column in (*sizes, share, "TFLOP", "useful", "memory", "links", "ms"):
         found.add_column(column, justify="right")
     found.add_column("bound")
-    show = lambda value, unit, form=".2f": "-" if value is None else f"{value / unit:{form}}"
     for n in needs:
-        sizes = [
-            show(size, GIB) for size in (n.arguments, n.outputs, n.temporary, n.resident, n.total)
-        ]
-        share = f"[{'green' if n.fits else 'bold red'}]{n.total / chip.memory:.0%}"
-        figures = [
-            show(n.flops, 1e12, ".3g"),
-            show(n.useful, 0.01, ".0f"),
-            show(n.traffic, 1e9),
-            show(n.links, 1e9),
-        ]
-        found.add_row(n.name, *sizes, share, *figures, show(n.seconds, 1e-3, ".1f"), n.bound or "-")
+        color = "green" if n.fits else "bold red"
+        found.add_row(
+            n.name,
+            *(_shown(getattr(n, size), GIB) for size in sizes),
+            f"[{color}]{n.total / chip.memory:.0%}",
+            _shown(n.flops, 1e12, ".3g"),
+            _shown(n.useful, 0.01, ".0f"),
+            _shown(n.traffic, 1e9),
+            _shown(n.links, 1e9),
+            _shown(n.seconds, 1e-3, ".1f"),
+            n.bound or "-",
+        )
     return found
 
 
+def _shown(value: float | None, unit: float, form: str = ".2f") -> str:
+    return "-" if value is None else f"{value / unit:{form}}"
+
+
 def main(config, topology: str, all_lengths: bool, path: str) -> None:
-    """Prints the plan, writes it to `path` as JSON if there is one, and exits with 1 if a program
-    does not fit.
-    """
+    """Prints the plan, writes it to `path` as JSON, and exits with 1 if a program does not fit."""
     try:
         devices, chip = chips.of(topology) if topology else chips.here()
         model, mesh, needs, on_host = plan(config, devices, chip, all_lengths)
@@ -69,16 +66,15 @@ def main(config, topology: str, all_lengths: bool, path: str) -> None:
     except RuntimeError as error:
         if "cuDNN" not in str(error):
             raise
-        sys.exit(
-            f"error: {str(error).rstrip('.')}: pip install nvidia-cudnn-cu13, or plan with --config.model.attention=xla"
-        )
+        advice = "pip install nvidia-cudnn-cu13, or plan with --config.model.attention=xla"
+        sys.exit(f"error: {str(error).rstrip('.')}: {advice}")
     axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    title = f"{config.name}: Llama of {model.n_params:,} parameters on {mesh.size} x {chip.name} ({axes})"
+    laid_out = f"{mesh.size} x {chip.name} ({axes})"
+    title = f"{config.name}: Llama of {model.n_params:,} parameters on {laid_out}"
     console().print(title, table(needs, chip), NOTES, sep="\n", highlight=False)
     if on_host:
-        print(
-            f"networks, moments and the reference rest in the host's memory: {on_host / GIB:.2f} GiB for each chip"
-        )
+        rests = f"{on_host / GIB:.2f} GiB for each chip"
+        print(f"networks, moments and the reference rest in the host's memory: {rests}")
     if path:
         content = {
             "name": config.name,
@@ -91,13 +87,11 @@ def main(config, topology: str, all_lengths: bool, path: str) -> None:
             "versions": {"jax": jax.__version__},
             "config": json.loads(config.to_json()),
         }
-        with open(path, "w") as file:
-            json.dump(content, file, indent=1)
+        files.write_json(path, content)
     if problem := verdict(needs, chip):
         sys.exit(f"error: {problem}")
-    print(
-        f"every program fits: at most {max(n.total for n in needs) / GIB:.2f} of {chip.memory / GIB:.2f} GiB on each chip"
-    )
+    most = max(n.total for n in needs) / GIB
+    print(f"every program fits: at most {most:.2f} of {chip.memory / GIB:.2f} GiB on each chip")
 
 
 if __name__ == "__main__":

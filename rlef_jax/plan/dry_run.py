@@ -1,9 +1,8 @@
-"""What a run would be, before it is one: its model, batches, data, devices and memory, and a prompt
-as the model sees it.
+"""Prints what a run would do and need, without starting it.
 
-`python experiments/run.py --config FILE --dry_run`. What a run needs is opened or made as the run
-would, in a temporary folder, and every program is compiled; no weight is read, nothing is sampled
-or trained, and nothing is kept.
+`python experiments/run.py --config FILE --dry_run` opens or makes what the run needs in a temporary
+folder, shows a prompt as the model sees it, and compiles every program. No weight is read, nothing
+is sampled or trained, and nothing is kept.
 """
 
 import functools
@@ -17,9 +16,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 import executor
-from executor import LEVELS
 from rlef_jax import build, llama
-from rlef_jax import environment as environments
 from rlef_jax.config import checks, most_turns, stream_capacity
 from rlef_jax.environment import Environment
 from rlef_jax.llama import LlamaConfig
@@ -31,8 +28,7 @@ from rlef_jax.types import Problem
 
 
 def dry_run(config) -> list[str]:
-    """Prints what can be said of the run. Returns what stands in its way, in sentences; none if it
-    could begin.
+    """Prints what can be said of the run. Returns the obstacles to it, in sentences.
 
     Raises ValueError for a configuration that could run nowhere, and Interrupted.
     """
@@ -55,79 +51,76 @@ def dry_run(config) -> list[str]:
 def _say_model(model: LlamaConfig, config) -> None:
     rest = jax.eval_shape(functools.partial(llama.init, model), jax.random.key(0))
     computing = jax.eval_shape(functools.partial(llama.compute_params, model), rest)
-    size = lambda params: decimal(
-        sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
-    )
-    weights = (
-        f"those in {config.model.hf_dir}"
-        if config.model.hf_dir
-        else "random, since model.hf_dir is empty"
-    )
+    weights = "random, since model.hf_dir is empty"
+    if config.model.hf_dir:
+        weights = f"those in {config.model.hf_dir}"
     _say(
         "model",
-        f"{config.name}: Llama of {model.n_params:,} parameters, {size(rest)} at rest in float32 and {size(computing)} "
-        f"to compute with in {model.dtype}; its weights: {weights}",
+        f"{config.name}: Llama of {model.n_params:,} parameters, {_size(rest)} at rest in float32 "
+        f"and {_size(computing)} to compute with in {model.dtype}; its weights: {weights}",
     )
+
+
+def _size(params) -> str:
+    return decimal(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params)))
 
 
 def _say_batches(config) -> None:
     """The arithmetic of streams, collections and steps."""
-    p, e, s, b = config.ppo, config.episode, config.sft, config.batch
-    turns, step = most_turns(config), p.rollouts // p.minibatches
+    ppo, episode, sft, batch = config.ppo, config.episode, config.sft, config.batch
+    turns, step = most_turns(config), ppo.rollouts // ppo.minibatches
+    steps = ppo.epochs * ppo.minibatches
     _say(
         "stream",
-        f"at most {stream_capacity(config):,} tokens: a prompt of {e.max_prompt_tokens:,}, {turns} "
-        f"response(s) of {e.max_response_tokens:,}, and {e.max_feedback_tokens:,} of feedback between two",
+        f"at most {stream_capacity(config):,} tokens: a prompt of {episode.max_prompt_tokens:,}, "
+        f"{turns} response(s) of {episode.max_response_tokens:,}, and "
+        f"{episode.max_feedback_tokens:,} of feedback between two",
     )
-    if s.steps:
-        kinds = " + ".join(
-            f"{n:,} of {turns} turn(s)" for turns, n in enumerate(s.batch, start=1) if n
-        )
-        pool = " + ".join(f"{n:,}" for n in s.demonstrations)
+    if sft.steps:
+        batches = [f"{n:,} of {turns} turn(s)" for turns, n in enumerate(sft.batch, 1) if n]
+        pool = " + ".join(f"{n:,}" for n in sft.demonstrations)
         _say(
             "warm start",
-            f"{s.steps:,} steps on {sum(s.batch):,} demonstrations each: {kinds}, out of {pool}",
+            f"{sft.steps:,} steps on {sum(sft.batch):,} demonstrations each: "
+            f"{' + '.join(batches)}, out of {pool}",
         )
     _say(
         "collection",
-        f"{p.rollouts:,} episodes, {p.rollouts_per_problem:,} of each problem, {config.sampler.slots:,} at a time",
+        f"{ppo.rollouts:,} episodes, {ppo.rollouts_per_problem:,} of each problem, "
+        f"{config.sampler.slots:,} at a time",
     )
     _say(
         "update",
-        f"{p.epochs * p.minibatches:,} optimiser steps on {step:,} episodes each, in {math.ceil(step / b.rows):,} "
-        f"microbatches or more: {b.rows:,} rows of {', '.join(f'{length:,}' for length in b.lengths)} tokens",
+        f"{steps:,} optimiser steps on {step:,} episodes each, in "
+        f"{math.ceil(step / batch.rows):,} microbatches or more: {batch.rows:,} rows of "
+        f"{', '.join(f'{length:,}' for length in batch.lengths)} tokens",
     )
     _say(
         "RLEF",
-        f"{p.updates:,} updates: {p.updates * p.rollouts:,} episodes, {p.updates * p.epochs * p.minibatches:,} steps",
+        f"{ppo.updates:,} updates: {ppo.updates * ppo.rollouts:,} episodes, "
+        f"{ppo.updates * steps:,} steps",
     )
 
 
 def _say_data(config) -> None:
-    """Opens or makes data set, tokenizer and sandbox; raises as `train` does where that cannot be
-    done.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        data = build.data(config, folder)
-        tokenizer = build.tokenizer(config, folder, data["train"])
-        build.model(config, tokenizer.vocab_size)
-        with build.pool(config) as pool:
-            _say("sandbox", f"level {pool.isolation.level}: {LEVELS[pool.isolation.level]}")
-            environment = environments.from_config(config, tokenizer, pool, data["train"])
-            fitting = {
-                split: environments.fitting(problems, environment, split)
-                for split, problems in data.items()
-            }
-            sizes = ", ".join(
-                f"{len(fitting[split]):,} of {len(data[split]):,} {split}" for split in data
-            )
-            each = config.ppo.updates * config.ppo.rollouts / len(fitting["train"])
-            _say(
-                "problems",
-                f"{config.data.name}: {sizes} fit; RLEF plays {each:,.1f} episodes of each of train",
-            )
-            _say("tokenizer", f"{tokenizer.vocab_size:,} ids, layout {config.tokenizer.layout}")
-            _say_prompt(environment, fitting["train"][0])
+    """Opens or makes data set, tokenizer and sandbox; raises as `train` does."""
+    with tempfile.TemporaryDirectory() as folder, build.run(config, folder) as run:
+        environment, level = run.environment, run.environment.pool.isolation.level
+        _say("sandbox", f"level {level}: {executor.LEVELS[level]}")
+        kept = [
+            f"{len(fitting):,} of {fitting.among:,} {split}"
+            for split, fitting in run.problems.items()
+        ]
+        train = run.problems["train"]
+        each = config.ppo.updates * config.ppo.rollouts / len(train)
+        _say(
+            "problems",
+            f"{config.data.name}: {', '.join(kept)} fit; RLEF plays {each:,.1f} episodes of each "
+            "of train",
+        )
+        ids = environment.tokenizer.vocab_size
+        _say("tokenizer", f"{ids:,} ids, layout {config.tokenizer.layout}")
+        _say_prompt(environment, train[0])
 
 
 def _say_prompt(environment: Environment, problem: Problem) -> None:
@@ -137,19 +130,15 @@ def _say_prompt(environment: Environment, problem: Problem) -> None:
 
 
 def _say_memory(model: LlamaConfig, config) -> None:
-    """Lays the run out on this machine's devices and compiles its programs for them. ValueError
-    where it does not fit.
-    """
+    """Compiles the run's programs for this machine's devices; ValueError where it does not fit."""
     devices, chip = chips.here()
     try:
         mesh = build.mesh(config, model, devices)
     except ValueError as error:
         elsewhere = "python -m rlef_jax.plan with --topology plans for devices that are not here"
         raise ValueError(f"{error}. {elsewhere}") from error
-    _say(
-        "devices",
-        f"{mesh.size} x {chip.name}: {', '.join(f'{axis} {size}' for axis, size in mesh.shape.items())}",
-    )
+    axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    _say("devices", f"{mesh.size} x {chip.name}: {axes}")
     _, _, needs, on_host = programs.plan(config, devices, chip)
     console().print(_table(needs, chip))
     if problem := programs.verdict(needs, chip):
@@ -162,23 +151,14 @@ def _say_memory(model: LlamaConfig, config) -> None:
 def _table(needs: list[programs.Need], chip: chips.Chip) -> Table:
     """The memory of each program, in GiB a chip; `rlef_jax.plan` has its parts, and times."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    for column in (
-        "program",
-        "GiB of its own",
-        "beside it",
-        "in all",
-        f"of {chip.memory / GIB:.4g}",
-    ):
-        table.add_column(column, justify="left" if column == "program" else "right")
+    table.add_column("program")
+    for column in ("GiB of its own", "beside it", "in all", f"of {chip.memory / GIB:.4g}"):
+        table.add_column(column, justify="right")
     for need in needs:
-        sizes = [
-            f"{size / GIB:.2f}" for size in (need.total - need.resident, need.resident, need.total)
-        ]
-        table.add_row(
-            need.name,
-            *sizes,
-            f"[{'green' if need.fits else 'bold red'}]{need.total / chip.memory:.0%}",
-        )
+        own = need.total - need.resident
+        sizes = [f"{size / GIB:.2f}" for size in (own, need.resident, need.total)]
+        share = f"[{'green' if need.fits else 'bold red'}]{need.total / chip.memory:.0%}"
+        table.add_row(need.name, *sizes, share)
     return table
 
 

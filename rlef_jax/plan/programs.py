@@ -1,12 +1,11 @@
-"""What a run needs, before one has the chips: every program compiled ahead of time, its memory, and
-the least time it can take.
+"""Compiles every program of a run for given chips, and reports its memory and least time.
 
     python -m rlef_jax.plan --config FILE [--topology v5p:4x4x4] [--all_lengths] [--json FILE]
     [--config.path.to.field=VALUE ...]
 
-Needs no weights and no accelerator, but a compiler: libtpu for a TPU slice (requirements-plan.txt),
-jax-cuda13-plugin for GPUs (h200:8 is a machine of 8). Without --topology the plan is for this
-machine's devices. Exit status 1 when a program does not fit.
+It needs no weights and no accelerator, but a compiler: libtpu for a TPU slice
+(requirements-plan.txt), jax-cuda13-plugin for GPUs (h200:8 is a machine of 8). Without --topology
+the plan is for this machine's devices. The exit status is 1 when a program does not fit.
 
 Memory is the compiler's own account of a program, and what else lies on a chip meanwhile: networks
 and moments whose turn it is not, the reference, the sampler's copy of the policy. With
@@ -22,28 +21,25 @@ import re
 
 import jax
 
-from rlef_jax import build, llama, sampler
+from rlef_jax import build, llama
 from rlef_jax.config import stream_capacity
 from rlef_jax.llama import LlamaConfig
 from rlef_jax.plan import costs
 from rlef_jax.plan.chips import GIB, Chip
 from rlef_jax.plan.costs import Work, bytes_on_chip
-from rlef_jax.ppo_update import Ppo, init_value
-from rlef_jax.rollout import Collector
+from rlef_jax.ppo import Ppo
 from rlef_jax.runtime.progress import compiling
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A jitted function, its abstract arguments, and the bytes a chip that lie beside them. Without
-    `work` it only moves data.
-    """
+    """A jitted function, its abstract arguments, and what lies beside them."""
 
     name: str
     jitted: object
     args: tuple
-    resident: int
-    work: Work | None = None
+    resident: int  # bytes on each chip beside the arguments
+    work: Work | None = None  # None: it only moves data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,130 +62,126 @@ class Need:
 
 
 def programs(config, model: LlamaConfig, mesh, lengths) -> tuple[list[Program], int]:
-    """Every program of RLEF, for sequences of the given `lengths` in the learner, and the bytes for
-    each chip on its host.
+    """(every program of RLEF, bytes for each chip in the memory of its host).
 
-    All networks, moments and the reference rest on the chips, as arguments of a program or beside
-    it. With mesh.offload they rest in the host's memory, and only arguments come.
+    The learner's sequences have the given `lengths`. All networks, moments and the reference rest
+    on the chips, as arguments of a program or beside it. With mesh.offload they rest in the host's
+    memory, and only arguments come.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
     policy = jax.eval_shape(functools.partial(llama.init, model), key)
-    value = jax.eval_shape(
-        functools.partial(init_value, d_model=model.d_model, std=config.ppo.value_head_std),
-        policy,
-        key,
+    init_value = functools.partial(
+        llama.init_value, d_model=model.d_model, std=config.ppo.value_head_std
     )
-    ppo = Ppo(model, mesh, config, {"policy": policy, "value": value})
-    state, reference = ppo.learner.abstract, ppo.programs(lengths[0])["log-probs"][1][0]
-    everything = bytes_on_chip((reference, state))
+    params = {"policy": policy, "value": jax.eval_shape(init_value, policy, key)}
+    ppo = build.ppo(config, model, mesh, params)
+    reference = ppo.programs(lengths[0])[0].arguments[0]  # is read as a policy is
+    everything = bytes_on_chip((reference, ppo.learner.abstract))
     on_host, at_rest = (everything, 0) if config.mesh.offload else (0, everything)
     found = _sampling(config, model, mesh, at_rest)
     for length in lengths:
-        found |= {program.name: program for program in _learning(config, ppo, length, at_rest)}
-    return list(found.values()), on_host
+        found += _learning(config, ppo, length, at_rest)
+    return list({program.name: program for program in found}.values()), on_host
 
 
-def _sampling(config, model: LlamaConfig, mesh, at_rest: int) -> dict[str, Program]:
-    """Splicing and decoding; beside what rests, sampling reads a copy of the policy, or the policy
-    itself.
-    """
-    capacity, slots, splice = (
-        stream_capacity(config),
-        config.sampler.slots,
-        config.sampler.splice_length,
-    )
-    collector = Collector(model, mesh, config, capacity, [0])
-    found = {}
-    for name, (jitted, args) in collector.programs(
-        sorted({1.0, config.eval.top_p}, reverse=True)
-    ).items():
-        sampler_slots = next(arg for arg in args if isinstance(arg, sampler.Slots))
-        beside = at_rest if collector.read.copies else at_rest - bytes_on_chip(collector.read.given)
+def _sampling(config, model: LlamaConfig, mesh, at_rest: int) -> list[Program]:
+    """Splicing and decoding, which read a copy of the policy, or the policy itself."""
+    collector, capacity = build.collector(config, model, mesh, [0]), stream_capacity(config)
+    beside = at_rest
+    if not collector.read.copies:
+        beside -= bytes_on_chip(collector.read.given)
+    found = []
+    for compiled in collector.programs(sorted({1.0, config.eval.top_p}, reverse=True)):
+        decodes = compiled.kind == "decode"
+        if decodes:
+            _, top_p, _, slots, *_ = compiled.arguments
+            name = "decode" if top_p == 1.0 else f"decode, top-p {top_p}"
+        else:
+            _, slots, *_ = compiled.arguments
+            name = f"splice {compiled.length}"
         work = Work(
-            slots,
-            1,
+            config.sampler.slots,
+            compiled.length,
             capacity / 2,
-            (True,),
-            False,
-            bytes_on_chip(sampler_slots.cache),
-            config.sampler.gather_weights,
+            unembeds=(decodes,),
+            backward=False,
+            cache=bytes_on_chip(slots.cache),
+            gathered=config.sampler.gather_weights,
         )
-        if name == "splice":
-            name, work = (
-                f"splice {splice}",
-                dataclasses.replace(work, length=splice, unembeds=(False,)),
-            )
-        found[name] = Program(name, jitted, args, beside, work)
+        found.append(Program(name, compiled.function, compiled.arguments, beside, work))
     return found
 
 
 def _learning(config, ppo: Ppo, length: int, at_rest: int) -> list[Program]:
-    """What `Ppo.update` runs on sequences of one length."""
-    known, state = ppo.programs(length), ppo.learner.abstract
-    logprobs = known.pop("log-probs")
-    scoring = {"reference log-probs": logprobs}
-    if config.ppo.old_logprobs == "learner":
-        scoring["policy log-probs"] = logprobs
-    found = []
-    for name, (jitted, args) in (scoring | known).items():
-        network, what = name.partition(" ")[::2] if " " in name else ("value", name)
+    """Scoring and steps on sequences of one length."""
+    found, params = [], ppo.learner.abstract.params
+    for compiled in ppo.programs(length):
+        network, kind, args = compiled.network, compiled.kind, compiled.arguments
+        if kind == "step":
+            beside = at_rest - bytes_on_chip(args[:2])
+            found.append(Program(f"{network} step", compiled.function, args, max(beside, 0)))
+            continue
         # What rests on the chips is no argument beside itself.
-        if what == "step":
-            beside, work = at_rest - bytes_on_chip(args[:2]), None
-        else:
-            itself = network == "reference" or args[0] == state.params[network]
-            beside = at_rest - bytes_on_chip(args[0]) if itself else at_rest
-            unembeds, name = (network != "value",), f"{name} {length}"
-            work = Work(config.batch.rows, length, (length + 1) / 2, unembeds, what == "gradient")
-        found.append(Program(name, jitted, args, max(beside, 0), work))
+        copied = at_rest if args[0] != params[network] else at_rest - bytes_on_chip(args[0])
+        own = at_rest - bytes_on_chip(args[0])
+        unembeds, backward = (network != "value",), kind == "gradient"
+        work = Work(config.batch.rows, length, (length + 1) / 2, unembeds, backward)
+        names = {f"{network} {kind} {length}": copied}
+        if kind == "values":
+            names = {f"values {length}": copied}
+        elif kind == "log-probs":
+            scored = {f"reference {kind} {length}": own}
+            names = scored | (names if config.ppo.old_logprobs == "learner" else {})
+        for name, beside in names.items():
+            found.append(Program(name, compiled.function, args, max(beside, 0), work))
     return found
 
 
 def need(program: Program, model: LlamaConfig, mesh, chip: Chip) -> Need:
-    """Compiles a program and reads off what it needs. One that the compiler refuses for want of
-    memory does not fit.
+    """Compiles a program and reads off what it needs.
+
+    One that the compiler refuses for want of memory does not fit.
     """
-    traced = program.jitted.trace(*program.args)
-    operations, work = costs.flops(traced.jaxpr.jaxpr) / mesh.size, program.work
-    arguments = outputs = temporary = None
+    traced, work = program.jitted.trace(*program.args), program.work
+    arguments = outputs = temporary = traffic = None
     try:
         stats = traced.lower().compile().memory_analysis()
-    # CompileTimeHbmOom, which jax does not export; the first size it names is what is asked for
-    except Exception as error:
-        used = re.search(r"([\d.]+)([KMG])\b", str(error))
-        if not used or "Ran out of memory" not in str(error):
-            raise
-        peak = int(float(used[1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[used[2]])
+    except Exception as error:  # CompileTimeHbmOom, which jax does not export
+        peak = _asked_for(error)
     else:
         arguments, temporary = stats.argument_size_in_bytes, stats.temp_size_in_bytes
         outputs = stats.output_size_in_bytes - stats.alias_size_in_bytes
         peak = arguments + outputs + temporary
-    if work is None:
-        moved = None if arguments is None else arguments + stats.output_size_in_bytes
-        traffic, links = moved, 0
-    else:
+        traffic = arguments + stats.output_size_in_bytes
+    links, useful, flops = 0, None, costs.flops(traced.jaxpr.jaxpr) / mesh.size
+    if work is not None:
         traffic, links = costs.least_traffic(model, mesh, work)
-    useful = (
-        costs.model_flops(model, work) / mesh.size / operations if work and operations else None
-    )
+        useful = costs.model_flops(model, work) / mesh.size / flops if flops else None
     total = peak + program.resident
-    fits = arguments is not None and total <= chip.memory
-    seconds, bound = _least_time(chip, compute=operations, memory=traffic, links=links)
+    seconds, bound = _least_time(chip, compute=flops, memory=traffic, links=links)
     return Need(
-        program.name,
-        arguments,
-        outputs,
-        temporary,
-        program.resident,
-        total,
-        fits,
-        operations,
-        useful,
-        traffic,
-        links,
-        seconds,
-        bound,
+        name=program.name,
+        arguments=arguments,
+        outputs=outputs,
+        temporary=temporary,
+        resident=program.resident,
+        total=total,
+        fits=arguments is not None and total <= chip.memory,
+        flops=flops,
+        useful=useful,
+        traffic=traffic,
+        links=links,
+        seconds=seconds,
+        bound=bound,
     )
+
+
+def _asked_for(error: Exception) -> int:
+    """The bytes that a refused program asked for: the first size that the compiler names."""
+    used = re.search(r"([\d.]+)([KMG])\b", str(error))
+    if not used or "Ran out of memory" not in str(error):
+        raise error
+    return int(float(used[1]) * {"K": 2**10, "M": 2**20, "G": 2**30}[used[2]])
 
 
 def _least_time(chip: Chip, **amounts) -> tuple[float | None, str | None]:
@@ -205,11 +197,10 @@ def _least_time(chip: Chip, **amounts) -> tuple[float | None, str | None]:
 def plan(
     config, devices, chip: Chip, all_lengths: bool = False
 ) -> tuple[LlamaConfig, jax.sharding.Mesh, list[Need], int]:
-    """Compiles everything; sequences of the longest of `batch.lengths`, or all of them. Raises
-    ValueError as `train` does.
+    """(model, mesh, what each program needs, bytes in the host's memory for each chip).
 
-    Returns the model, its mesh, what each program needs, and the bytes that rest in the host's
-    memory for each chip.
+    The learner's sequences are of the longest of `batch.lengths`, or of all. Raises ValueError as
+    `train` does.
     """
     model = build.model(config)
     mesh = build.mesh(config, model, devices)
@@ -223,19 +214,16 @@ def plan(
 
 
 def verdict(needs: list[Need], chip: Chip) -> str | None:
-    """What to change, in a sentence, when something does not fit."""
+    """A sentence that says what to change where something does not fit."""
     too_big = [n for n in needs if not n.fits]
     if not too_big:
         return None
     worst = max(too_big, key=lambda n: n.total)
     advice = "more chips, a larger mesh.fsdp or mesh.tensor, ppo.moments_dtype=bfloat16"
     samples = worst.name.startswith(("decode", "splice"))
-    own = (
-        "fewer sampler.slots, sampler.gather_weights=False"
-        if samples
-        else "fewer batch.rows, model.remat, model.logit_chunk"
-    )
-    return (
-        f"{', '.join(n.name for n in too_big)} does not fit: {worst.name} needs {worst.total / GIB:.2f} of "
-        f"{chip.memory / GIB:.2f} GiB on each chip; try {own}, {advice}"
-    )
+    own = "fewer batch.rows, model.remat, model.logit_chunk"
+    if samples:
+        own = "fewer sampler.slots, sampler.gather_weights=False"
+    sizes = f"{worst.total / GIB:.2f} of {chip.memory / GIB:.2f} GiB on each chip"
+    names = ", ".join(n.name for n in too_big)
+    return f"{names} does not fit: {worst.name} needs {sizes}; try {own}, {advice}"

@@ -1,9 +1,7 @@
-"""What remains of a run: episodes as JSON lines, their viewer, the figure, and the table at the
-end.
-"""
+"""Reports on a run: its page, its episodes as JSON lines, and its solve rates before and after."""
 
-from rlef_jax.report.before_after import figure, table
+from rlef_jax.report.before_after import print_table, write_figure
 from rlef_jax.report.episodes import read_episodes, write_episodes
 from rlef_jax.report.page import write
 
-__all__ = ["figure", "read_episodes", "table", "write", "write_episodes"]
+__all__ = ["print_table", "read_episodes", "write", "write_episodes", "write_figure"]

@@ -1,21 +1,18 @@
-"""The charts of a report, section by section: what matters most first, then what it is made of,
-then what it cost.
-"""
+"""Draws the charts of a report, section by section, from what matters most to what it cost."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from rlef_jax.evaluation.collection import VERDICTS
 from rlef_jax.report import curves, traces
-from rlef_jax.report.traces import COLORS, SHARE, Chart, column, named
 from rlef_jax.report.runs import Run
+from rlef_jax.report.traces import COLORS, SHARE, Chart, column, named
 
 WINDOW = 5  # collections over which solve rates are averaged
 _MOMENTS = {"before": "warm start", "after": "after RLEF"}
 _PHASES = ("prepare", "demonstrations", "sft", "evaluate_before", "rlef", "evaluate_after")
-_VERDICT_COLORS = {
+VERDICT_COLORS = {
     "OK": "--good",
     "WRONG_ANSWER": "--c5",
     "RUNTIME_ERROR": "--c1",
@@ -28,39 +25,36 @@ _VERDICT_COLORS = {
 
 
 def sections(runs: Sequence[Run]) -> dict[str, list[Chart]]:
-    """Every chart there could be, by the heading of its section; those without traces have nothing
-    to show yet.
-    """
-    temperatures = list(
-        dict.fromkeys(t for run in runs for figures in run.evaluations.values() for t in figures)
-    )
-    turns = sorted({t for run in runs for t in turns_of(run)})
+    """All charts by the heading of their section; those without traces have nothing to show yet."""
+    evaluations = [figures for run in runs for figures in run.evaluations.values()]
+    temperatures = list(dict.fromkeys(t for figures in evaluations for t in figures))
+    turns = sorted({turn for run in runs for turn in turns_of(run)})
+    evaluated = [run for run in runs if run.evaluations]
+    has_warm_start = any(run.lines.get("sft") or run.setting("sft.steps") for run in runs)
     return {
         "Solved": [
-            *(held_out(runs, t) for t in temperatures),
+            *(held_out(runs, temperature) for temperature in temperatures),
             training(runs),
             validation(runs),
-            repaired(runs, turns),
+            *curves.draw(runs, [curves.repairs(turns)]),
         ],
-        "Reward and value": curves.rewards(runs),
-        "Policy": [*curves.policy(runs), *curves.numerics(runs)],
+        "Reward and value": curves.draw(runs, curves.REWARD),
+        "Policy": curves.draw(runs, curves.POLICY),
         "Verdicts": [
-            *(verdicts(runs, run, t) for run in runs for t in turns_of(run)),
-            *(
-                held_out_verdicts(runs, run, t)
-                for run in runs
-                for t in temperatures
-                if run.evaluations
-            ),
+            *(verdicts(runs, run, turn) for run in runs for turn in turns_of(run)),
+            *(held_out_verdicts(runs, run, t) for run in evaluated for t in temperatures),
         ],
-        "Conversations": curves.conversations(runs, turns),
-        "Time": [*(seconds(runs, run) for run in runs), *curves.machine(runs), phases(runs)],
-        "Warm start": curves.warm_start(runs),
+        "Conversations": curves.draw(runs, curves.conversations(turns)),
+        "Time": [
+            *(seconds(runs, run) for run in runs),
+            *curves.draw(runs, curves.MACHINE),
+            phases(runs),
+        ],
+        "Warm start": curves.draw(runs, [curves.WARM_START] if has_warm_start else []),
     }
 
 
 # ---- solved
-# ----------------------------------------------------------------------------------------------------------
 
 
 def held_out(runs: Sequence[Run], temperature: str) -> Chart:
@@ -68,245 +62,199 @@ def held_out(runs: Sequence[Run], temperature: str) -> Chart:
     drawn = []
     for r, run in enumerate(runs):
         for when, label in _MOMENTS.items():
-            rates = rates_of(run.evaluations.get(when, {}).get(temperature, {}))
-            values, low, high = (
-                [rate[key] for rate in rates.values()] for key in ("rate", "low", "high")
-            )
-            fill, opacity = (COLORS[r % len(COLORS)], 1) if when == "after" else ("--muted", 0.6)
-            if len(runs) > 1 and when == "before":
-                fill, opacity = COLORS[r % len(COLORS)], 0.45
+            rates = shown_rates(run.evaluations.get(when, {}).get(temperature, {}))
+            if not rates:
+                continue
+            fill, opacity = COLORS[r % len(COLORS)], 1
+            if when == "before":
+                fill, opacity = ("--muted", 0.6) if len(runs) == 1 else (fill, 0.45)
+            keys = ("rate", "low", "high")
+            values, low, high = ([rate[key] for rate in rates.values()] for key in keys)
             places = ["<br>".join(textwrap.wrap(label_of(name), 12)) for name in rates]
             bars = traces.bars(named(runs, run, label), places, values, fill, opacity=opacity)
-            if rates:
-                drawn.append(
-                    bars | {"error_y": traces.error_bars(values, low, high) | {"color": "--text"}}
-                )
+            errors = traces.error_bars(values, low, high) | {"color": "--text"}
+            drawn.append(bars | {"error_y": errors})
     note = (
-        "Share of held-out problems solved, with 95 % intervals over problems. 1@k is a conversation of up to k turns; "
-        "independent 1@k is the same budget of responses without feedback. Healthy: 1@k gains more than turn 1 does."
+        "Share of held-out problems solved, with 95 % intervals over problems. 1@k is a "
+        "conversation of up to k turns; independent 1@k is the same budget of responses without "
+        "feedback. Healthy: 1@k gains more than turn 1 does."
     )
+    title = f"Held-out problems, T = {temperature}"
     layout = {"xaxis": {"tickangle": 0}} | SHARE
-    return Chart(
-        f"held-out-{temperature}", f"Held-out problems, T = {temperature}", note, drawn, layout
-    )
+    return Chart(f"held-out-{temperature}", title, note, drawn, layout)
 
 
 def training(runs: Sequence[Run]) -> Chart:
-    """Solve rates of the collections by turn, with intervals: of each turn, or with several runs of
-    the last.
+    """Solve rates of the collections by turn, with intervals.
+
+    Intervals are those of each turn, or with several runs those of the last turn.
     """
     drawn = []
     for r, run in enumerate(runs):
-        lines = run.lines.get("rlef", [])
-        episodes = np.array(
-            [
-                line.get("episodes", run.setting("ppo.rollouts", 1) - line.get("dropped", 0))
-                for line in lines
-            ]
-        )
-        for s, t in enumerate(reversed(turns_of(run))):  # the last turn, which matters most, first
-            last = lambda values: np.convolve(values, np.ones(WINDOW))[: len(lines)]
-            total = last(episodes)
-            rate = last(np.array(column(lines, f"solved_by_turn_{t}"), float) * episodes) / total
+        if not (lines := run.lines.get("rlef", [])):
+            continue
+        rollouts, window = run.setting("ppo.rollouts", 1), np.ones(WINDOW)
+        counts_N = [line.get("episodes", rollouts - line.get("dropped", 0)) for line in lines]
+        x, total_N = traces.steps(lines), np.convolve(counts_N, window)[: len(lines)]
+        for s, turn in enumerate(reversed(turns_of(run))):  # the last turn matters most
+            solved_N = np.array(column(lines, f"solved_by_turn_{turn}"), float) * counts_N
+            rate_N = np.convolve(solved_N, window)[: len(lines)] / total_N
             if s == 0 or len(runs) == 1:
-                drawn.append(
-                    traces.band(traces.steps(lines), *traces.wilson(rate, total), runs, r, s)
-                )
-            y = list(map(traces.rounded, rate))
-            drawn.append(
-                traces.line(named(runs, run, f"by turn {t}"), traces.steps(lines), y, runs, r, s)
-            )
+                drawn.append(traces.band(x, *traces.wilson(rate_N, total_N), runs, r, s))
+            y = list(map(traces.rounded, rate_N))
+            drawn.append(traces.line(named(runs, run, f"by turn {turn}"), x, y, runs, r, s))
     note = (
-        f"Share of training problems solved within so many turns, over the last {WINDOW} collections, with 95 % intervals. "
-        "Healthy: later turns rise away from the first. A gap that does not open means that feedback is not made use of."
+        f"Share of training problems solved within so many turns, over the last {WINDOW} "
+        "collections, with 95 % intervals. Healthy: later turns rise away from the first. A gap "
+        "that does not open means that feedback is not made use of."
     )
-    return Chart(
-        "training", "Solved in training, by turn", note, drawn, traces.axes("updates", **SHARE)
-    )
+    layout = traces.axes("updates", **SHARE)
+    return Chart("training", "Solved in training, by turn", note, drawn, layout)
 
 
 def validation(runs: Sequence[Run]) -> Chart:
-    """Rates on the valid split, each at the number of updates behind the policy, the chosen one
-    marked.
-    """
+    """Solve rates on the valid split by the number of updates; the chosen update has a star."""
     drawn = []
     for r, run in enumerate(runs):
         lines = run.lines.get("rlef", [])
         name = next((key for line in lines for key in line if key.startswith("valid_1@")), None)
         lines = [line for line in lines if name in line]
-        if lines:
-            rates, updates = column(lines, name), [line["step"] + 1 for line in lines]
-            chosen = [update == run.summary.get("chosen_update") for update in updates]
-            marker = {
-                "symbol": ["star" if c else "circle" for c in chosen],
-                "size": [14 if c else 7 for c in chosen],
-            }
-            low, high = column(lines, "valid_low"), column(lines, "valid_high")
-            trace = traces.line(named(runs, run, ""), updates, rates, runs, r, 0)
-            trace |= {"mode": "lines+markers", "marker": marker}
-            drawn.append(
-                trace
-                if None in low + high
-                else trace | {"error_y": traces.error_bars(rates, low, high)}
-            )
+        if not lines:
+            continue
+        rates, updates = column(lines, name), [line["step"] + 1 for line in lines]
+        chosen = [update == run.summary.get("chosen_update") for update in updates]
+        symbols = ["star" if star else "circle" for star in chosen]
+        marker = {"symbol": symbols, "size": [14 if star else 7 for star in chosen]}
+        trace = traces.line(named(runs, run, ""), updates, rates, runs, r, 0)
+        trace |= {"mode": "lines+markers", "marker": marker}
+        low, high = column(lines, "valid_low"), column(lines, "valid_high")
+        if None not in low + high:
+            trace["error_y"] = traces.error_bars(rates, low, high)
+        drawn.append(trace)
     note = (
-        "Solve rate on the valid split, with 95 % intervals over problems where they are known. The policy at the highest point "
-        "(a star, once the run is over) is evaluated at the end. Healthy: it rises with the training curve."
+        "Solve rate on the valid split, with 95 % intervals over problems where they are known. "
+        "The policy at the highest point (a star, once the run is over) is evaluated at the end. "
+        "Healthy: it rises with the training curve."
     )
-    return Chart(
-        "validation", "Solved on the valid split", note, drawn, traces.axes("updates", **SHARE)
-    )
-
-
-def repaired(runs: Sequence[Run], turns: Sequence[int]) -> Chart:
-    note = (
-        "Of the responses that answer an error, the share that pass all tests. Healthy: it rises. Flat at nothing means that the "
-        "model repeats itself, or that the feedback does not say what is wrong."
-    )
-    sources = {f"at turn {t}": f"repaired_at_turn_{t}" for t in turns[1:]}
-    return traces.curves(runs, "repaired", "Repairs", note, sources, **SHARE)
+    layout = traces.axes("updates", **SHARE)
+    return Chart("validation", "Solved on the valid split", note, drawn, layout)
 
 
 # ---- verdicts
-# --------------------------------------------------------------------------------------------------------
 
 
 def verdicts(runs: Sequence[Run], run: Run, turn: int) -> Chart:
-    """What the public tests said at one turn of the collections of one run, as shares, stacked."""
+    """Verdicts of the public tests at one turn of the collections of one run, as stacked shares."""
     lines = [line for line in run.lines.get("rlef", []) if f"turn_{turn}_OK" in line]
     drawn = []
-    for verdict in VERDICTS:
+    for verdict, fill in VERDICT_COLORS.items():
         counts = column(lines, f"turn_{turn}_{verdict}")
         if any(counts):
-            layer = traces.area(verdict, traces.steps(lines), counts, _VERDICT_COLORS[verdict])
+            layer = traces.area(verdict, traces.steps(lines), counts, fill)
             drawn.append(layer | {"groupnorm": "fraction"})
     note = (
-        "Responses of this turn by what the public tests said. Healthy: OK grows, and what remains is WRONG_ANSWER rather than "
-        "errors of form."
+        "Responses of this turn by what the public tests said. Healthy: OK grows, and what remains "
+        "is WRONG_ANSWER rather than errors of form."
     )
-    id = f"verdicts-{runs.index(run)}-{turn}"
-    return Chart(
-        id,
-        named(runs, run, f"Verdicts at turn {turn}"),
-        note,
-        drawn,
-        traces.axes("updates", **SHARE),
-    )
+    title = named(runs, run, f"Verdicts at turn {turn}")
+    layout = traces.axes("updates", **SHARE)
+    return Chart(f"verdicts-{runs.index(run)}-{turn}", title, note, drawn, layout)
 
 
 def held_out_verdicts(runs: Sequence[Run], run: Run, temperature: str) -> Chart:
     """Counts of verdicts in the evaluations of one run, before and after: a bar for each turn."""
-    stacks = {
-        (label, f"turn {t}"): counts
-        for when, label in _MOMENTS.items()
-        for t, counts in enumerate(
-            run.evaluations.get(when, {}).get(temperature, {}).get("verdicts_by_turn", []), start=1
-        )
-    }
+    stacks = {}
+    for when, label in _MOMENTS.items():
+        figures = run.evaluations.get(when, {}).get(temperature, {})
+        for turn, counts in enumerate(figures.get("verdicts_by_turn", []), start=1):
+            stacks[label, f"turn {turn}"] = counts
     places = list(map(list, zip(*stacks)))  # plotly's axis of two levels
-    drawn = [
-        traces.bars(
-            verdict,
-            places,
-            [counts.get(verdict, 0) for counts in stacks.values()],
-            _VERDICT_COLORS[verdict],
-        )
-        for verdict in VERDICTS
-        if any(counts.get(verdict) for counts in stacks.values())
-    ]
+    drawn = []
+    for verdict, fill in VERDICT_COLORS.items():
+        counts = [stack.get(verdict, 0) for stack in stacks.values()]
+        if any(counts):
+            drawn.append(traces.bars(verdict, places, counts, fill))
     note = (
-        "Responses of each turn by what the public tests said. Later turns are fewer, since a conversation ends with its first "
-        "OK. Healthy: after RLEF more of them are OK, at later turns above all."
+        "Responses of each turn by what the public tests said. Later turns are fewer, since a "
+        "conversation ends with its first OK. Healthy: after RLEF more of them are OK, at later "
+        "turns above all."
     )
     title = named(runs, run, f"Held-out verdicts, T = {temperature}")
+    layout = {"barmode": "stack", "legend": {"yref": "paper", "y": 1.02}}
     id = f"held-out-verdicts-{runs.index(run)}-{temperature}"
-    return Chart(
-        id, title, note, drawn, {"barmode": "stack", "legend": {"yref": "paper", "y": 1.02}}
-    )
+    return Chart(id, title, note, drawn, layout)
 
 
 # ---- time
-# ------------------------------------------------------------------------------------------------------------
 
 
 def seconds(runs: Sequence[Run], run: Run) -> Chart:
-    """Where the wall clock of each update went."""
-    lines = run.lines.get("rlef", [])
+    """The wall clock of each update by what it was spent on."""
+
+    def other(line: dict) -> float:
+        device, waiting = line.get("seconds_device", 0), line["seconds_executor_wait"]
+        return line["seconds_collect"] - device - waiting
+
     parts = {
         "learning": "seconds_learn",
         "sampling": "seconds_device",
         "waiting": "seconds_executor_wait",
-        "other": lambda line: (
-            line["seconds_collect"] - line.get("seconds_device", 0) - line["seconds_executor_wait"]
-        ),
+        "other": other,
     }
-    drawn = []
-    for s, (label, source) in enumerate(parts.items()):
+    lines, drawn = run.lines.get("rlef", []), []
+    for (label, source), fill in zip(parts.items(), COLORS):
         values = column(lines, source)
         if any(values):
-            drawn.append(traces.area(label, traces.steps(lines), values, COLORS[s]))
+            drawn.append(traces.area(label, traces.steps(lines), values, fill))
     note = (
-        "Of each update. Sampling is time in calls to the device; waiting is time in which too few conversations could go on for "
-        "want of verdicts; other is the host's own work. Healthy: little waiting; else raise executor.workers or sampler.slots."
+        "Of each update. Sampling is time in calls to the device; waiting is time in which too few "
+        "conversations could go on for want of verdicts; other is the host's own work. Healthy: "
+        "little waiting; else raise executor.workers or sampler.slots."
     )
+    title = named(runs, run, "Seconds of an update")
     layout = traces.axes("updates", **traces.y_axis("seconds"))
-    return Chart(
-        f"seconds-{runs.index(run)}", named(runs, run, "Seconds of an update"), note, drawn, layout
-    )
+    return Chart(f"seconds-{runs.index(run)}", title, note, drawn, layout)
 
 
 def phases(runs: Sequence[Run]) -> Chart:
     """Seconds of every phase so far, a bar for each run."""
     names = {name for run in runs for name in run.phases}
     ordered = [name for name in _PHASES if name in names] + sorted(names - set(_PHASES))
-    drawn = []
+    places, drawn = [run.name for run in runs], []
     for i, name in enumerate(ordered):
         spent = [run.phases.get(name, {}).get("seconds", 0) for run in runs]
-        bars = traces.bars(
-            name.replace("_", " "), spent, [run.name for run in runs], COLORS[i % len(COLORS)]
-        )
+        bars = traces.bars(name.replace("_", " "), spent, places, COLORS[i % len(COLORS)])
         drawn.append(bars | {"orientation": "h"})
     note = "Wall clock of each phase over all calls of a run, compilation included."
-    layout = traces.axes(
-        "seconds", barmode="stack", bargap=0.4, hovermode="closest", yaxis={"type": "category"}
-    )
+    bars = {"barmode": "stack", "bargap": 0.4, "yaxis": {"type": "category"}}
+    layout = traces.axes("seconds", hovermode="closest", **bars)
     return Chart("phases", "Time by phase", note, drawn, layout)
 
 
 # ---- names of metrics
-# --------------------------------------------------------------------------------------------------
 
 
 def turns_of(run: Run) -> list[int]:
-    """The turns that a run's metrics speak of."""
+    """The turns, from 1, that the metrics of a run have solve rates of."""
     prefix, lines = "solved_by_turn_", run.lines.get("rlef", [])
-    return sorted(
-        {
-            int(name.removeprefix(prefix))
-            for line in lines[:1]
-            for name in line
-            if name.startswith(prefix)
-        }
-    )
+    names = [name for line in lines[:1] for name in line if name.startswith(prefix)]
+    return sorted(int(name.removeprefix(prefix)) for name in names)
 
 
-def rates_of(figures: Mapping) -> dict[str, dict]:
-    """The rates with intervals of an evaluation, turn by turn first; the last turn's is left out,
-    since it is 1@k.
+def shown_rates(figures: Mapping) -> dict[str, dict]:
+    """The rates with intervals of an evaluation, those by turn first.
+
+    The rate of the last turn is left out, since it is that of 1@k.
     """
     rates = {
         name: figure
         for name, figure in figures.items()
         if isinstance(figure, Mapping) and "rate" in figure
     }
-    by_turn = sorted(
-        (name for name in rates if name.startswith("solved_by_turn_")),
-        key=lambda name: int(name.split("_")[-1]),
-    )
-    return {
-        name: rates[name]
-        for name in (*by_turn[:-1], *(name for name in rates if name not in by_turn))
-    }
+    by_turn = [name for name in rates if name.startswith("solved_by_turn_")]
+    by_turn.sort(key=lambda name: int(name.split("_")[-1]))
+    others = [name for name in rates if name not in by_turn]
+    return {name: rates[name] for name in by_turn[:-1] + others}
 
 
 def label_of(name: str) -> str:

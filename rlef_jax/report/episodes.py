@@ -1,6 +1,4 @@
-"""Episodes as JSON lines: what is kept of each conversation, and the words by which it is found
-again.
-"""
+"""Writes and reads episodes as JSON lines, and says of which kinds an episode is."""
 
 import gzip
 import itertools
@@ -13,54 +11,46 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from executor import AnyTest, Test, TestResult, shown
+from rlef_jax.runtime import files
+from rlef_jax.runtime.workdir import Workdir
 from rlef_jax.tokenizer import Tokenizer
 from rlef_jax.types import Episode, Learnt, Turn
 
-_MAX_CHARS = 2000  # of each text of a public test; what is longer is cut, and marked
+_MAX_CHARS = 2000  # of each text of a public test; a longer one is cut, and marked
 _CUT_MARK = "... (cut)"
 _FENCE = re.compile(r"\s*(```\w*)?\s*")  # nothing, or what stands around a program
-_PHASES = ("before", "rlef", "after")  # what the files of a run begin with, in the order of time
+_PHASES = ("before", "rlef", "after")  # how names of files begin, in the order of time
+_SUFFIX = ".jsonl.gz"
+
+
+# ---- one file
 
 
 def write_episodes(
     path: str, episodes: Sequence[Episode], tokenizer: Tokenizer, learnt: Learnt | None = None
 ) -> None:
-    """One JSON object a line, gzipped: the conversation, its public tests, and every token with its
-    text, mask and log-prob.
+    """Writes one JSON object a line, gzipped: the conversation, its public tests, and its tokens.
 
-    `learnt`, whose rows are these episodes, adds what PPO made of each turn and token. Private
-    tests are not written (I7).
+    Each token has its text, mask and log-prob. `learnt`, whose rows are these episodes, adds what
+    PPO computed for each turn and token. Private tests are not written (I7).
     """
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with gzip.open(path + ".part", "wt", compresslevel=3) as file:
-        for b, episode in enumerate(episodes):
+    with files.replacing(path, "wt", gzip.open, compresslevel=3) as file:
+        for row, episode in enumerate(episodes):
             record = _record(episode, tokenizer)
             if learnt is not None:
-                _add_learnt(record, learnt, b)
+                _add_learnt(record, learnt, row)
             file.write(json.dumps(record) + "\n")
-    os.replace(path + ".part", path)
 
 
 def _record(episode: Episode, tokenizer: Tokenizer) -> dict:
-    stream = episode.stream
+    stream, problem = episode.stream, episode.problem
     return {
         "id": episode.id,
-        "problem": episode.problem.name,
-        "statement": episode.problem.statement,
+        "problem": problem.name,
+        "statement": problem.statement,
         "passed": episode.passed,
         "passed_public": episode.passed_public,
-        "turns": [
-            {
-                "start": turn.start,
-                "stop": turn.stop,
-                "response": turn.response,
-                "program": turn.program,
-                "verdict": turn.result.verdict.value if turn.result else None,
-                "feedback": turn.feedback,
-                "tests": _tests(turn, episode.problem.public_tests),
-            }
-            for turn in episode.turns
-        ],
+        "turns": [_turn(turn, problem.public_tests) for turn in episode.turns],
         "tokens": stream.tokens_T.tolist(),
         "texts": tokenizer.texts(stream.tokens_T),
         "is_action": stream.is_action_T.astype(int).tolist(),
@@ -68,39 +58,40 @@ def _record(episode: Episode, tokenizer: Tokenizer) -> dict:
     }
 
 
-def _tests(turn: Turn, tests: Sequence[AnyTest]) -> list[dict]:
-    return (
-        [_test(test, judged) for test, judged in zip(tests, turn.result.tests)]
-        if turn.result
-        else []
-    )
-
-
-def _test(test: AnyTest, judged: TestResult) -> dict:
-    """A test and what came of it. The one text of a call or an assert is its input, and says what
-    was expected.
-    """
-    given, expected = (test.input, test.expected) if isinstance(test, Test) else (shown(test), "")
-    texts = {"input": given, "expected": expected, "output": judged.output, "error": judged.error}
-    return {name: _cut(text) for name, text in texts.items()} | {
-        "verdict": judged.verdict.value,
-        "seconds": round(judged.seconds, 4),
+def _turn(turn: Turn, tests: Sequence[AnyTest]) -> dict:
+    judged = turn.result.tests if turn.result else ()
+    return {
+        "start": turn.start,
+        "stop": turn.stop,
+        "response": turn.response,
+        "program": turn.program,
+        "verdict": turn.result.verdict.value if turn.result else None,
+        "feedback": turn.feedback,
+        "tests": [_test(test, result) for test, result in zip(tests, judged)],
     }
+
+
+def _test(test: AnyTest, result: TestResult) -> dict:
+    """A test and its result. A call or an assert has one text, which also says what is expected."""
+    given, expected = (test.input, test.expected) if isinstance(test, Test) else (shown(test), "")
+    texts = {"input": given, "expected": expected, "output": result.output, "error": result.error}
+    cut = {name: _cut(text) for name, text in texts.items()}
+    return cut | {"verdict": result.verdict.value, "seconds": round(result.seconds, 4)}
 
 
 def _cut(text: str) -> str:
     return text if len(text) <= _MAX_CHARS else text[:_MAX_CHARS] + _CUT_MARK
 
 
-def _add_learnt(record: dict, learnt: Learnt, b: int) -> None:
-    n = len(record["tokens"])
+def _add_learnt(record: dict, learnt: Learnt, row: int) -> None:
+    scores_BK = (learnt.task_rewards_BK, learnt.values_BK, learnt.returns_BK)
     for k, turn in enumerate(record["turns"]):
-        turn["reward"], turn["value"], turn["return"] = _rounded(
-            [learnt.task_rewards_BK[b, k], learnt.values_BK[b, k], learnt.returns_BK[b, k]]
-        )
-    record["reference_logprobs"] = _rounded(learnt.reference_logprobs_BT[b, :n])
-    record["advantages"] = _rounded(learnt.advantages_BT[b, :n])
-    record["ratios"] = _rounded(learnt.ratios_BT[b, :n])
+        scores = _rounded([x_BK[row, k] for x_BK in scores_BK])
+        turn["reward"], turn["value"], turn["return"] = scores
+    length = len(record["tokens"])
+    record["reference_logprobs"] = _rounded(learnt.reference_logprobs_BT[row, :length])
+    record["advantages"] = _rounded(learnt.advantages_BT[row, :length])
+    record["ratios"] = _rounded(learnt.ratios_BT[row, :length])
 
 
 def _rounded(values: Sequence[float]) -> list[float]:
@@ -115,71 +106,69 @@ def read_episodes(path: str) -> Iterator[dict]:
     number = 0
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
+            for line in file:
+                number += 1
                 record = json.loads(line)
                 if "texts" not in record:
-                    raise ValueError(
-                        "it was written by an earlier version, without the texts of its tokens: run it again"
-                    )
+                    earlier = "an earlier version, without the texts of its tokens"
+                    raise ValueError(f"it was written by {earlier}: run it again")
                 yield record
     except (EOFError, OSError, zlib.error, ValueError) as error:
         raise ValueError(f"{path}, after line {number}: cannot be read ({error})") from error
 
 
-def files(run: str) -> list[str]:
-    """The files of episodes of a run, in the order of time: first evaluation, collections, last
-    evaluation.
+# ---- the files of a run
+
+
+def names(run: str) -> list[str]:
+    """Names of a run's files of episodes, in the order of time: 'before_T0.2', 'rlef_000010', ...
 
     Raises FileNotFoundError where there is none.
     """
-    folder = os.path.join(run, "episodes")
-    names = (
-        sorted(name for name in os.listdir(folder) if name.endswith(".jsonl.gz"))
-        if os.path.isdir(folder)
-        else []
-    )
-    if not names:
-        raise FileNotFoundError(
-            f"{run} holds no episodes: is it the workdir of a run, and is episodes_every above 0?"
-        )
-    phase = lambda name: (
-        [name.startswith(phase) for phase in _PHASES].index(True)
-        if name.startswith(_PHASES)
-        else len(_PHASES)
-    )
-    return [os.path.join(folder, name) for name in sorted(names, key=phase)]
+    folder = Workdir(run).at("episodes")
+    listed = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    found = [name.removesuffix(_SUFFIX) for name in listed if name.endswith(_SUFFIX)]
+    if not found:
+        advice = "is it the workdir of a run, and is episodes_every above 0?"
+        raise FileNotFoundError(f"{run} holds no episodes: {advice}")
+
+    def phase(name: str) -> int:
+        return next((i for i, start in enumerate(_PHASES) if name.startswith(start)), len(_PHASES))
+
+    return sorted(found, key=phase)
 
 
 def of_run(run: str, limit: int | None = None) -> Iterator[tuple[str, dict]]:
-    """(name of its file, record) of the episodes of a run.
+    """(name of its file, record) of the episodes of a run, in the order of time.
 
-    With `limit`, so many at most: those of the latest collections, or where none was kept, of the
-    evaluations.
+    With `limit`, at most so many: those of the latest collections, the last collection first, or
+    those of evaluations where no collection was kept.
     """
-    paths = files(run)
+    chosen = names(run)
     if limit is not None:
-        paths = [path for path in paths if name_of(path).startswith("rlef")][::-1] or paths
-    every = ((name_of(path), record) for path in paths for record in read_episodes(path))
-    return itertools.islice(every, limit)
+        chosen = [name for name in chosen if name.startswith("rlef")][::-1] or chosen
+    return itertools.islice(of_files(run, chosen), limit)
 
 
-def name_of(path: str) -> str:
-    """runs/mini/episodes/rlef_000010.jsonl.gz -> rlef_000010"""
-    return os.path.basename(path).removesuffix(".jsonl.gz")
+def of_files(run: str, names: Sequence[str]) -> Iterator[tuple[str, dict]]:
+    """(name of its file, record) of the episodes in these files of a run."""
+    for name in names:
+        for record in read_episodes(Workdir(run).episodes(name)):
+            yield name, record
 
 
 def title_of(name: str) -> str:
-    """What the file of that name holds: 'collection 10', 'before, T=0.2'."""
+    """The title of the file of that name: 'collection 10', 'before, T=0.2'."""
     phase, _, rest = name.partition("_")
-    return (
-        f"collection {int(rest)}"
-        if phase == "rlef" and rest.isdigit()
-        else name.replace("_T", ", T=")
-    )
+    is_collection = phase == "rlef" and rest.isdigit()
+    return f"collection {int(rest)}" if is_collection else name.replace("_T", ", T=")
+
+
+# ---- one record
 
 
 def kinds(record: dict) -> list[str]:
-    """The words by which an episode can be looked for."""
+    """The words by which an episode can be looked for: 'solved', 'repaired at turn 2', ..."""
     verdicts = [turn["verdict"] for turn in record["turns"]]
     found = ["solved" if record["passed"] else "not solved"]
     if record["passed"] and len(verdicts) > 1:
@@ -194,8 +183,9 @@ def kinds(record: dict) -> list[str]:
 
 
 def around_program(turn: dict) -> tuple[str, str]:
-    """(what a response says before its program, what it says after), bare fences left out; all is
-    before where there is none.
+    """The text of a response before and after its program, without bare fences.
+
+    Without a program, all of it comes before.
     """
     if not turn["program"]:
         return turn["response"].strip(), ""
@@ -208,8 +198,5 @@ def mean_kl(record: dict) -> float | None:
     if "reference_logprobs" not in record:
         return None
     sampled = np.asarray(record["is_action"], bool)
-    return float(
-        np.mean(
-            (np.asarray(record["logprobs"]) - np.asarray(record["reference_logprobs"]))[sampled]
-        )
-    )
+    difference = np.subtract(record["logprobs"], record["reference_logprobs"])
+    return float(np.mean(difference[sampled]))

@@ -1,4 +1,4 @@
-"""Templates to HTML."""
+"""Renders the templates of the pages as HTML."""
 
 import os
 

@@ -1,6 +1,4 @@
-"""Episodes in a terminal: how many of each kind, then conversations with highlighted code, diffs
-and test tables.
-"""
+"""Prints episodes in a terminal: how many of each kind, and conversations with code and tests."""
 
 import itertools
 import re
@@ -15,91 +13,83 @@ from rich.table import Table
 from rich.text import Text
 
 from rlef_jax.report import episodes
-from rlef_jax.report.changes import changes
+from rlef_jax.report.diff import Span, diff_lines
 from rlef_jax.runtime import progress
 
-# what would command the terminal, where a model has written it
+# Characters that would control the terminal, where a model has written them.
 _CONTROL = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]")
+_CODE = {"lexer": "python", "theme": "ansi_dark", "background_color": "default", "word_wrap": True}
 _SIGNS = {"-": "red", "+": "green", "…": "dim", " ": ""}
 
 
 def show(
     run: str, filter: str = "", episode: str = "", limit: int = 5, console: Console | None = None
 ) -> None:
-    """Prints the counts of a run's episodes, and conversations: the one called `episode`
-    ('rlef_000010/1923'), or the latest few.
+    """Prints the counts of a run's episodes and its latest conversations, or one conversation.
 
     Args:
       filter: only episodes of a kind that begins so: 'repaired', 'timed out', ...; see
           `episodes.kinds`.
+      episode: the one conversation to print, such as 'rlef_000010/1923'.
       limit: conversations printed; 0 for the counts alone.
 
     Raises:
       FileNotFoundError: where the run holds no episodes.
-      ValueError: for a damaged file, and when no episode is so called, or of such a kind.
+      ValueError: for a damaged file, and where no episode has that name or is of that kind.
     """
     console = console or progress.console()
     if episode:
-        console.print(_conversation(*_named(run, episode)))
+        console.print(_conversation(*_find(run, episode)))
         return
-    files, counts = episodes.files(run), {}
+    counts = {}
     for name, record in episodes.of_run(run):
         counts.setdefault(name, Counter()).update(["episodes", *episodes.kinds(record)])
     kinds = sorted({kind for counter in counts.values() for kind in counter} - {"episodes"})
     if not any(kind.startswith(filter) for kind in kinds):
         raise ValueError(f"{run} has no episodes of kind {filter!r}: there are {', '.join(kinds)}")
     console.print(_summary(counts, kinds))
-    latest = (
-        (episodes.name_of(path), record)
-        for path in files[::-1]
-        for record in episodes.read_episodes(path)
-    )
+    latest = episodes.of_files(run, episodes.names(run)[::-1])
     chosen = (
-        pair for pair in latest if any(kind.startswith(filter) for kind in episodes.kinds(pair[1]))
+        _conversation(name, record)
+        for name, record in latest
+        if any(kind.startswith(filter) for kind in episodes.kinds(record))
     )
-    for name, record in itertools.islice(chosen, limit):
-        console.print(_conversation(name, record))
+    for conversation in itertools.islice(chosen, limit):
+        console.print(conversation)
 
 
-def _named(run: str, episode: str) -> tuple[str, dict]:
+def _find(run: str, episode: str) -> tuple[str, dict]:
     name, _, id = episode.rpartition("/")
-    for path in episodes.files(run):
-        if episodes.name_of(path) == name:
-            for record in episodes.read_episodes(path):
-                if str(record["id"]) == id:
-                    return name, record
-    known = ", ".join(episodes.name_of(path) for path in episodes.files(run))
-    raise ValueError(f"{run} has no episode {episode!r}: it is called NAME/ID, NAME one of {known}")
+    known = episodes.names(run)
+    for _, record in episodes.of_files(run, [name] if name in known else []):
+        if str(record["id"]) == id:
+            return name, record
+    advice = f"it is called NAME/ID, NAME one of {', '.join(known)}"
+    raise ValueError(f"{run} has no episode {episode!r}: {advice}")
 
 
 def _summary(counts: dict[str, Counter], kinds: list[str]) -> Table:
     table = Table(title="Episodes", title_justify="left")
     table.add_column("from", no_wrap=True)
-    for kind in ("episodes", *kinds):
-        table.add_column(kind, justify="right")
+    columns = ["episodes", *kinds]
+    for column in columns:
+        table.add_column(column, justify="right")
     for name, counter in counts.items():
-        table.add_row(
-            episodes.title_of(name), *(str(counter[kind]) for kind in ("episodes", *kinds))
-        )
+        table.add_row(episodes.title_of(name), *(str(counter[column]) for column in columns))
     return table
 
 
 def _conversation(name: str, record: dict) -> Group:
     solved = Text("solved", "bold green") if record["passed"] else Text("not solved", "bold red")
-    title = Text.assemble(
-        _plain(record["problem"]),
-        ", ",
-        solved,
-        f", {episodes.title_of(name)}, {name}/{record['id']}",
-    )
+    place = f", {episodes.title_of(name)}, {name}/{record['id']}"
+    title = Text.assemble(_plain(record["problem"]), ", ", solved, place)
     parts = [Rule(title, style="dim"), _panel("problem", _plain(record["statement"]), "none")]
     previous = None
     for number, turn in enumerate(record["turns"], start=1):
         parts.append(_panel(_turn_title(number, turn), Group(*_turn(turn, previous)), "blue"))
         if turn["feedback"] is not None:
-            parts.append(
-                Padding(_panel("feedback", _plain(turn["feedback"]), "yellow"), (0, 0, 0, 4))
-            )
+            feedback = _panel("feedback", _plain(turn["feedback"]), "yellow")
+            parts.append(Padding(feedback, (0, 0, 0, 4)))
         previous = turn["program"] or previous
     return Group(*parts, _outcome(record))
 
@@ -111,42 +101,30 @@ def _panel(title: str | Text, content, border: str) -> Panel:
 def _turn_title(number: int, turn: dict) -> Text:
     title = Text.assemble(f"turn {number} ", _verdict(turn["verdict"]))
     if "return" in turn:
-        title.append(
-            f"  reward {turn['reward']:+.2f}, V(c) {turn['value']:+.2f}, return {turn['return']:+.2f}",
-            "dim",
-        )
+        reward, value = f"reward {turn['reward']:+.2f}", f"V(c) {turn['value']:+.2f}"
+        title.append(f"  {reward}, {value}, return {turn['return']:+.2f}", "dim")
     return title
 
 
 def _turn(turn: dict, previous: str | None) -> list:
-    """The response with its program highlighted, what changed since the program before, and the
-    public tests.
-    """
+    """The response with its program highlighted, the diff to the last program, and the tests."""
     program, (before, after) = turn["program"], episodes.around_program(turn)
     parts = [_plain(before, "dim")] if before else []
     if program:
-        code = _clean(program.rstrip("\n"))
-        parts.append(
-            Syntax(code, "python", theme="ansi_dark", background_color="default", word_wrap=True)
-        )
+        parts.append(Syntax(_clean(program.rstrip("\n")), **_CODE))
     if after:
         parts.append(_plain(after, "dim"))
     if previous and program:
-        parts += [
-            Text(
-                "\nchanged since the program before:"
-                if previous != program
-                else "\nthe same program as before",
-                "dim",
-            )
-        ]
-        parts += [_changed(sign, spans) for sign, spans in changes(previous, program)]
+        same = "\nthe same program as before"
+        changed = "\nchanged since the program before:"
+        parts.append(Text(same if previous == program else changed, "dim"))
+        parts += [_changed(sign, spans) for sign, spans in diff_lines(previous, program)]
     if turn["tests"]:
         parts += [Text(), _tests(turn["tests"])]
     return parts
 
 
-def _changed(sign: str, spans: list) -> Text:
+def _changed(sign: str, spans: list[Span]) -> Text:
     line = Text(f"{sign} ", _SIGNS[sign])
     for text, changed in spans:
         line.append(_clean(text), f"{_SIGNS[sign]} reverse" if changed and len(spans) > 1 else "")
@@ -154,16 +132,8 @@ def _changed(sign: str, spans: list) -> Text:
 
 
 def _tests(tests: list[dict]) -> Table:
-    table = Table(
-        "input",
-        "expected",
-        "got",
-        "verdict",
-        "seconds",
-        title="public tests",
-        title_justify="left",
-        show_lines=True,
-    )
+    columns = ("input", "expected", "got", "verdict", "seconds")
+    table = Table(*columns, title="public tests", title_justify="left", show_lines=True)
     for test in tests:
         got = Text.assemble(_plain(test["output"].rstrip()), _plain(test["error"].rstrip(), "red"))
         given, expected = _plain(test["input"].rstrip()), _plain(test["expected"].rstrip())
@@ -178,9 +148,8 @@ def _verdict(verdict: str | None) -> Text:
 
 def _outcome(record: dict) -> Text:
     if not record["passed_public"]:
-        return Text(
-            "private tests not run: the last program does not pass the public tests\n", "red"
-        )
+        why = "the last program does not pass the public tests"
+        return Text(f"private tests not run: {why}\n", "red")
     if not record["passed"]:
         return Text("public tests passed, private tests failed\n", "red")
     return Text("private tests passed\n", "green")

@@ -1,14 +1,13 @@
-"""Plotly figures as plain dictionaries: curves, bands, areas and bars of one run, or of several
-laid over each other.
+"""Plotly figures as plain dictionaries: lines, bands, areas and bars of one or several runs.
 
-A colour is named, not given: "--c1" stands for the page's variable of that name, which the page
-looks up when it draws, so that light and dark are the page's affair. With one run, colours tell its
-curves apart; with several, colours tell the runs apart and dashes the curves.
+A colour is a name such as "--c1": the page looks up its variable of that name when it draws, so
+that light and dark are decided there. With one run, colours tell its curves apart; with several,
+colours tell the runs apart and dashes the curves.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -16,7 +15,8 @@ from rlef_jax.report.runs import Run
 
 COLORS = tuple(f"--c{i}" for i in range(1, 7))
 _DASHES = ("solid", "dot", "dash", "dashdot", "longdash")
-# Layouts: of shares, and of what is told apart by powers of ten.
+
+# Layouts of shares, and of values that differ by powers of ten.
 SHARE = {"yaxis": {"tickformat": ".0%", "range": [0, 1]}}
 LOGARITHMIC = {"yaxis": {"type": "log", "exponentformat": "power"}}
 
@@ -25,8 +25,9 @@ Source = str | Callable[[dict], float]  # the name of a metric, or a function of
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """A figure, and a sentence or two on what it shows and what is healthy. Without traces there is
-    nothing to show.
+    """A figure, and a note on what it shows and what is healthy.
+
+    Without traces there is nothing to show.
     """
 
     id: str
@@ -38,44 +39,21 @@ class Chart:
     @property
     def height(self) -> int:
         """In pixels, with room for a legend of many lines."""
-        return 300 + 18 * max(
-            len([trace for trace in self.traces if trace.get("showlegend", True)]) - 4, 0
-        )
+        entries = sum(trace.get("showlegend", True) for trace in self.traces)
+        return 300 + 18 * max(entries - 4, 0)
 
     @property
     def figure(self) -> dict:
         return {"data": self.traces, "layout": self.layout}
 
 
-def curves(
-    runs: Sequence[Run],
-    id: str,
-    title: str,
-    note: str,
-    sources: Mapping[str, Source],
-    phase: str = "rlef",
-    **layout,
-) -> Chart:
-    """One curve for each run and source, over the steps of a phase. A run whose lines lack a metric
-    has no such curve.
-    """
-    traces = []
-    for r, run in enumerate(runs):
-        lines = run.lines.get(phase, [])
-        for s, (label, source) in enumerate(sources.items()):
-            values = column(lines, source)
-            if any(value is not None for value in values):
-                name = named(runs, run, label if len(sources) > 1 else "")
-                traces.append(line(name, steps(lines), values, runs, r, s))
-    return Chart(id, title, note, traces, axes("updates" if phase == "rlef" else "steps", **layout))
+# ---- values
 
 
 def column(lines: Sequence[dict], source: Source) -> list[float | None]:
-    """A metric of every line, six digits of it; None where a line lacks it or it is not a finite
-    number.
-    """
+    """A metric of every line, rounded; None where a line lacks it or it is not finite."""
 
-    def value(line):
+    def value(line: dict) -> float | None:
         try:
             found = source(line) if callable(source) else line[source]
         except (KeyError, ZeroDivisionError):
@@ -90,6 +68,7 @@ def steps(lines: Sequence[dict]) -> list[int]:
 
 
 def rounded(value: float) -> float:
+    """Six digits of a number."""
     return float(f"{value:.6g}")
 
 
@@ -102,8 +81,7 @@ def wilson(rate_N, total_N, z: float = 1.96) -> tuple[np.ndarray, np.ndarray]:
     return (middle_N - half_N) / scale_N, (middle_N + half_N) / scale_N
 
 
-# ---- traces
-# ----------------------------------------------------------------------------------------------------------
+# ---- layouts
 
 
 def y_axis(title: str | None = None, **axis) -> dict:
@@ -115,11 +93,14 @@ def axes(x_title: str, **layout) -> dict:
     return {"xaxis": {"title": {"text": x_title}}} | layout
 
 
+# ---- traces
+
+
 def named(runs: Sequence[Run], run: Run, label: str) -> str:
-    """A curve's name, which begins with that of its run where there are several; without a label it
-    is that of the run.
-    """
-    return label if len(runs) == 1 else f"{run.name}: {label}" if label else run.name
+    """The name of a trace: its label, or with several runs the run's name and the label, if any."""
+    if len(runs) == 1:
+        return label
+    return f"{run.name}: {label}" if label else run.name
 
 
 def color(runs: Sequence[Run], run: int, curve: int) -> str:
@@ -127,26 +108,25 @@ def color(runs: Sequence[Run], run: int, curve: int) -> str:
 
 
 def line(name: str, x: list, y: list, runs: Sequence[Run], run: int, curve: int) -> dict:
+    """A curve; `run` and `curve` are numbers from 0, which choose its colour and dash."""
     dash = _DASHES[0 if len(runs) == 1 else curve % len(_DASHES)]
-    style = {"color": color(runs, run, curve), "dash": dash, "width": 2}
     return {
         "type": "scatter",
         "mode": "lines" if len(x) > 1 else "markers",
         "name": name,
         "x": x,
         "y": y,
-        "line": style,
+        "line": {"color": color(runs, run, curve), "dash": dash, "width": 2},
     }
 
 
 def band(x: list, low, high, runs: Sequence[Run], run: int, curve: int) -> dict:
-    """What lies between two curves, faintly filled."""
-    y = [*map(rounded, high), *map(rounded, reversed(low))]
+    """The region between two curves, faintly filled."""
     return {
         "type": "scatter",
         "mode": "lines",
         "x": [*x, *reversed(x)],
-        "y": y,
+        "y": [*map(rounded, high), *map(rounded, reversed(low))],
         "fill": "toself",
         "opacity": 0.16,
         "fillcolor": color(runs, run, curve),
@@ -176,13 +156,11 @@ def bars(name: str, x: list, y: list, fill: str, **marker) -> dict:
 
 def error_bars(values: Sequence[float], low: Sequence[float], high: Sequence[float]) -> dict:
     """Error bars of intervals given by their ends."""
-    up = [rounded(end - value) for value, end in zip(values, high)]
-    down = [rounded(value - end) for value, end in zip(values, low)]
     return {
         "type": "data",
         "symmetric": False,
-        "array": up,
-        "arrayminus": down,
+        "array": [rounded(end - value) for value, end in zip(values, high)],
+        "arrayminus": [rounded(value - end) for value, end in zip(values, low)],
         "thickness": 1.2,
         "width": 4,
     }

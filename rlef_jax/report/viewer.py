@@ -1,9 +1,8 @@
-"""The episode viewer: conversations as a person reads them, and every token coloured by what was
-made of it, in one HTML file.
+"""Writes the episode viewer: conversations to read, and every token in colours, as one HTML file.
 
-An index of all episodes is in the page as it is, the episodes in compressed blocks, which the
-browser unpacks when one of them is opened. What a model wrote is hostile text: all of it passes
-through the escaping of the templates, or is set as plain text.
+The page holds an index of all episodes as plain JSON, and the episodes in compressed blocks, each
+unpacked by the browser when one of its episodes is opened. What a model wrote is hostile text: all
+of it passes through the escaping of the templates, or is set as plain text.
 """
 
 import base64
@@ -23,36 +22,32 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 from rlef_jax.report import episodes
-from rlef_jax.report.changes import changes
+from rlef_jax.report.diff import diff_lines
 from rlef_jax.report.markup import render
+from rlef_jax.runtime import files
 
-# episodes compressed together: alike as they are, they take half the room that they would one by
-# one
-_BLOCK = 8
+_BLOCK = 8  # episodes compressed together, in half the room that they take one by one
 _HEAD = 80  # characters of a statement that the list shows, and that are searched
 _QUANTILE = 0.9  # of the episodes' largest values: where the scale of a colour ends
-# of episodes that were learnt from; colours of log-probs have a scale of their own
-_MEASURES = {"kl", "ratio", "advantage"}
+_SCALED = {"kl", "ratio", "advantage"}  # coloured by such a scale; log-probs have a fixed one
 
 
 def write(run: str, out: str) -> None:
-    """The viewer of all episodes of a run as a page of its own.
+    """Writes the viewer of all episodes of a run as a page of its own.
 
     Raises FileNotFoundError where there are no episodes, ValueError for a damaged file.
     """
     found = fragment(episodes.of_run(run))
     page = render("episodes_page.html", title=os.path.basename(os.path.abspath(run)), viewer=found)
-    with open(out + ".part", "w", encoding="utf-8") as file:
+    with files.replacing(out, encoding="utf-8") as file:
         file.write(page)
-    os.replace(out + ".part", out)
 
 
 def fragment(found: Iterable[tuple[str, dict]]) -> Markup:
-    """The viewer of (name of the collection or evaluation, record) as a piece of HTML with its own
-    style, script and data.
+    """The viewer of pairs (name of the collection or evaluation, record) as a piece of HTML.
 
-    A page holds it once. It reads the records block by block, and keeps of each what the page
-    needs.
+    It has its own style, script and data, and can be in a page only once. Records are read block by
+    block, and only what the page needs of them is kept.
     """
     rows, blocks, extents = [], [], defaultdict(list)
     found = iter(found)
@@ -61,35 +56,24 @@ def fragment(found: Iterable[tuple[str, dict]]) -> Markup:
         rows += [_row(name, record) for name, record in pairs]
         blocks.append(_packed(block))
         for episode in block:
-            for measure in episode["arrays"].keys() & _MEASURES:
+            for measure in episode["arrays"].keys() & _SCALED:
                 extents[measure].append(_extent(measure, episode["arrays"][measure]))
-    names, kinds = (
-        Counter(row["name"] for row in rows),
-        Counter(kind for row in rows for kind in row["kinds"]),
-    )
+    names = Counter(row["name"] for row in rows)
+    kinds = Counter(kind for row in rows for kind in row["kinds"])
     titles = {name: episodes.title_of(name) for name in names}
-    scales = {
-        measure: max(float(np.quantile(largest, _QUANTILE)), 1e-3)
-        for measure, largest in extents.items()
-    }
+    ends = {measure: float(np.quantile(x, _QUANTILE)) for measure, x in extents.items()}
     index = {
         "rows": [list(row.values()) for row in rows],
         "block": _BLOCK,
         "titles": titles,
-        "scales": scales,
+        "scales": {measure: max(end, 1e-3) for measure, end in ends.items()},
     }
-    return render(
-        "episodes.html",
-        index=index,
-        blocks=blocks,
-        names=names,
-        titles=titles,
-        kinds=sorted(kinds.items()),
-    )
+    lists = {"names": names, "titles": titles, "kinds": sorted(kinds.items())}
+    return render("episodes.html", index=index, blocks=blocks, **lists)
 
 
 def _row(name: str, record: dict) -> dict:
-    """What the list shows of an episode, and what it is filtered, searched and sorted by."""
+    """An episode in the list: what is shown, filtered, searched and sorted by."""
     return {
         "name": name,
         "id": record["id"],
@@ -102,17 +86,14 @@ def _row(name: str, record: dict) -> dict:
 
 
 def _episode(name: str, record: dict) -> dict:
-    """What the browser gets of an episode: the conversation as HTML, and its tokens as texts and
-    numbers.
-    """
+    """An episode for the browser: its conversation as HTML, its tokens as texts and numbers."""
     arrays = {"mask": record["is_action"], "logprob": record["logprobs"]}
     if "ratios" in record:
         kl = np.subtract(record["logprobs"], record["reference_logprobs"]) * record["is_action"]
         arrays |= {"kl": kl.tolist(), "ratio": record["ratios"], "advantage": record["advantages"]}
+    title, turns = episodes.title_of(name), _turns(record)
     return {
-        "html": render(
-            "episode.html", name=episodes.title_of(name), record=record, turns=_turns(record)
-        ),
+        "html": render("episode.html", name=title, record=record, turns=turns),
         "texts": record["texts"],
         "tokens": record["tokens"],
         "parts": _parts(record),
@@ -126,23 +107,19 @@ def _short(x: float | None) -> float | None:
 
 
 def _extent(measure: str, values: list[float | None]) -> float:
-    """The largest distance of an episode's values from 0, where nothing is coloured; of ratios,
-    that of their logarithms.
-    """
+    """The largest absolute value of a measure in an episode; of ratios, of their logarithms."""
     finite = np.array([x for x in values if x is not None])
-    return float(
-        np.abs(np.log(np.maximum(finite, 1e-6)) if measure == "ratio" else finite).max(initial=0.0)
-    )
+    if measure == "ratio":
+        finite = np.log(np.maximum(finite, 1e-6))
+    return float(np.abs(finite).max(initial=0.0))
 
 
 def _turns(record: dict) -> list[dict]:
-    """The turns with what a template needs besides: the response in pieces, and the diff to the
-    program before.
-    """
+    """The turns for the template, with the response in pieces and the diff to the last program."""
     turns, previous = [], None
     for turn in record["turns"]:
         program, (before, after) = turn["program"], episodes.around_program(turn)
-        diff = list(changes(previous, program)) if previous and program else None
+        diff = list(diff_lines(previous, program)) if previous and program else None
         code = _highlighted(program.rstrip("\n")) if program else ""
         turns.append(turn | {"before": before, "code": code, "after": after, "diff": diff})
         previous = program or previous
@@ -150,7 +127,7 @@ def _turns(record: dict) -> list[dict]:
 
 
 def _parts(record: dict) -> list[tuple[str, int]]:
-    """(title, where it ends) of each stretch of the stream."""
+    """(title, position of its end) of each part of the stream: prompt, turns and feedback."""
     parts = []
     for number, turn in enumerate(record["turns"], start=1):
         parts.append(("prompt" if number == 1 else f"feedback {number - 1}", turn["start"]))
@@ -161,9 +138,8 @@ def _parts(record: dict) -> list[tuple[str, int]]:
 @functools.lru_cache(maxsize=4096)  # the same program comes up again and again
 def _highlighted(program: str) -> Markup:
     formatter = HtmlFormatter(nowrap=True)  # escapes what it does not mark
-    return Markup(
-        pygments.highlight(program, PythonLexer(stripnl=False, ensurenl=False), formatter)
-    )
+    lexer = PythonLexer(stripnl=False, ensurenl=False)
+    return Markup(pygments.highlight(program, lexer, formatter))
 
 
 def _packed(block: list[dict]) -> str:

@@ -1,4 +1,4 @@
-"""Writes files that are there whole or not at all, JSON lines that outlive a kill, and folders that are claimed."""
+"""Replaces files whole, grows and reads files of JSON lines, and claims folders."""
 
 import contextlib
 import json

@@ -1,10 +1,8 @@
-"""One run on several hosts: a process on each runs the same program, and they decide alike, so that
-their devices work together.
+"""Makes the processes of a run on several hosts decide alike, so that their devices work together.
 
-What the hosts hold is the same everywhere. What could differ, such as which programs have been
-judged by now, or whether one of them has been asked to stop, they tell each other at the same place
-of the program, for all to go by. A single process has nobody to tell, and none of this costs it
-anything.
+Each runs the same program on the same data. What could differ, such as which programs have been
+judged by now, or whether one of them has been asked to stop, they exchange at the same place of the
+program, so that all act on the same value. A single process exchanges nothing.
 """
 
 import contextlib
@@ -21,7 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import executor
-from rlef_jax.runtime import interrupt, progress
+from rlef_jax.runtime import files, interrupt, progress
 
 _PART = 1 << 16  # bytes that each process sends at once: one shape, so one compilation
 _PAUSE = 0.02  # seconds that a host waits for programs of its own before it listens to the others
@@ -30,23 +28,21 @@ _PAUSE = 0.02  # seconds that a host waits for programs of its own before it lis
 def connect(
     coordinator: str | None = None, processes: int | None = None, process: int | None = None
 ) -> None:
-    """Makes this process one of several; to be called by a command, before jax does anything else.
+    """Makes this process one of several; a command calls it before jax does anything else.
 
-    Args: as of `jax.distributed.initialize`, which finds them by itself on TPU slices and under
-        SLURM.
-
-    From here on only the leading process writes to stdout and shows progress, and a signal that any
+    The arguments are those of `jax.distributed.initialize`, which finds them by itself on TPU
+    slices and under SLURM. From here on only the leading process writes to stdout and shows progress, and a signal that any
     process has heard stops all. Raises ValueError where the other processes cannot be found.
     """
     heard = signal.getsignal(signal.SIGTERM)
     try:
         jax.distributed.initialize(coordinator, processes, process)
     except ValueError as error:
-        found = (
-            "neither a TPU slice nor a cluster manager that jax knows tells of all the processes"
-        )
-        advice = "give --coordinator, --num_processes and --process_id, each of them"
-        raise ValueError(f"{found} ({str(error).rstrip('.')}): {advice}") from error
+        raise ValueError(
+            "neither a TPU slice nor a cluster manager that jax knows tells of all the processes "
+            f"({str(error).rstrip('.')}): give --coordinator, --num_processes and --process_id, "
+            "each of them"
+        ) from error
     signal.signal(signal.SIGTERM, heard)  # which jax has taken for notices of its own
     interrupt.agree(lambda signum: max(gather(signum or 0)) or None)
     barrier()
@@ -60,8 +56,14 @@ def leads() -> bool:
     return jax.process_index() == 0
 
 
+def write_json(path: str, content) -> None:
+    """Replaces a file with JSON; of several processes, which hold the same, one writes."""
+    if leads():
+        files.write_json(path, content)
+
+
 def gather(value) -> list:
-    """The values of all processes, in their order, on all of them; each calls it at the same place."""
+    """The values of all processes, in their order; each calls it at the same place."""
     if jax.process_count() == 1:
         return [value]
     content = pickle.dumps(value)
@@ -96,15 +98,13 @@ def leader_first() -> Iterator[None]:
 
 
 class SharedPool:
-    """A pool on every host. All of them submit the same jobs in the same order; each job is judged
-    on one, and told to all.
-    """
+    """A pool on every host: all submit the same jobs in the same order, one judges each job."""
 
     def __init__(self, pool: executor.Pool):
         self._pool, self._submitted = pool, 0
         self.isolation, self.workers = pool.isolation, sum(gather(pool.workers))
-        self._here: dict[int, Future] = {}  # by number of the job: what this host judges
-        self._open: dict[int, Future] = {}  # what nobody has told of yet
+        self._own: dict[int, Future] = {}  # by number of the job: what this host judges
+        self._open: dict[int, Future] = {}  # not yet announced
 
     def __enter__(self) -> "SharedPool":
         return self
@@ -115,20 +115,18 @@ class SharedPool:
     def submit(self, job: executor.Job) -> "_SharedFuture":
         number, self._submitted = self._submitted, self._submitted + 1
         if number % jax.process_count() == jax.process_index():
-            self._here[number] = self._pool.submit(job)
+            self._own[number] = self._pool.submit(job)
         future = self._open[number] = _SharedFuture(self)
         return future
 
     def tell(self, seconds: float = 0.0) -> None:
-        """Hosts tell each other what they have judged, after waiting for up to `seconds`: the only
-        place where futures end.
+        """Hosts exchange what they have judged, after waiting for up to `seconds`.
+
+        It is the only place that completes futures.
         """
-        done = wait(self._here.values(), seconds, FIRST_COMPLETED).done
-        judged = {
-            number: future.result() for number, future in self._here.items() if future in done
-        }
-        for number in judged:
-            del self._here[number]
+        done = wait(self._own.values(), seconds, FIRST_COMPLETED).done
+        numbers = [number for number, future in self._own.items() if future in done]
+        judged = {number: self._own.pop(number).result() for number in numbers}
         for results in gather(judged):
             for number, result in results.items():
                 self._open.pop(number).set_result(result)
@@ -147,9 +145,7 @@ class _SharedFuture(Future):
 
 
 def settled(futures: Sequence[Future], seconds: float = 0.0) -> set[Future]:
-    """Those that are done, after waiting up to `seconds` for the first; the same ones on every
-    process.
-    """
+    """Those that are done, the same on every process; waits up to `seconds` for the first."""
     if not futures or not isinstance(futures[0], _SharedFuture):
         return wait(futures, seconds, FIRST_COMPLETED).done
     done = set()

@@ -1,5 +1,4 @@
-"""Ctrl-C, and the SIGTERM that clusters send: the first one asks a program to stop, a second one
-ends it at once.
+"""Hears Ctrl-C and SIGTERM: the first asks a program to stop, the second ends it at once.
 
 For training, the handler only sets a flag, which the run looks at wherever it can stop: an
 exception raised in the middle of anything could be lost in a destructor, or tear a step apart that
@@ -17,14 +16,11 @@ from collections.abc import Callable, Iterator
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _received: int | None = None  # the first signal
 _awaited = "what is under way"
-# the signal that all processes go by
-_agreed: Callable[[int | None], int | None] = lambda received: received
+_agreed: Callable[[int | None], int | None] | None = None  # of several processes: see `agree`
 
 
 class Interrupted(BaseException):
-    """The program was asked to stop, and does so where nothing is lost. Like KeyboardInterrupt it
-    is no `Exception`.
-    """
+    """The program was asked to stop, where nothing is lost; like KeyboardInterrupt no Exception."""
 
     def __init__(self, signum: int):
         super().__init__(f"interrupted by {signal.Signals(signum).name}")
@@ -33,10 +29,9 @@ class Interrupted(BaseException):
 
 @contextlib.contextmanager
 def listening(raises: bool = False) -> Iterator[None]:
-    """Around a whole command: the first signal is a request, for `check` to find, or raised
-    wherever the program is.
+    """Hears signals for a whole command: the first is a request, which `check` finds.
 
-    A command that stops says how to go on, and exits with the status that tells of the signal: 130
+    With `raises` it is raised wherever the program is. A command that stops says how to go on, and exits with the status that tells of the signal: 130
     for Ctrl-C, 143 for SIGTERM. To be used in the main thread, by commands only: a library leaves
     signals alone.
     """
@@ -64,8 +59,7 @@ def listening(raises: bool = False) -> Iterator[None]:
 
 
 def agree(how: Callable[[int | None], int | None]) -> None:
-    """For a program of several processes: `how` makes of the signal that each has received, or
-    None, what they all go by.
+    """Makes several processes go by one signal: `how` maps what each has received, or None, to it.
 
     From then on all of them call `requested` and `check` at the same places.
     """
@@ -75,21 +69,22 @@ def agree(how: Callable[[int | None], int | None]) -> None:
 
 def requested() -> bool:
     """Whether somebody has asked the program to stop."""
-    return _agreed(_received) is not None
+    return _signal() is not None
+
+
+def _signal() -> int | None:
+    """The signal that this process, or all of several, go by."""
+    return _received if _agreed is None else _agreed(_received)
 
 
 def check() -> None:
-    """Raises Interrupted if somebody has asked the program to stop; to be called where nothing
-    would be lost.
-    """
-    if (signum := _agreed(_received)) is not None:
+    """Raises Interrupted if somebody asked the program to stop; call it where nothing is lost."""
+    if (signum := _signal()) is not None:
         raise Interrupted(signum)
 
 
 def then_check(report: Callable[[int], None]) -> Callable[[int], None]:
-    """A callback of progress, such as a bar's `update`, that stops what calls it once somebody has
-    asked for that.
-    """
+    """A callback of progress, such as a bar's `update`, that also calls `check`."""
 
     def both(n: int) -> None:
         report(n)

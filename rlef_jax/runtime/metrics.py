@@ -1,75 +1,58 @@
-"""What a run writes down while it runs: metrics.jsonl, TensorBoard events, and a count of
-compilations.
-"""
+"""Writes metrics.jsonl and TensorBoard events, times phases, and counts compilations."""
 
 import contextlib
 import json
 import os
+import time
 
 import jax
 from tensorboardX import SummaryWriter
 
-from rlef_jax.runtime import hosts
+from rlef_jax.runtime import files, hosts
+from rlef_jax.runtime.workdir import Workdir
 
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 
 
 class Metrics:
-    """Appends one JSON object a line to `<workdir>/metrics.jsonl`, and the numbers in it to
-    TensorBoard.
+    """Appends a JSON line a step to metrics.jsonl, and the numbers in it to TensorBoard.
 
     Of several processes, only the leading one writes.
     """
 
-    def __init__(self, workdir: str):
-        self._path = os.path.join(workdir, "metrics.jsonl")
-        self._board = SummaryWriter(os.path.join(workdir, "tensorboard")) if hosts.leads() else None
+    def __init__(self, workdir: Workdir):
+        self._path = workdir.metrics
+        self._board = SummaryWriter(workdir.tensorboard) if hosts.leads() else None
 
     def rewind(self, phase: str, step: int) -> None:
-        """Forgets lines of `phase` at or after `step`: a resumed run writes them again."""
+        """Drops lines of `phase` at or after `step`: a resumed run writes them again."""
         if self._board is None or not os.path.exists(self._path):
             return
-        kept = [
-            line
-            for line in _lines(self._path)
-            if not (line["phase"] == phase and line["step"] >= step)
-        ]
-        with open(self._path + ".part", "w") as file:
-            file.writelines(json.dumps(line) + "\n" for line in kept)
-        os.replace(self._path + ".part", self._path)
+        with files.replacing(self._path) as file:
+            for line in files.read_lines(self._path):
+                if line["phase"] != phase or line["step"] < step:
+                    file.write(json.dumps(line) + "\n")
 
     def write(self, phase: str, step: int, **values) -> None:
         if self._board is None:
             return
         with open(self._path, "a") as file:
-            file.write(json.dumps({"phase": phase, "step": step, **values}) + "\n")
+            files.append_line(file, {"phase": phase, "step": step, **values})
         for name, value in values.items():
             if isinstance(value, (int, float)):
                 self._board.add_scalar(f"{phase}/{name}", value, step)
 
     def read(self, phase: str) -> list[dict]:
         """The lines of one phase, in order."""
-        return (
-            [line for line in _lines(self._path) if line["phase"] == phase]
-            if os.path.exists(self._path)
-            else []
-        )
+        return [line for line in files.read_lines(self._path) if line["phase"] == phase]
 
     def close(self) -> None:
         if self._board is not None:
             self._board.close()
 
 
-def _lines(path: str) -> list[dict]:
-    """Complete lines only: a killed process may leave half of the last one."""
-    with open(path) as file:
-        return [json.loads(line) for line in file if line.endswith("\n")]
-
-
 class CompileCounter:
-    """Counts the programs that XLA compiles in this process, so that a recompilation after warm-up
-    cannot hide.
-    """
+    """Counts the programs that XLA compiles in this process: no recompilation can hide."""
 
     def __init__(self):
         self._count, self._ignoring = 0, False
@@ -84,11 +67,34 @@ class CompileCounter:
 
     @contextlib.contextmanager
     def ignored(self):
-        """Leaves out what is compiled within: Orbax cuts replicated arrays up with little programs
-        of its own.
-        """
+        """Leaves out what is compiled within: Orbax cuts replicated arrays up with programs."""
         self._ignoring = True
         try:
             yield
         finally:
             self._ignoring = False
+
+
+class Phase:
+    """Times a phase over all the calls of a run, and counts what it compiles after its warm-up."""
+
+    def __init__(self, path: str, compiles: CompileCounter):
+        self._path, self._compiles = path, compiles
+        self._before = {"seconds": 0.0, "recompilations": 0}
+        if os.path.exists(path):
+            self._before = files.read_json(path)
+        self._began, self._warm = time.perf_counter(), None
+
+    def warmed_up(self) -> None:
+        self._warm = self._compiles.count
+
+    @property
+    def recompilations(self) -> int:
+        since = 0 if self._warm is None else self._compiles.count - self._warm
+        return self._before["recompilations"] + since
+
+    def save(self) -> None:
+        """Writes the figures; to be called whenever the phase's progress goes to disk."""
+        seconds = self._before["seconds"] + time.perf_counter() - self._began
+        figures = {"seconds": round(seconds, 2), "recompilations": self.recompilations}
+        hosts.write_json(self._path, figures)

@@ -1,5 +1,4 @@
-"""What a person sees while something runs: progress bars with rate and time left, waits that no bar
-can measure, tables.
+"""Shows what runs: progress bars with rate and time left, waits that have no bar, tables.
 
 On a terminal a bar is redrawn; in a log it is a line now and then, with no control characters.
 """
@@ -18,9 +17,7 @@ _silent = False
 
 
 def silence() -> None:
-    """Ends progress bars and words about waits, in a process that is not the one of several that a
-    person reads.
-    """
+    """Ends progress bars and words about waits: of several processes a person reads one."""
     global _silent
     _silent = True
 
@@ -37,8 +34,7 @@ class _Lines:
 
 
 def progress(total: int | None, label: str, unit: str, done: int = 0, part: bool = False) -> tqdm:
-    """A progress bar with rate and time left; on a terminal it is redrawn, in a log a line appears
-    every 15 seconds.
+    """A bar with rate and time left, redrawn on a terminal; in a log, a line every 15 seconds.
 
     A `part` of what another bar counts shows only if it lasts: after a second on a terminal, where
     it goes when it is complete, and every minute in a log. Bytes (`unit` B) and parameters are
@@ -70,17 +66,19 @@ def progress(total: int | None, label: str, unit: str, done: int = 0, part: bool
 
 @contextlib.contextmanager
 def taking(what: str):
-    """Says what is being done, and how long it took: for a wait that no bar can measure. A run
-    asked to stop does so after it.
-    """
+    """Says what is being done, and how long it took. A run asked to stop does so after it."""
     began = time.perf_counter()
-    say = lambda text, end: None if _silent else print(text, end=end, file=sys.stderr, flush=True)
-    say(f"{what} ...", end="")
+    _say(f"{what} ...", end="")
     try:
         yield
     finally:
-        say(f" {time.perf_counter() - began:.0f} s", end="\n")
+        _say(f" {time.perf_counter() - began:.0f} s", end="\n")
     interrupt.check()
+
+
+def _say(text: str, end: str) -> None:
+    if not _silent:
+        print(text, end=end, file=sys.stderr, flush=True)
 
 
 def compiling(what: str):

@@ -14,10 +14,8 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
 from rlef_jax import build, datasets, llama, sharding
-from rlef_jax import environment as environments
 from rlef_jax.config import checks, stream_capacity
 from rlef_jax.llama import LlamaConfig, RopeScaling
-from rlef_jax.rollout import Collector
 from rlef_jax.train import train
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -139,13 +137,13 @@ def test_it_plays_a_conversation_with_weights_of_its_kind(
     tokenizer = build.tokenizer(config, str(tmp_path), problems)
     model = build.model(config, tokenizer.vocab_size)
     mesh = build.mesh(config, model, devices)
-    environment = environments.from_config(config, tokenizer, one_worker, problems)
+    environment = build.environment(config, tokenizer, one_worker, problems)
     params = build.weights(config, model, mesh)
     numerics = dict(dtype="bfloat16", remat=True, logit_chunk=config.model.logit_chunk)
     assert model == dataclasses.replace(SHAPE, **shape, **numerics)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
 
-    collector = Collector(model, mesh, config, stream_capacity(config), environment.layout.stops)
+    collector = build.collector(config, model, mesh, environment.layout.stops)
     (episode,), stats = collector.collect(
         params, environment, [(7, problems[0])], jax.random.key(0), 1.0
     )

@@ -7,9 +7,7 @@ import json
 import pytest
 
 import executor
-from rlef_jax import datasets
-from rlef_jax import environment as environments
-from rlef_jax import episode as episodes
+from rlef_jax import build, datasets
 from rlef_jax.config import default
 from rlef_jax.types import Problem, Status
 
@@ -129,19 +127,17 @@ def test_the_checker_of_a_problem_judges_its_episode(
     (problem,) = read(ENDS | ({"checker": checker} if checker else {}))
     config = default()
     config.episode.turn_limit = 1
-    environment = environments.from_config(config, tiny_tokenizer, one_worker, [problem])
+    environment = build.environment(config, tiny_tokenizer, one_worker, [problem])
     tokens = environment.response_tokens(
         "a = sorted(map(int, input().split()))\nprint(a[-1], a[0])"
     )
     episode = environment.receive_response(
         environment.start(0, problem), tokens, [-1.0] * len(tokens)
     )
-    result = environment.submit_public(episode).result()
-    episode = environment.receive_public(episode, result)
+    result = environment.submit(episode).result()
+    episode = environment.receive(episode, result)
     assert (result.verdict == executor.Verdict.OK) == passed
     assert episode.status == (Status.VERDICT if passed else Status.DONE)
     if passed:
-        episode = episodes.receive_verdict(
-            episode, environment.submit_private(episode).result().passed
-        )
+        episode = environment.receive(episode, environment.submit(episode).result())
     assert episode.passed == passed

@@ -18,7 +18,7 @@ import pytest
 from experiments.configs import mini
 from rlef_jax import build
 from rlef_jax.evaluation import evaluate, players, results
-from rlef_jax.evaluation.recording import ByteTokenizer, Replay
+from rlef_jax.evaluation.recording import ByteTokenizer, Recording
 
 ROOT = pathlib.Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"XLA_FLAGS": ""}
@@ -100,13 +100,13 @@ def test_what_is_on_disk_is_not_played_again(prepared, tmp_path, monkeypatch):
     table = pathlib.Path(results.path(out, 0.2))
     whole = table.read_bytes().splitlines(keepends=True)
     table.write_bytes(b"".join(whole[:5]) + whole[5][:20])  # a kill in the middle of a line
-    played, play = [], Replay.play
+    played, play = [], Recording.play
 
     def counted(self, config, environment, temperature, starts, on_episode):
         played.extend(starts)
         return play(self, config, environment, temperature, starts, on_episode)
 
-    monkeypatch.setattr(Replay, "play", counted)
+    monkeypatch.setattr(Recording, "play", counted)
     assert evaluate.run(config, f"replay:{path}", "test", "1@9", out) == first
     assert len(played) == len(whole) - 5
     assert sorted(table.read_bytes().splitlines()) == sorted(line.rstrip() for line in whole)
@@ -393,7 +393,7 @@ def test_a_run_that_does_not_go_with_the_configuration_is_refused(trained, tmp_p
 def test_problems_that_do_not_fit_are_left_out_and_counted(trained, tmp_path, capsys):
     config, run, _ = trained
     problems = build.problems(config, "test", "")
-    player = players.open(config, str(run))
+    player = players.open_player(config, str(run))
     with build.pool(config) as pool:
         environment = player.environment(config, pool, problems)
         lengths = sorted(len(environment.prompt(problem)) for problem in problems)
@@ -464,14 +464,14 @@ def test_bytes_are_tokens_and_specials_are_none_of_them():
 def test_a_damaged_record_is_named(tmp_path, line):
     (tmp_path / "r.jsonl").write_text('{"name": "p", "solution": "x"}\n' + line + "\n")
     with pytest.raises(ValueError, match="r.jsonl, line 2: "):
-        Replay.read(str(tmp_path / "r.jsonl"))
+        Recording.read(str(tmp_path / "r.jsonl"))
 
 
 def test_a_truncated_archive_is_named(tmp_path):
     whole = gzip.compress(b'{"name": "p", "solution": "x"}\n' * 1000)
     (tmp_path / "r.jsonl.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="r.jsonl.gz is damaged .*: make it again"):
-        Replay.read(str(tmp_path / "r.jsonl.gz"))
+        Recording.read(str(tmp_path / "r.jsonl.gz"))
 
 
 DATA = ROOT.parent / "shared" / "data"

@@ -240,8 +240,8 @@ def test_no_rollout_is_no_figure():
 )
 def test_figure_and_table_of_a_short_run(play, tmp_path, capsys, lines):
     figures = summary([play([OK], name="a"), play([W, W, W], name="b")])
-    report.figure(str(tmp_path / "figure.png"), lines, {"0.2": figures}, {"0.2": figures})
+    report.write_figure(str(tmp_path / "figure.png"), lines, {"0.2": figures}, {"0.2": figures})
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
-    report.table({"0.2": figures}, {"0.2": figures}, "test")
+    report.print_table({"0.2": figures}, {"0.2": figures}, "test")
     printed = capsys.readouterr().out
     assert "50.0 [0.0, 100.0]" in printed and "+0.0" in printed

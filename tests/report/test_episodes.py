@@ -1,6 +1,4 @@
-"""What is kept of an episode: texts of tokens, public tests, what was learnt; damaged files, and
-the words to find it by.
-"""
+"""Records of episodes: their tokens, public tests and scores; damaged files; kinds of episodes."""
 
 import gzip
 import json
@@ -19,20 +17,18 @@ from rlef_jax.prompts import fenced
 from rlef_jax.report import episodes
 from rlef_jax.types import Episode, Learnt, Problem, Status, TokenStream, Turn
 
-OK, W = "OK", "WRONG_ANSWER"
+OK, W, INVALID = "OK", "WRONG_ANSWER", "INVALID_PROGRAM"
 
 
 # ---- texts of tokens
-# ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def of_json(tmp_path_factory):
     """A tokenizer.json of bytes, with a blank before the text and two special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = tokenizers.Tokenizer(
-        models.BPE({character: i for i, character in enumerate(alphabet)}, [])
-    )
+    vocabulary = {character: i for i, character in enumerate(alphabet)}
+    made = tokenizers.Tokenizer(models.BPE(vocabulary, []))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     made.add_special_tokens(["<|im_start|>", "<|im_end|>"])
     path = tmp_path_factory.mktemp("json") / "tokenizer.json"
@@ -72,17 +68,15 @@ def test_a_character_of_several_tokens_stands_at_the_last_of_them(tiny_tokenizer
     assert len(ids) == 2 and tiny_tokenizer.texts(ids) == ["", "é"]
     assert tiny_tokenizer.texts(ids[:1]) == ["\ufffd"]
     assert tiny_tokenizer.texts([ids[0], *tiny_tokenizer.encode("x")]) == ["", "\ufffdx"]
-    assert (
-        tiny_tokenizer.texts([tiny_tokenizer.id("<s>"), *tiny_tokenizer.encode(" (")])[0] == "<s>"
-    )
+    start = tiny_tokenizer.id("<s>")
+    assert tiny_tokenizer.texts([start, *tiny_tokenizer.encode(" (")])[0] == "<s>"
 
 
 # ---- records
-# --------------------------------------------------------------------------------------------------------
 
 
 def episode_of(tests, results, passed=False):
-    """An episode of one turn of two tokens, whose program had these results on these public tests."""
+    """An episode of one turn of two tokens, with these results on these public tests."""
     verdict = next((r.verdict for r in results if r.verdict != "OK"), executor.Verdict.OK)
     result = executor.Result(verdict, tuple(results), 0.5)
     problem = Problem("p", "statement", tuple(tests), (executor.Test("SECRET", "SECRET"),))
@@ -129,43 +123,36 @@ def test_a_record_holds_every_token(play, tiny_tokenizer, tmp_path):
     episode = play([W, None, OK], id=7)
     record, other = written(tmp_path / "new" / "e.jsonl.gz", [episode, play([OK])], tiny_tokenizer)
     assert record["tokens"] == episode.stream.tokens_T.tolist() and other["id"] == 0
-    assert "".join(record["texts"]) == tiny_tokenizer.decode(
-        episode.stream.tokens_T, keep_special=True
-    )
+    text = tiny_tokenizer.decode(episode.stream.tokens_T, keep_special=True)
+    assert "".join(record["texts"]) == text
     assert record["is_action"] == [0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 1, 0, 0, 0, 1, 1]
     assert [turn["verdict"] for turn in record["turns"]] == [W, None, OK]
     assert [len(turn["tests"]) for turn in record["turns"]] == [1, 0, 1]
-    assert (
-        "ratios" not in record
-        and "return" not in record["turns"][0]
-        and episodes.mean_kl(record) is None
-    )
+    assert "ratios" not in record and "return" not in record["turns"][0]
+    assert episodes.mean_kl(record) is None
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["e.jsonl.gz"]
 
 
 def test_what_was_learnt_lies_at_its_turn_and_token(play, tiny_tokenizer, tmp_path):
     rows = lambda *values: np.array(values, np.float32)
+    count_BT = np.arange(24, dtype=np.float32).reshape(2, 12)
     learnt = Learnt(
         task_rewards_BK=rows([-1, 0], [-0.2, 1]),
         values_BK=rows([0.5, 0], [0.25, 0.75]),
         returns_BK=rows([-1, 0], [0.8, 1]),
-        reference_logprobs_BT=np.arange(24, dtype=np.float32).reshape(2, 12),
-        advantages_BT=-np.arange(24, dtype=np.float32).reshape(2, 12),
-        ratios_BT=1 + np.arange(24, dtype=np.float32).reshape(2, 12) / 8,
+        reference_logprobs_BT=count_BT,
+        advantages_BT=-count_BT,
+        ratios_BT=1 + count_BT / 8,
     )
     found = [play([OK], passed=False), play([None, OK])]
     short, long = written(tmp_path / "e.jsonl.gz", found, tiny_tokenizer, learnt)
-    numbers = lambda record: [
-        (turn["reward"], turn["value"], turn["return"]) for turn in record["turns"]
-    ]
+    keys = ("reward", "value", "return")
+    numbers = lambda record: [tuple(turn[key] for key in keys) for turn in record["turns"]]
     assert numbers(short) == [(-1, 0.5, -1)] and numbers(long) == [(-0.2, 0.25, 0.8), (1, 0.75, 1)]
-    assert short["ratios"] == [1, 1.125, 1.25, 1.375, 1.5, 1.625] and long["ratios"][:2] == [
-        2.5,
-        2.625,
-    ]
-    assert long["advantages"] == [-12 - t for t in range(11)] and long["reference_logprobs"] == [
-        12 + t for t in range(11)
-    ]
+    assert short["ratios"] == [1, 1.125, 1.25, 1.375, 1.5, 1.625]
+    assert long["ratios"][:2] == [2.5, 2.625]
+    assert long["advantages"] == [-12 - t for t in range(11)]
+    assert long["reference_logprobs"] == [12 + t for t in range(11)]
     # log π is -0.5 at the sampled tokens 4 and 5, log ρ is 4 and 5.
     assert episodes.mean_kl(short) == pytest.approx(((-0.5 - 4) + (-0.5 - 5)) / 2)
 
@@ -184,43 +171,32 @@ def test_a_damaged_file_is_named(play, tiny_tokenizer, tmp_path, damage):
     elif damage == "half a line":
         path.write_bytes(gzip.compress(b'{"id": 3, "prob'))
     else:
-        path.write_bytes(
-            gzip.compress(json.dumps({name: record[name] for name in ("id", "tokens")}).encode())
-        )
-    with pytest.raises(
-        ValueError, match=r"rlef_000000.jsonl.gz, after line \d: cannot be read \(.+\)"
-    ):
+        old = {name: record[name] for name in ("id", "tokens")}
+        path.write_bytes(gzip.compress(json.dumps(old).encode()))
+    said = r"rlef_000000.jsonl.gz, after line \d: cannot be read \(.+\)"
+    with pytest.raises(ValueError, match=said):
         list(episodes.read_episodes(str(path)))
 
 
 # ---- a run's files
-# --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def run(play, tiny_tokenizer, tmp_path):
     for name in ("after_T0.2", "rlef_000010", "before_T0.2", "rlef_000002"):
-        made = [play([OK], id=i) for i in range(3)]
-        episodes.write_episodes(
-            str(tmp_path / "episodes" / f"{name}.jsonl.gz"), made, tiny_tokenizer
-        )
+        made, path = [play([OK], id=i) for i in range(3)], f"{tmp_path}/episodes/{name}.jsonl.gz"
+        episodes.write_episodes(path, made, tiny_tokenizer)
     # of a run that was killed
     (tmp_path / "episodes" / "rlef_000020.jsonl.gz.part").write_bytes(b"half")
     return str(tmp_path)
 
 
 def test_episodes_come_in_the_order_of_time(run):
+    expected = ["before_T0.2", "rlef_000002", "rlef_000010", "after_T0.2"]
     names = [name for name, _ in episodes.of_run(run)]
-    assert (
-        names
-        == ["before_T0.2"] * 3 + ["rlef_000002"] * 3 + ["rlef_000010"] * 3 + ["after_T0.2"] * 3
-    )
-    assert [episodes.title_of(name) for name in names[::3]] == [
-        "before, T=0.2",
-        "collection 2",
-        "collection 10",
-        "after, T=0.2",
-    ]
+    assert names == [name for name in expected for _ in range(3)]
+    titles = [episodes.title_of(name) for name in expected]
+    assert titles == ["before, T=0.2", "collection 2", "collection 10", "after, T=0.2"]
 
 
 def test_a_limit_keeps_the_latest_collections(run):
@@ -244,15 +220,9 @@ def test_a_run_without_episodes_is_an_error(tmp_path):
         ([W, OK], True, ["solved", "repaired at turn 2"]),
         ([W, "TIMEOUT", OK], True, ["solved", "repaired at turn 3", "timed out"]),
         ([None, W, W], True, ["not solved", "invalid"]),
-        (
-            ["INVALID_PROGRAM", OK],
-            False,
-            ["not solved", "public passed, private failed", "invalid"],
-        ),
+        ([INVALID, OK], False, ["not solved", "public passed, private failed", "invalid"]),
     ],
 )
-def test_the_words_to_find_an_episode_by(
-    play, tiny_tokenizer, tmp_path, verdicts, passed, expected
-):
+def test_kinds(play, tiny_tokenizer, tmp_path, verdicts, passed, expected):
     (record,) = written(tmp_path / "e.jsonl.gz", [play(verdicts, passed=passed)], tiny_tokenizer)
     assert episodes.kinds(record) == expected

@@ -1,6 +1,4 @@
-"""The report of runs at every stage: what its charts hold, what it says is missing, and that it
-loads and runs nothing else.
-"""
+"""The page of runs at every stage: its charts, what it says is missing, and that it is harmless."""
 
 import copy
 import html.parser
@@ -16,10 +14,11 @@ import pytest
 from scipy import stats
 
 from rlef_jax import report
+from rlef_jax.evaluation.collection import VERDICTS
 from rlef_jax.report import charts, page, runs, traces
 from rlef_jax.report.__main__ import main
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = {
     "name": "mini",
     "seed": 0,
@@ -65,6 +64,9 @@ OLD = {
 }
 NEW = OLD | {
     "episodes": 10,
+    "reward_outcome": -0.2,
+    "reward_invalid": -0.05,
+    "reward_kl": -0.05,
     "turn_1_OK": 3,
     "turn_1_WRONG_ANSWER": 6,
     "turn_1_TIMEOUT": 1,
@@ -91,24 +93,21 @@ def write_run(
     evaluations=("before", "after"),
     summary=True,
 ):
-    """A workdir as a run leaves it; `metrics` are those of every update, whose KL is 0.01 times its
-    number.
+    """A workdir as a run leaves it, with `metrics` in the line of every update.
+
+    The KL of an update is 0.01 times its number.
     """
     lines = [{"phase": "sft", "step": step, "loss": 3.0 - step} for step in range(sft)]
-    lines += [
-        {"phase": "rlef", "step": step, **metrics, "kl_to_reference": 0.01 * step}
-        for step in range(updates)
-    ]
+    for step in range(updates):
+        kl = {"kl_to_reference": 0.01 * step}
+        lines.append({"phase": "rlef", "step": step, **metrics, **kl})
     if updates == 3:
         lines[-1] |= {"valid_1@2": 0.6, "valid_low": 0.5, "valid_high": 0.75}
     files = {"config.json": config, "phases/sft.json": {"seconds": 20.0, "recompilations": 0}}
     files |= {f"evaluations/{when}.json": {"0.2": RATES} for when in evaluations}
     if summary:
-        files["summary.json"] = {
-            "chosen_update": 3,
-            "versions": {"jax": "0.10.2"},
-            "devices": "1 cpu",
-        }
+        versions = {"versions": {"jax": "0.10.2"}, "devices": "1 cpu"}
+        files["summary.json"] = {"chosen_update": 3, **versions}
     for name, content in files.items():
         (workdir / name).parent.mkdir(parents=True, exist_ok=True)
         (workdir / name).write_text(json.dumps(content))
@@ -117,23 +116,19 @@ def write_run(
 
 
 class Page(html.parser.HTMLParser):
-    """What a browser would make of a page: its tags, its text, and the figures that it would draw."""
+    """A page as a browser reads it: its tags, its text, and the figures that it draws."""
 
     def __init__(self, path):
         super().__init__()
         self.tags, self.texts, self.scripts, self.styles, self._within = [], [], [], [], "text"
         with open(path) as file:
             self.feed(file.read())
-        at = next(
-            i
-            for i, (tag, attributes) in enumerate(self.named("script"))
-            if attributes.get("id") == "figures"
-        )
+        ids = [attributes.get("id") for _, attributes in self.named("script")]
 
         def no_constant(name):
             raise AssertionError(f"{name} is no JSON")
 
-        self.figures = json.loads(self.scripts[at], parse_constant=no_constant)
+        self.figures = json.loads(self.scripts[ids.index("figures")], parse_constant=no_constant)
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
@@ -169,7 +164,6 @@ def drawn_in(page, chart):
 
 
 # ---- what the charts hold
-# --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -185,11 +179,9 @@ def test_curves_hold_the_metrics_of_every_step(whole):
     assert (loss["x"], loss["y"]) == ([0, 1], [3, 2])
 
 
-def test_the_parts_of_the_reward_add_up_to_the_return(whole):
+def test_the_parts_of_the_reward_stand_beside_the_return(whole):
     parts = {name: trace["y"][0] for name, trace in drawn_in(whole, "reward").items()}
-    assert parts == pytest.approx(
-        {"return": -0.3, "outcome": -0.2, "invalid code": -0.05, "KL": -0.05}
-    )
+    assert parts == {"return": -0.3, "outcome": -0.2, "invalid code": -0.05, "KL": -0.05}
 
 
 def test_rates_before_and_after_with_their_intervals(whole):
@@ -208,21 +200,14 @@ def test_solve_rates_are_pooled_over_collections_of_unequal_size(tmp_path):
     sizes, solved = [10, 4, 10, 10, 10, 6], [1, 4, 2, 3, 4, 0]
     with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
         for step, (size, right) in enumerate(zip(sizes, solved)):
-            line = {
-                "phase": "rlef",
-                "step": step,
-                **NEW,
-                "episodes": size,
-                "solved_by_turn_2": right / size,
-            }
-            file.write(json.dumps(line) + "\n")
+            counts = {"episodes": size, "solved_by_turn_2": right / size}
+            file.write(json.dumps({"phase": "rlef", "step": step, **NEW, **counts}) + "\n")
     figure = report_of(tmp_path, workdir).figures["training"]
     band, line = figure["data"][:2]
     assert line["name"] == "by turn 2"
     # The last of six collections looks back on five of them.
-    pooled = [
-        (sum(solved[max(0, i - 4) : i + 1]), sum(sizes[max(0, i - 4) : i + 1])) for i in range(6)
-    ]
+    windows = [slice(max(0, i - 4), i + 1) for i in range(6)]
+    pooled = [(sum(solved[window]), sum(sizes[window])) for window in windows]
     np.testing.assert_allclose(line["y"], [right / size for right, size in pooled], rtol=1e-5)
     assert pooled[-1] == (13, 40)
     intervals = [stats.binomtest(*pair).proportion_ci(method="wilson") for pair in pooled]
@@ -235,26 +220,21 @@ def test_validation_stands_at_the_updates_behind_the_policy_and_marks_the_chosen
     (rates,) = drawn_in(whole, "validation").values()
     assert (rates["x"], rates["y"]) == ([3], [0.6])
     assert rates["marker"]["symbol"] == ["star"]
-    np.testing.assert_allclose(
-        [*rates["error_y"]["array"], *rates["error_y"]["arrayminus"]], [0.15, 0.1]
-    )
+    errors = rates["error_y"]
+    np.testing.assert_allclose([*errors["array"], *errors["arrayminus"]], [0.15, 0.1])
 
 
 def test_verdicts_by_turn(whole):
     first, second = drawn_in(whole, "verdicts-0-1"), drawn_in(whole, "verdicts-0-2")
-    assert {name: trace["y"][0] for name, trace in first.items()} == {
-        "OK": 3,
-        "WRONG_ANSWER": 6,
-        "TIMEOUT": 1,
-    }
+    counts = {name: trace["y"][0] for name, trace in first.items()}
+    assert counts == {"OK": 3, "WRONG_ANSWER": 6, "TIMEOUT": 1}
     assert {name: trace["y"][0] for name, trace in second.items()} == {"OK": 2, "NO_PROGRAM": 5}
     assert all(trace["groupnorm"] == "fraction" for trace in first.values())
     held_out = drawn_in(whole, "held-out-verdicts-0-0.2")
     assert held_out["TIMEOUT"]["y"] == [0, 50, 0, 50]
-    assert held_out["OK"]["x"] == [
-        ["warm start"] * 2 + ["after RLEF"] * 2,
-        ["turn 1", "turn 2"] * 2,
-    ]
+    moments = ["warm start"] * 2 + ["after RLEF"] * 2
+    assert held_out["OK"]["x"] == [moments, ["turn 1", "turn 2"] * 2]
+    assert tuple(charts.VERDICT_COLORS) == VERDICTS
 
 
 def test_seconds_add_up_and_utilisation_is_their_share(whole):
@@ -277,29 +257,19 @@ def test_plotly_knows_every_attribute_of_every_figure(whole):
 
 def test_every_colour_is_a_variable_of_the_page(whole):
     named = set(re.findall(r'"(--[a-z0-9]+)"', json.dumps(whole.figures)))
-    assert (
-        {"--c1", "--good", "--muted"}
-        <= named
-        <= set(re.findall(r"(--[a-z0-9]+):", "".join(whole.styles)))
-    )
+    variables = set(re.findall(r"(--[a-z0-9]+):", "".join(whole.styles)))
+    assert {"--c1", "--good", "--muted"} <= named <= variables
 
 
 def test_what_is_not_a_number_is_a_gap(tmp_path):
-    workdir = write_run(
-        tmp_path / "run", metrics=NEW | {"entropy": float("nan"), "approx_kl": float("inf")}
-    )
-    drawn = report_of(tmp_path, workdir)
+    broken = {"entropy": float("nan"), "approx_kl": float("inf")}
+    drawn = report_of(tmp_path, write_run(tmp_path / "run", metrics=NEW | broken))
     assert "entropy" not in drawn.figures and "update-kl" not in drawn.figures
-    assert traces.column([{"a": 1}, {"a": float("nan")}, {}, {"a": 0.123456789}], "a") == [
-        1,
-        None,
-        None,
-        0.123457,
-    ]
+    lines = [{"a": 1}, {"a": float("nan")}, {}, {"a": 0.123456789}]
+    assert traces.column(lines, "a") == [1, None, None, 0.123457]
 
 
 # ---- runs at every stage
-# ---------------------------------------------------------------------------------------------
 
 
 def test_a_whole_run_misses_nothing(whole):
@@ -311,20 +281,15 @@ def test_a_run_that_has_just_started(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text(json.dumps(CONFIG))
     drawn = report_of(tmp_path, str(tmp_path / "run"))
-    for said in (
-        "just started",
-        "The run is not over",
-        "no evaluation of the warm start yet",
-        "no update of RLEF yet",
-    ):
-        assert said in drawn.text
+    assert "just started" in drawn.text and "The run is not over" in drawn.text
+    assert "no evaluation of the warm start yet" in drawn.text
+    assert "no update of RLEF yet" in drawn.text
     assert drawn.figures == {} and "No episodes to show" in drawn.text
 
 
 def test_a_run_in_its_warm_start(tmp_path):
-    drawn = report_of(
-        tmp_path, write_run(tmp_path / "run", sft=1, updates=0, evaluations=(), summary=False)
-    )
+    workdir = write_run(tmp_path / "run", sft=1, updates=0, evaluations=(), summary=False)
+    drawn = report_of(tmp_path, workdir)
     assert "warm start: 1 of 2 steps done" in drawn.text
     assert list(drawn.figures) == ["phases", "sft-loss"]
 
@@ -349,20 +314,16 @@ def test_metrics_of_an_older_version_are_shown_as_far_as_they_go(tmp_path):
     parts = {name: trace["y"][0] for name, trace in drawn_in(drawn, "seconds-0").items()}
     assert parts == {"learning": 6, "waiting": 0.5, "other": 3.5}
     assert drawn_in(drawn, "training")["by turn 2"]["y"] == [0.4] * 3
+    assert list(drawn_in(drawn, "reward")) == ["return"]
     said = re.findall(r"Nothing to show yet, or not in these metrics: ([^.]*)\.", drawn.text)
     missing = {title for titles in said for title in titles.split(", ")}
-    assert {
-        "Repairs",
-        "Utilisation while collecting",
-        "Verdicts at turn 1",
-        "Length of feedback",
-    } <= missing
+    titles = {"Repairs", "Utilisation while collecting", "Verdicts at turn 1", "Length of feedback"}
+    assert titles <= missing
 
 
 def test_what_is_no_run_or_damaged_is_one_clear_error(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match="nowhere holds no run: there is no config.json of one in it"
-    ):
+    no_run = "nowhere holds no run: there is no config.json of one in it"
+    with pytest.raises(FileNotFoundError, match=no_run):
         report.write([str(tmp_path / "nowhere")], str(tmp_path / "out.html"))
     (tmp_path / "hf").mkdir()
     # weights have a file of that name too
@@ -375,46 +336,35 @@ def test_what_is_no_run_or_damaged_is_one_clear_error(tmp_path):
     (tmp_path / "run" / "summary.json").write_text("{")
     with pytest.raises(ValueError, match="summary.json is damaged"):
         report.write([workdir], str(tmp_path / "out.html"))
-    (tmp_path / "run" / "metrics.jsonl").write_text(
-        '{"phase": "sft", "step": 0, "loss": 1}\nnot JSON\n'
-    )
-    with pytest.raises(ValueError, match="metrics.jsonl, line 2 is not a line of metrics"):
-        report.write([workdir], str(tmp_path / "out.html"))
+    line = '{"phase": "sft", "step": 0, "loss": 1}\n'
+    for damaged in ("not JSON\n", '{"step": 1}\n'):
+        (tmp_path / "run" / "metrics.jsonl").write_text(line + damaged)
+        with pytest.raises(ValueError, match="metrics.jsonl, line 2, is damaged .*: delete that"):
+            report.write([workdir], str(tmp_path / "out.html"))
     assert not list(tmp_path.glob("out*"))
 
 
 # ---- several runs
-# ----------------------------------------------------------------------------------------------------
 
 
 def test_runs_side_by_side(tmp_path):
     other = copy.deepcopy(CONFIG) | {"seed": 1}
     other["ppo"]["clip"] = 0.1
-    drawn = report_of(
-        tmp_path,
-        write_run(tmp_path / "a"),
-        write_run(tmp_path / "b", config=other, updates=2, summary=False),
-    )
+    unfinished = write_run(tmp_path / "b", config=other, updates=2, summary=False)
+    drawn = report_of(tmp_path, write_run(tmp_path / "a"), unfinished)
     kl = drawn_in(drawn, "kl")
     assert {name: trace["x"] for name, trace in kl.items()} == {"a": [0, 1, 2], "b": [0, 1]}
     assert kl["a"]["line"]["color"] == "--c1" and kl["b"]["line"]["color"] == "--c2"
     training = drawn_in(drawn, "training")
     assert list(training) == ["a: by turn 2", "a: by turn 1", "b: by turn 2", "b: by turn 1"]
-    assert {training[name]["line"]["color"] for name in training if name.startswith("b")} == {
-        "--c2"
-    }
+    assert {training[f"b: by turn {t}"]["line"]["color"] for t in (1, 2)} == {"--c2"}
     assert training["a: by turn 2"]["line"]["dash"] != training["a: by turn 1"]["line"]["dash"]
-    assert list(drawn_in(drawn, "held-out-0.2")) == [
-        "a: warm start",
-        "a: after RLEF",
-        "b: warm start",
-        "b: after RLEF",
-    ]
+    held_out = list(drawn_in(drawn, "held-out-0.2"))
+    assert held_out == ["a: warm start", "a: after RLEF", "b: warm start", "b: after RLEF"]
     assert {"verdicts-0-1", "verdicts-1-1", "seconds-0", "seconds-1"} <= set(drawn.figures)
     found = [runs.read(str(tmp_path / name), name) for name in "ab"]
-    differing = [
-        (name, values) for name, values in page.settings_of(found) if len(set(values) - {None}) > 1
-    ]
+    settings = page.settings_of(found)
+    differing = [(name, values) for name, values in settings if len(set(values) - {None}) > 1]
     assert differing == [("seed", ["0", "1"]), ("ppo.clip", ["0.2", "0.1"])]
     assert "Settings that differ setting a b seed 0 1 ppo.clip 0.2 0.1" in drawn.text
 
@@ -425,7 +375,6 @@ def test_runs_are_called_by_as_much_of_their_paths_as_tells_them_apart():
 
 
 # ---- the page itself
-# -------------------------------------------------------------------------------------------------
 
 
 def test_nothing_is_loaded_from_anywhere(whole):
@@ -438,9 +387,8 @@ def test_nothing_is_loaded_from_anywhere(whole):
 def test_names_and_settings_are_text_and_nothing_else(tmp_path, whole):
     hostile = "<img src=x onerror=alert(1)>"
     config = CONFIG | {"name": f"</script>{hostile}", "data": {hostile: hostile}}
-    drawn = report_of(
-        tmp_path, write_run(tmp_path / hostile, config=config), write_run(tmp_path / "b")
-    )
+    workdir = write_run(tmp_path / hostile, config=config)
+    drawn = report_of(tmp_path, workdir, write_run(tmp_path / "b"))
     assert not drawn.named("img") and len(drawn.named("script")) == len(whole.named("script"))
     assert hostile in drawn.text
     assert hostile in next(iter(drawn_in(drawn, "kl")))
@@ -463,9 +411,8 @@ def test_from_the_command_line(tmp_path):
     workdir = write_run(tmp_path / "run")
     command = [sys.executable, "-m", "rlef_jax.report", workdir]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
-    assert (
-        done.returncode == 0 and done.stdout == f"{workdir}/report.html: open it in a browser\n"
-    ), done.stderr
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{workdir}/report.html: open it in a browser\n"
     assert "kl" in Page(f"{workdir}/report.html").figures
 
 
@@ -485,9 +432,8 @@ def test_what_the_command_refuses(tmp_path, monkeypatch, capsys):
 
 def test_several_runs_go_to_a_file_of_their_own(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        sys, "argv", ["report", write_run(tmp_path / "a"), write_run(tmp_path / "b")]
-    )
+    two = [write_run(tmp_path / name) for name in "ab"]
+    monkeypatch.setattr(sys, "argv", ["report", *two])
     main()
     assert capsys.readouterr().out == "comparison.html: open it in a browser\n"
     assert list(drawn_in(Page("comparison.html"), "kl")) == ["a", "b"]

@@ -1,13 +1,11 @@
-"""The report in a real browser, at the widths of a desk and a phone: every chart is drawn, in the
-colours of the page.
-"""
+"""The page in a real browser, on a desk and a phone: every chart is drawn in the page's colours."""
 
 import shutil
 
 import pytest
-from tests.report.test_page import write_run
 
 from rlef_jax import report
+from tests.report.test_page import write_run
 
 # The colour behind a variable of the page, as the browser has worked it out.
 COLOR = """name => {
@@ -28,13 +26,13 @@ def address(recorded, tmp_path_factory):
 
 @pytest.fixture
 def page(chromium, address, request):
-    """The opened page; whoever uses it leaves no error, no request but for the file, and nothing
-    too wide for the screen.
+    """The opened page.
+
+    After a test it has logged no error, asked for nothing but its file, and fits the screen.
     """
     width = getattr(request, "param", 1280)
-    context = chromium.new_context(
-        viewport={"width": width, "height": 900}, has_touch=width < 500, color_scheme="light"
-    )
+    screen = {"viewport": {"width": width, "height": 900}, "has_touch": width < 500}
+    context = chromium.new_context(**screen, color_scheme="light")
     page, errors, requests = context.new_page(), [], []
     page.on("console", lambda message: errors.append(message.text))
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -55,9 +53,8 @@ def drawn(page, chart):
 
 
 def stroke(page, chart):
-    return page.locator(f"[id='{chart}'] .js-line").first.evaluate(
-        "line => getComputedStyle(line).stroke"
-    )
+    line = page.locator(f"[id='{chart}'] .js-line").first
+    return line.evaluate("line => getComputedStyle(line).stroke")
 
 
 @pytest.mark.parametrize("page", [1280, 390], ids=["desk", "phone"], indirect=True)
@@ -83,10 +80,8 @@ def test_the_toggle_repaints_page_and_charts_and_is_remembered(page):
     page.click("#theme")
     dark = page.evaluate(COLOR, "--c1")
     assert page.evaluate(background) != before and dark != light
-    page.wait_for_function(
-        "([dark]) => getComputedStyle(document.querySelector('#kl .js-line')).stroke === dark",
-        arg=[dark],
-    )
+    repainted = "dark => getComputedStyle(document.querySelector('#kl .js-line')).stroke === dark"
+    page.wait_for_function(repainted, arg=dark)
     assert page.inner_text("#theme") == "Light"
     page.reload()
     drawn(page, "kl")
@@ -98,9 +93,8 @@ def test_the_toggle_repaints_page_and_charts_and_is_remembered(page):
 def test_the_colours_follow_the_system_until_they_are_chosen(page):
     before = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.emulate_media(color_scheme="dark")
-    page.wait_for_function(
-        "before => getComputedStyle(document.body).backgroundColor !== before", arg=before
-    )
+    changed = "before => getComputedStyle(document.body).backgroundColor !== before"
+    page.wait_for_function(changed, arg=before)
     assert page.inner_text("#theme") == "Light"
     drawn(page, "kl")
     assert stroke(page, "kl") == page.evaluate(COLOR, "--c1")

@@ -1,6 +1,4 @@
-"""Episodes in a terminal: counts, conversations, filters, and text that would like to command the
-terminal.
-"""
+"""Episodes in a terminal: counts, conversations, filters, and text that controls no terminal."""
 
 import io
 import re
@@ -15,17 +13,11 @@ from rlef_jax.report import terminal
 
 @pytest.fixture
 def show(recorded):
-    """show(...) -> what `terminal.show` prints about the recorded run, on a terminal with or
-    without colours.
-    """
+    """show(...) -> what `terminal.show` prints of the recorded run, with or without colours."""
 
     def show(colours=False, **options):
-        console = Console(
-            file=io.StringIO(),
-            width=120,
-            force_terminal=colours,
-            color_system="standard" if colours else None,
-        )
+        kind = {"force_terminal": colours, "color_system": "standard" if colours else None}
+        console = Console(file=io.StringIO(), width=120, **kind)
         terminal.show(str(recorded), console=console, **options)
         return console.file.getvalue()
 
@@ -75,15 +67,12 @@ def test_a_filter_and_a_limit_show_the_latest(show):
 
 
 def test_what_is_not_there_is_said(show, recorded, tmp_path):
-    with pytest.raises(
-        ValueError, match="no episodes of kind 'frozen': there are invalid, not solved, "
-    ):
+    no_kind = "no episodes of kind 'frozen': there are invalid, not solved, "
+    with pytest.raises(ValueError, match=no_kind):
         show(filter="frozen")
+    known = "it is called NAME/ID, NAME one of before_T0.2, rlef_000000"
     for name in ("rlef_000000/99", "rlef_1/3", "nonsense"):
-        with pytest.raises(
-            ValueError,
-            match=f"no episode '{name}': it is called NAME/ID, NAME one of before_T0.2, rlef_000000",
-        ):
+        with pytest.raises(ValueError, match=f"no episode '{name}': {known}"):
             show(episode=name)
     with pytest.raises(FileNotFoundError, match="holds no episodes"):
         terminal.show(str(tmp_path))
@@ -100,16 +89,12 @@ def test_hostile_text_commands_nothing(show, colours):
 
 
 def test_the_command(recorded):
-    command = [sys.executable, "-m", "rlef_jax.report", "--terminal", str(recorded)]
-    done = subprocess.run(
-        [*command, "--episode", "rlef_000002/45"], capture_output=True, text=True, timeout=120
-    )
+    def run(*options):
+        command = [sys.executable, "-m", "rlef_jax.report", "--terminal", str(recorded), *options]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    done = run("--episode", "rlef_000002/45")
     assert done.returncode == 0 and "repaired" not in done.stderr and "turn 3 ok" in done.stdout
-    done = subprocess.run(
-        [*command, "--filter", "frozen"], capture_output=True, text=True, timeout=120
-    )
-    assert (
-        done.returncode == 1
-        and done.stderr.startswith("error: ")
-        and "Traceback" not in done.stderr
-    )
+    done = run("--filter", "frozen")
+    assert done.returncode == 1 and done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr

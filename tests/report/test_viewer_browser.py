@@ -1,12 +1,12 @@
-"""The episode viewer in a real browser, at the widths of a desk and a phone: what a reader does,
-and that nothing is loaded.
-"""
+"""The episode viewer in a real browser, on a desk and a phone: what a reader does with it."""
 
 import re
 
 import pytest
 
 from rlef_jax.report import viewer
+
+CLEAR = "rgba(0, 0, 0, 0)"
 
 # Counts the blocks that a page has unpacked.
 _COUNTING = """
@@ -25,13 +25,13 @@ def address(recorded, tmp_path_factory):
 
 @pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desk", "phone"])
 def page(chromium, address, request):
-    """The opened page; whoever uses it leaves no error, no request but for the file, and no line
-    too wide for the screen.
+    """The opened page.
+
+    After a test it has logged no error, asked for nothing but its file, and fits the screen.
     """
     width, height = request.param
-    context = chromium.new_context(
-        viewport={"width": width, "height": height}, has_touch=width < 500
-    )
+    screen = {"viewport": {"width": width, "height": height}, "has_touch": width < 500}
+    context = chromium.new_context(**screen)
     context.add_init_script(_COUNTING)
     page, errors, requests = context.new_page(), [], []
     page.on("console", lambda message: errors.append(message.text))
@@ -51,16 +51,14 @@ def title(page):
 
 def opened(page, name):
     """Waits until the episode of the problem `name` is open."""
-    page.wait_for_function(
-        "name => document.querySelector('article h2')?.textContent === name", arg=name
-    )
+    is_open = "name => document.querySelector('article h2')?.textContent === name"
+    page.wait_for_function(is_open, arg=name)
 
 
 def listed(page):
-    """What the list shows, and what is said of it: (problems, count)."""
-    problems = page.eval_on_selector_all(
-        "nav a > :nth-child(2)", "nodes => nodes.map(node => node.textContent)"
-    )
+    """(problems in the list, the words that count them)."""
+    texts = "nodes => nodes.map(node => node.textContent)"
+    problems = page.eval_on_selector_all("nav a > :nth-child(2)", texts)
     return problems, page.inner_text("[data-part=count]")
 
 
@@ -130,30 +128,23 @@ def test_a_link_leads_to_its_episode(page, address):
 def test_tokens_take_the_colour_that_is_asked_for(page, address):
     page.goto(f"{address}#episode=rlef_000002/45")
     opened(page, "add/45")
-    colours = lambda: page.eval_on_selector_all(
-        ".tokens i", "nodes => nodes.map(node => getComputedStyle(node).backgroundColor)"
-    )
-    given = page.eval_on_selector_all(
-        ".tokens i", "nodes => nodes.map(node => node.classList.contains('given'))"
-    )
+    colour = "nodes => nodes.map(node => getComputedStyle(node).backgroundColor)"
+    is_given = "nodes => nodes.map(node => node.classList.contains('given'))"
+    given = page.eval_on_selector_all(".tokens i", is_given)
     seen = []
     for measure in ("log-prob", "KL to reference", "ratio", "advantage", "mask"):
         page.click(f".measures label:has-text('{measure}')")
-        found = colours()
-        assert {colour for colour, is_given in zip(found, given) if is_given} == {
-            "rgba(0, 0, 0, 0)"
-        }
-        assert found not in seen and page.locator(".scale span").count() == (
-            2 if measure == "mask" else 5
-        )
+        found = page.eval_on_selector_all(".tokens i", colour)
+        assert {colour for colour, is_given in zip(found, given) if is_given} == {CLEAR}
+        assert found not in seen
+        assert page.locator(".scale span").count() == (2 if measure == "mask" else 5)
         seen.append(found)
     assert len({colour for colour, is_given in zip(seen[-1], given) if not is_given}) == 1
     first = page.locator(".tokens i:not(.given)").first
     first.click()
     tip = page.inner_text(".tip")
-    assert re.search(
-        r"token \d+ at \d+\nlog-prob −4.00\nKL [−.\d]+\nratio [.\d]+\nadvantage [−.\d]+$", tip
-    ), tip
+    numbers = r"log-prob −4.00\nKL [−.\d]+\nratio [.\d]+\nadvantage [−.\d]+$"
+    assert re.search(r"token \d+ at \d+\n" + numbers, tip), tip
     page.locator(".tokens i.given").first.click()
     assert page.inner_text(".tip").endswith("given, not sampled")
     page.focus(".tokens")
@@ -170,9 +161,8 @@ def test_an_evaluation_has_only_log_probs(page):
 def test_hostile_text_is_shown_and_does_nothing(page, address):
     page.goto(f"{address}#episode=rlef_000002/47")
     page.wait_for_selector("article >> text=<img src=x onerror")
-    assert (
-        page.evaluate("typeof hacked") == "undefined" and page.locator("#viewer img").count() == 0
-    )
+    assert page.evaluate("typeof hacked") == "undefined"
+    assert page.locator("#viewer img").count() == 0
     page.fill("[data-part=search]", "</script>")
     problems, count = listed(page)
     assert count == "1 of 52 episodes" and "<img src=x" in problems[0]
@@ -186,8 +176,7 @@ def test_dark_colours_leave_text_readable(page):
     assert min(weakest, page.evaluate(_CONTRAST)) >= 4.5  # WCAG AA
 
 
-# The weakest contrast between a sampled token and its colour, painted over that of the panel behind
-# it.
+# The weakest contrast between a sampled token and its colour, painted over that of the panel.
 _CONTRAST = """() => {
   const pixel = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const paint = (...colours) => {
@@ -195,11 +184,13 @@ _CONTRAST = """() => {
     for (const colour of colours) { pixel.fillStyle = colour; pixel.fillRect(0, 0, 1, 1); }
     return [...pixel.getImageData(0, 0, 1, 1).data].slice(0, 3);
   };
-  const light = (rgb) => rgb.map((x) => x / 255).map((x) => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4)
+  const linear = (x) => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4;
+  const light = (rgb) => rgb.map((x) => linear(x / 255))
     .reduce((sum, x, i) => sum + x * [0.2126, 0.7152, 0.0722][i], 0);
   const panel = getComputedStyle(document.querySelector(".tokens")).backgroundColor;
   return Math.min(...[...document.querySelectorAll(".tokens i:not(.given)")].map((node) => {
-    const style = getComputedStyle(node), [a, b] = [light(paint(style.color)), light(paint(panel, style.backgroundColor))];
+    const style = getComputedStyle(node), a = light(paint(style.color));
+    const b = light(paint(panel, style.backgroundColor));
     return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
   }));
 }"""
