@@ -10,7 +10,7 @@ JAX ?=
 # Large pages for malloc: XLA's big fresh buffers cost a third of the training time in page faults without them (Linux only).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: install run test test-slow docs notebooks clean
+.PHONY: install run test test-slow lint docs notebooks clean
 
 install: .venv/installed
 
@@ -22,6 +22,11 @@ test: .venv/installed-dev
 
 test-slow: .venv/installed-dev
 	$(PY) -m pytest -m slow $(FLAGS)
+
+lint: .venv/installed-dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 # tensorflow-datasets annotates what the builder inherits with names that it does not export: pdoc would warn of each.
 docs: .venv/installed-dev

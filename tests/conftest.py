@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 import executor
+from rlef_jax import tokenizer
 from rlef_jax.episode import (
     receive_message,
     receive_response,
@@ -27,7 +28,6 @@ from rlef_jax.episode import (
     receive_verdict,
     start,
 )
-from rlef_jax import tokenizer
 from rlef_jax.prompts import fenced
 from rlef_jax.types import Problem, Status
 

@@ -6,10 +6,10 @@ import functools
 
 import jax
 import numpy as np
+from rlef_jax.weights import Reader
 
 from rlef_jax import llama, sharding
 from rlef_jax.llama import LlamaConfig
-from rlef_jax.weights import Reader
 
 HALF = LlamaConfig(
     vocab_size=16,

@@ -12,8 +12,8 @@ import numpy as np
 import optax
 import pytest
 
-from rlef_jax import learner as learners
 from rlef_jax import llama
+from rlef_jax.learner import Learner, Network
 from rlef_jax.llama import LlamaConfig
 from rlef_jax.runtime.checkpoint import Checkpoints
 
@@ -26,8 +26,8 @@ MODEL = LlamaConfig(
 def learner_on(mesh, offload=False):
     params = {"policy": jax.eval_shape(lambda: llama.init(MODEL, jax.random.key(0)))}
     loss = lambda params, piece: (sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params)), {})
-    network = learners.Network(loss, {"tokens": np.int32}, optax.adamw(0.1))
-    return learners.Learner(mesh, {"policy": network}, params, 8, (4,), offload)
+    network = Network(loss, {"tokens": np.int32}, optax.adamw(0.1))
+    return Learner(mesh, {"policy": network}, params, 8, (4,), offload)
 
 
 def trained_state(mesh, random_params):
@@ -35,7 +35,7 @@ def trained_state(mesh, random_params):
     learner = learner_on(mesh)
     state, _ = learner.step(
         learner.init({"policy": random_params(MODEL)}),
-        {"tokens": np.zeros((8, 4), np.int32)},
+        {"policy": {"tokens": np.zeros((8, 4), np.int32)}},
         np.full(8, 4),
     )
     return state
@@ -79,7 +79,7 @@ def test_a_state_saved_on_one_device_is_restored_onto_eight_and_trains_on(
     restored, _ = checkpoints.restore(1, learner.abstract)
     assert_equal(state, restored)
     step = lambda learner, state: learner.step(
-        state, {"tokens": np.zeros((8, 4), np.int32)}, np.full(8, 4)
+        state, {"policy": {"tokens": np.zeros((8, 4), np.int32)}}, np.full(8, 4)
     )[0]
     for a, b in zip(
         jax.tree.leaves(step(learner_on(mesh_of(1, 1, 1)), state)),

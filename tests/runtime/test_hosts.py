@@ -242,7 +242,7 @@ TELLING = """
 import json, os, sys, time
 from concurrent.futures import Future
 from types import SimpleNamespace
-from rlef_jax import hosts
+from rlef_jax.runtime import hosts
 
 address, process, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 hosts.connect(address, 2, process)

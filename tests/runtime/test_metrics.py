@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from rlef_jax.runtime.metrics import CompileCounter, Metrics
+from rlef_jax.runtime.metrics import CompileCounter, Metrics, Phase
+from rlef_jax.runtime.workdir import Workdir
 
 
 @pytest.fixture
 def metrics(tmp_path):
-    metrics = Metrics(str(tmp_path))
+    metrics = Metrics(Workdir(str(tmp_path)))
     yield metrics
     metrics.close()
 
@@ -69,7 +70,7 @@ def test_a_killed_run_leaves_half_a_line_that_does_no_harm(metrics, tmp_path):
 
 def test_a_new_run_in_the_same_workdir_appends(metrics, tmp_path):
     metrics.write("sft", 0, loss=1)
-    again = Metrics(str(tmp_path))
+    again = Metrics(Workdir(str(tmp_path)))
     again.write("sft", 1, loss=1)
     again.close()
     assert [line["step"] for line in lines(tmp_path)] == [0, 1]
@@ -86,3 +87,21 @@ def test_a_fresh_program_is_counted_and_a_cached_call_is_not():
     assert counter.count == before + 1
     program(four)  # another shape, another program
     assert counter.count == before + 2
+
+
+def test_a_phase_adds_up_over_the_calls_of_a_run(tmp_path, monkeypatch):
+    path, counter = str(tmp_path / "phases" / "rlef.json"), CompileCounter()
+    clock = iter([10.0, 12.5, 100.0, 101.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    phase = Phase(path, counter)
+    jax.jit(lambda x: x * 5 + 2)(jnp.ones(5))  # before the warm-up: not counted
+    phase.warmed_up()
+    phase.save()
+    again = Phase(path, counter)
+    again.warmed_up()
+    jax.jit(lambda x: x * 7 + 2)(jnp.ones(5))
+    again.save()
+    assert json.loads((tmp_path / "phases" / "rlef.json").read_text()) == {
+        "seconds": 3.5,
+        "recompilations": 1,
+    }

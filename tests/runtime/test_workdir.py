@@ -1,13 +1,12 @@
-"""Whose a workdir is: what may change when a run goes on, what may not, and when there is nothing
-yet to protect.
-"""
+"""A workdir goes on with the same run, refuses another by name, and forgets one that never began."""
 
 import json
 
 import pytest
 
 from rlef_jax.config import default
-from rlef_jax.runtime import workdir as workdirs
+from rlef_jax.runtime import files
+from rlef_jax.runtime.workdir import Workdir
 
 
 def changed(**fields):
@@ -21,16 +20,14 @@ def changed(**fields):
 @pytest.fixture
 def prepared(tmp_path):
     """A workdir whose run got past its preparations."""
-    workdirs.claim(default(), str(tmp_path))
-    workdirs.write_json(
-        str(tmp_path / "phases" / "prepare.json"), {"seconds": 1.0, "recompilations": 0}
-    )
+    Workdir(str(tmp_path)).claim(default())
+    files.write_json(Workdir(str(tmp_path)).phase("prepare"), {"seconds": 1.0})
     (tmp_path / "tokenizer.model").write_text("trained")
     return tmp_path
 
 
 def test_the_same_run_goes_on(prepared):
-    workdirs.claim(default(), str(prepared))
+    Workdir(str(prepared)).claim(default())
     assert (prepared / "tokenizer.model").exists()
 
 
@@ -39,7 +36,7 @@ def test_the_same_run_goes_on(prepared):
     [{"mesh__fsdp": 2}, {"sampler__slots": 8}, {"executor__workers": 3}, {"checkpoint__keep": 9}],
 )
 def test_what_only_changes_speed_may_change(prepared, fields):
-    workdirs.claim(changed(**fields), str(prepared))
+    Workdir(str(prepared)).claim(changed(**fields))
     ((path, value),) = fields.items()
     section, name = path.split("__")
     assert json.loads((prepared / "config.json").read_text())[section][name] == value
@@ -56,13 +53,13 @@ def test_what_changes_results_is_refused_by_name(prepared, fields):
         ValueError,
         match=f"{path.replace('__', '.')} = .* instead of {value}: choose another --workdir",
     ):
-        workdirs.claim(changed(**fields), str(prepared))
+        Workdir(str(prepared)).claim(changed(**fields))
     assert (prepared / "config.json").read_text() == before
 
 
 def test_a_run_that_failed_in_its_preparations_does_not_block_the_corrected_one(tmp_path):
-    workdirs.claim(changed(tokenizer__vocab_size=300), str(tmp_path))
+    Workdir(str(tmp_path)).claim(changed(tokenizer__vocab_size=300))
     (tmp_path / "tokenizer.model").write_text("of 300 pieces")
-    workdirs.claim(default(), str(tmp_path))
+    Workdir(str(tmp_path)).claim(default())
     assert not (tmp_path / "tokenizer.model").exists()
     assert json.loads((tmp_path / "config.json").read_text())["tokenizer"]["vocab_size"] == 768
