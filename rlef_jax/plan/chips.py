@@ -42,7 +42,7 @@ _QUIET = {
 }
 
 
-def here() -> tuple[list, Chip]:
+def local() -> tuple[list, Chip]:
     """The devices of this machine, and what they are.
 
     A CPU's memory is dealt out evenly over its devices, and nothing is known of its speed.
@@ -65,7 +65,7 @@ def here() -> tuple[list, Chip]:
     return devices, dataclasses.replace(chip, memory=memory)
 
 
-def of(topology: str) -> tuple[list, Chip]:
+def for_topology(topology: str) -> tuple[list, Chip]:
     """The devices of a TPU slice like v5p:4x4x4, or the GPUs of a machine like h200:8.
 
     They need not exist: programs can be compiled for them, not run.
