@@ -11,7 +11,14 @@ Whoever stores tests also finds here how to read them from JSON (`read_tests`), 
 (`shown`), and turn their values into bytes and back (`encode`, `decode`).
 """
 
-from executor.feedback import CODE_CONTESTS, HUMANEVAL, MBPP, FeedbackTemplate, feedback
+from executor.feedback import (
+    CODE_CONTESTS,
+    FORMAT_REMINDER,
+    HUMANEVAL,
+    MBPP,
+    FeedbackTemplate,
+    feedback,
+)
 from executor.isolation import ISOLATIONS, LEVELS, Isolation, IsolationError, Layer
 from executor.judging.comparison import COMPARISONS, compare
 from executor.judging.functions import shown
@@ -39,6 +46,7 @@ __all__ = [
     "COMPARISONS",
     "CallTest",
     "Checker",
+    "FORMAT_REMINDER",
     "FeedbackTemplate",
     "HUMANEVAL",
     "ISOLATIONS",

@@ -44,11 +44,11 @@ class FeedbackTemplate:
     success: str | None = None
 
 
-_FORMAT_REMINDER = (
+FORMAT_REMINDER = (
     "Your code should be enclosed in triple backticks like so: ```python YOUR CODE HERE ```."
     " Use the backticks for your code only."
 )
-_TRY_AGAIN = f"Give it another try.\n{_FORMAT_REMINDER}"
+_TRY_AGAIN = f"Give it another try.\n{FORMAT_REMINDER}"
 
 CODE_CONTESTS = FeedbackTemplate(
     header="Your code failed the following tests:\n\n",
