@@ -60,7 +60,7 @@ class Judge(NamedTuple):
         limits, comparison = _times(problem.limits, times), problem.checker or self.comparison
         job = executor.Job(program, tuple(tests), limits, comparison, not to_the_end)
         result = self.pool.submit(job).result()
-        if result.verdict is Verdict.INFRASTRUCTURE:
+        if result.lost:
             errors = (result.error, *(test.error for test in result.tests))
             raise SandboxFailure(next(filter(None, errors), ""))
         return result
