@@ -9,7 +9,6 @@ import sys
 import jax
 import numpy as np
 import pytest
-from rlef_jax.ppo_update import init_value
 from safetensors.numpy import load_file
 
 from experiments import export_hf

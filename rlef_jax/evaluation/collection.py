@@ -79,12 +79,11 @@ def _by_turn(episodes: Sequence[Episode], turn_limit: int) -> dict[str, float]:
 
 
 def reward_parts(metrics: dict[str, float]) -> dict[str, float]:
-    """What the return of an episode is made of, on average; the three add up to it (paper, equation
-    1).
+    """The three parts of the mean return of an episode, which add up to it (paper, equation 1).
 
     `reward_outcome`, +1 for a solved problem and -1 for one that is not; `reward_invalid`, the
-    penalties of earlier turns without valid code; `reward_kl`, the KL term. Told from `solved`,
-    `task_reward` and `return`.
+    penalties of earlier turns without valid code; `reward_kl`, the KL term. They follow from
+    `solved`, `task_reward` and `return`.
     """
     outcome_part = 2 * metrics["solved"] - 1
     return {
