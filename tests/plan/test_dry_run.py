@@ -108,7 +108,7 @@ def test_the_prompt_is_the_one_that_is_sampled_from(uncompiled, folder, capsys):
 
 
 def hugging_face(directory):
-    """A directory without weights: a shape, and a tokenizer like Llama 3's that knows only bytes."""
+    """A directory without weights: a shape, and a tokenizer of Llama 3's kind, with bytes alone."""
     directory.mkdir()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {character: i for i, character in enumerate(alphabet)}
