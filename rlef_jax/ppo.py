@@ -208,11 +208,9 @@ class Ppo:
         def compute_value(value: dict) -> dict:
             return {**value, "llama": compute(value["llama"])}
 
-        f32, i32 = np.float32, np.int32
-        policy_piece, value_piece = (
-            PolicyPiece(i32, f32, f32, f32, f32),
-            ValuePiece(i32, f32, f32, f32),
-        )
+        i32, f32 = np.int32, np.float32
+        policy_piece = PolicyPiece(i32, f32, f32, f32, f32)
+        value_piece = ValuePiece(i32, f32, f32, f32)
         policy_steps = self._optimizer(settings.learning_rate)
         value_steps = self._optimizer(settings.value_learning_rate)
         networks = {
@@ -227,16 +225,20 @@ class Ppo:
 
     def _optimizer(self, peak: float) -> optax.GradientTransformation:
         """AdamW at a learning rate that rises linearly to `peak` and stays there."""
-        p = self._settings
-        rate = optax.linear_schedule(peak / max(p.warmup_steps, 1), peak, p.warmup_steps)
+        settings, rise = self._settings, self._settings.warmup_steps
+        rate = optax.linear_schedule(peak / max(rise, 1), peak, rise)
         return make_optimizer(
-            rate, p.weight_decay, p.grad_clip, p.adam_b1, p.adam_b2, p.moments_dtype
+            rate,
+            settings.weight_decay,
+            settings.grad_clip,
+            settings.adam_b1,
+            settings.adam_b2,
+            settings.moments_dtype,
         )
 
     def _token_logprobs(self, params, tokens_BT):
-        return llama.token_logprobs(self._model, params, tokens_BT, self._temperature, self._mesh)[
-            0
-        ]
+        temperature = self._temperature
+        return llama.token_logprobs(self._model, params, tokens_BT, temperature, self._mesh)[0]
 
     def _token_values(self, params, tokens_BT):
         return llama.values(self._model, params, tokens_BT, self._mesh)
@@ -259,14 +261,9 @@ class Ppo:
         return loss, metrics | {"max_logprob_gap": jnp.max(gap_BT)}
 
     def _value_loss(self, params, piece: ValuePiece):
-        values_BT = self._token_values(params, piece.tokens_BT)
-        loss = value_loss(
-            values_BT,
-            piece.old_values_BT,
-            piece.targets_BT,
-            piece.weights_BT,
-            self._settings.value_clip,
-        )
+        values_BT, clip = self._token_values(params, piece.tokens_BT), self._settings.value_clip
+        targets_BT, weights_BT = piece.targets_BT, piece.weights_BT
+        loss = value_loss(values_BT, piece.old_values_BT, targets_BT, weights_BT, clip)
         return loss, {"value_loss": loss}
 
     def reference(self, policy) -> dict:
@@ -311,13 +308,13 @@ class Ppo:
     def programs(self, length: int) -> list[Compiled]:
         """What an update runs on pieces of `length` tokens; a reference is scored like a policy."""
         learning = self.learner.programs(length)
+        gradients = {each.network: each for each in learning if each.kind == "gradient"}
         scoring = []
         for network, kind, function in (
             ("policy", "log-probs", self._logprobs),
             ("value", "values", self._values),
         ):
-            gradient = next(p for p in learning if (p.network, p.kind) == (network, "gradient"))
-            read, _, piece = gradient.arguments
+            read, _, piece = gradients[network].arguments
             scoring.append(Compiled(network, kind, length, function, (read, piece.tokens_BT)))
         return scoring + learning
 
