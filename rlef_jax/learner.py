@@ -67,9 +67,9 @@ def make_optimizer(
         optax.clip_by_global_norm(grad_clip),
         optax.adamw(learning_rate, b1=b1, b2=b2, weight_decay=weight_decay, mask=decayed),
     )
-    return (
-        optimizer if moments_dtype == "float32" else _compact(optimizer, jnp.dtype(moments_dtype))
-    )
+    if moments_dtype == "float32":
+        return optimizer
+    return _compact(optimizer, jnp.dtype(moments_dtype))
 
 
 def _compact(optimizer: optax.GradientTransformation, dtype) -> optax.GradientTransformation:

@@ -183,6 +183,17 @@ class Scores:
     policy_BT: np.ndarray | None  # log π of every token, where ppo.old_logprobs is learner
 
 
+@dataclasses.dataclass(frozen=True)
+class Credit:
+    """How good the turns of a collection were, and what the networks learn of that."""
+
+    log_ratios_BK: np.ndarray  # float32: mean log π − log ρ of a turn's tokens
+    returns_BK: np.ndarray  # float32: G
+    advantages_BT: np.ndarray  # float32: Â of response tokens
+    targets_BT: np.ndarray  # float32: G where a value is read
+    where_BT: np.ndarray  # bool: the positions whose value is read
+
+
 class Ppo:
     """A collection of episodes in, a better policy out (paper section 2.2)."""
 
@@ -197,11 +208,9 @@ class Ppo:
         def compute_value(value: dict) -> dict:
             return {**value, "llama": compute(value["llama"])}
 
-        f32, i32 = np.float32, np.int32
-        policy_piece, value_piece = (
-            PolicyPiece(i32, f32, f32, f32, f32),
-            ValuePiece(i32, f32, f32, f32),
-        )
+        i32, f32 = np.int32, np.float32
+        policy_piece = PolicyPiece(i32, f32, f32, f32, f32)
+        value_piece = ValuePiece(i32, f32, f32, f32)
         policy_steps = self._optimizer(settings.learning_rate)
         value_steps = self._optimizer(settings.value_learning_rate)
         networks = {
@@ -216,16 +225,20 @@ class Ppo:
 
     def _optimizer(self, peak: float) -> optax.GradientTransformation:
         """AdamW at a learning rate that rises linearly to `peak` and stays there."""
-        p = self._settings
-        rate = optax.linear_schedule(peak / max(p.warmup_steps, 1), peak, p.warmup_steps)
+        settings, rise = self._settings, self._settings.warmup_steps
+        rate = optax.linear_schedule(peak / max(rise, 1), peak, rise)
         return make_optimizer(
-            rate, p.weight_decay, p.grad_clip, p.adam_b1, p.adam_b2, p.moments_dtype
+            rate,
+            settings.weight_decay,
+            settings.grad_clip,
+            settings.adam_b1,
+            settings.adam_b2,
+            settings.moments_dtype,
         )
 
     def _token_logprobs(self, params, tokens_BT):
-        return llama.token_logprobs(self._model, params, tokens_BT, self._temperature, self._mesh)[
-            0
-        ]
+        temperature = self._temperature
+        return llama.token_logprobs(self._model, params, tokens_BT, temperature, self._mesh)[0]
 
     def _token_values(self, params, tokens_BT):
         return llama.values(self._model, params, tokens_BT, self._mesh)
@@ -248,14 +261,9 @@ class Ppo:
         return loss, metrics | {"max_logprob_gap": jnp.max(gap_BT)}
 
     def _value_loss(self, params, piece: ValuePiece):
-        values_BT = self._token_values(params, piece.tokens_BT)
-        loss = value_loss(
-            values_BT,
-            piece.old_values_BT,
-            piece.targets_BT,
-            piece.weights_BT,
-            self._settings.value_clip,
-        )
+        values_BT, clip = self._token_values(params, piece.tokens_BT), self._settings.value_clip
+        targets_BT, weights_BT = piece.targets_BT, piece.weights_BT
+        loss = value_loss(values_BT, piece.old_values_BT, targets_BT, weights_BT, clip)
         return loss, {"value_loss": loss}
 
     def reference(self, policy) -> dict:
@@ -300,13 +308,13 @@ class Ppo:
     def programs(self, length: int) -> list[Compiled]:
         """What an update runs on pieces of `length` tokens; a reference is scored like a policy."""
         learning = self.learner.programs(length)
+        gradients = {each.network: each for each in learning if each.kind == "gradient"}
         scoring = []
         for network, kind, function in (
             ("policy", "log-probs", self._logprobs),
             ("value", "values", self._values),
         ):
-            gradient = next(p for p in learning if (p.network, p.kind) == (network, "gradient"))
-            read, _, piece = gradient.arguments
+            read, _, piece = gradients[network].arguments
             scoring.append(Compiled(network, kind, length, function, (read, piece.tokens_BT)))
         return scoring + learning
 
@@ -320,82 +328,93 @@ class Ppo:
         rounding (I6). With `explain`, the third result holds the numbers behind the update, for
         which the new policy scores the collection once more.
         """
-        settings, K = self._settings, batch.turn_mask_BK.shape[1]
         scores = self._score(state, reference, batch.tokens_BT, batch.lengths_B)
         old_BT = batch.logprobs_BT if scores.policy_BT is None else scores.policy_BT
-        log_ratios_BK = turn_log_ratios(old_BT, scores.reference_BT, batch.turn_BT, K)
-        returns_BK = returns(
-            batch.task_rewards_BK, log_ratios_BK, batch.turn_mask_BK, settings.kl_coefficient
-        )
-        advantages_BT, targets_BT, where_BT = advantages(
-            returns_BK,
-            scores.values_BT,
-            batch.turn_BT,
-            batch.prompt_end_BK,
-            batch.turn_mask_BK,
-            settings.value,
-            settings.normalize_advantages,
-        )
+        credit = self._credit(batch, scores, old_BT)
         steps = []
         for rows in self._minibatches(len(batch.tokens_BT), rng):
-            where = where_BT[rows]
-            arrays = {
-                "policy": PolicyPiece(
-                    batch.tokens_BT[rows],
-                    old_BT[rows],
-                    batch.logprobs_BT[rows],
-                    advantages_BT[rows],
-                    loss_weights(batch.turn_BT[rows], settings.loss_aggregation),
-                ),
-                "value": ValuePiece(
-                    batch.tokens_BT[rows],
-                    scores.values_BT[rows],
-                    targets_BT[rows],
-                    (where / max(where.sum(), 1)).astype(np.float32),
-                ),
-            }
+            arrays = self._arrays(batch, scores, old_BT, credit, rows)
             state, metrics = self.learner.step(state, arrays, batch.lengths_B[rows])
             steps.append(metrics)
-        values, targets = scores.values_BT[where_BT], targets_BT[where_BT]
-        metrics = _mean_metrics(steps) | {
-            "kl_to_reference": float(log_ratios_BK[batch.turn_mask_BK].mean()),
-            "return": float(returns_BK[:, 0].mean()),
-            "task_reward": float(batch.task_rewards_BK.sum(axis=1).mean()),
-            "explained_variance": explained_variance(values, targets),
-        }
+        metrics = _mean_metrics(steps) | _collection_metrics(batch, scores, credit)
         if not explain:
             return state, metrics, None
         new_BT = self.logprobs(state.params["policy"], batch.tokens_BT, batch.lengths_B)
-        return state, metrics, _learnt(batch, scores, returns_BK, advantages_BT, new_BT - old_BT)
+        return state, metrics, _learnt(batch, scores, credit, new_BT - old_BT)
+
+    def _credit(self, batch: TrajectoryBatch, scores: Scores, old_BT) -> Credit:
+        """Returns and advantages of a collection, where the update starts from log π `old_BT`."""
+        settings, turn_BT, turn_mask_BK = self._settings, batch.turn_BT, batch.turn_mask_BK
+        K, beta = turn_mask_BK.shape[1], settings.kl_coefficient
+        log_ratios_BK = turn_log_ratios(old_BT, scores.reference_BT, turn_BT, K)
+        returns_BK = returns(batch.task_rewards_BK, log_ratios_BK, turn_mask_BK, beta)
+        found = advantages(
+            returns_BK,
+            scores.values_BT,
+            turn_BT,
+            batch.prompt_end_BK,
+            turn_mask_BK,
+            settings.value,
+            settings.normalize_advantages,
+        )
+        return Credit(log_ratios_BK, returns_BK, *found)
 
     def _minibatches(self, episodes: int, rng):
         """Rows of each step: a shuffle of the collection, dealt out, for each epoch."""
         for _ in range(self._settings.epochs):
             yield from np.array_split(rng.permutation(episodes), self._settings.minibatches)
 
+    def _arrays(
+        self, batch: TrajectoryBatch, scores: Scores, old_BT, credit: Credit, rows
+    ) -> dict[str, PolicyPiece | ValuePiece]:
+        """What the networks learn from some rows of a collection; the weights of each sum to 1."""
+        where_BT = credit.where_BT[rows]
+        policy = PolicyPiece(
+            batch.tokens_BT[rows],
+            old_BT[rows],
+            batch.logprobs_BT[rows],
+            credit.advantages_BT[rows],
+            loss_weights(batch.turn_BT[rows], self._settings.loss_aggregation),
+        )
+        value = ValuePiece(
+            batch.tokens_BT[rows],
+            scores.values_BT[rows],
+            credit.targets_BT[rows],
+            (where_BT / max(where_BT.sum(), 1)).astype(np.float32),
+        )
+        return {"policy": policy, "value": value}
+
 
 def _mean_metrics(steps: list[dict[str, float]]) -> dict[str, float]:
     """Means over the steps of an update, and what the first step tells of an unmoved policy."""
-    means = {name for name in steps[0] if not name.startswith("max_")}
-    metrics = {
-        name: float(np.mean([step[name] for step in steps])) for name in steps[0] if name in means
-    }
+    names = [name for name in steps[0] if not name.startswith("max_")]
     first = {
         "first_ratio": steps[0]["ratio_mean"],
         "first_logprob_gap": steps[0]["max_logprob_gap"],
     }
-    return metrics | first
+    return {name: float(np.mean([step[name] for step in steps])) for name in names} | first
 
 
-def _learnt(batch: TrajectoryBatch, scores: Scores, returns_BK, advantages_BT, moved_BT) -> Learnt:
+def _collection_metrics(batch: TrajectoryBatch, scores: Scores, credit: Credit) -> dict[str, float]:
+    """What a collection was like before it was learnt from."""
+    values, targets = scores.values_BT[credit.where_BT], credit.targets_BT[credit.where_BT]
+    return {
+        "kl_to_reference": float(credit.log_ratios_BK[batch.turn_mask_BK].mean()),
+        "return": float(credit.returns_BK[:, 0].mean()),
+        "task_reward": float(batch.task_rewards_BK.sum(axis=1).mean()),
+        "explained_variance": explained_variance(values, targets),
+    }
+
+
+def _learnt(batch: TrajectoryBatch, scores: Scores, credit: Credit, moved_BT) -> Learnt:
     """The numbers behind an update; `moved_BT` is what it added to log π."""
     action_BT = batch.turn_BT >= 0
     values_BK = np.take_along_axis(scores.values_BT, batch.prompt_end_BK, axis=1)
     return Learnt(
         task_rewards_BK=batch.task_rewards_BK,
         values_BK=np.where(batch.turn_mask_BK, values_BK, 0),
-        returns_BK=returns_BK,
+        returns_BK=credit.returns_BK,
         reference_logprobs_BT=np.where(action_BT, scores.reference_BT, 0),
-        advantages_BT=advantages_BT,
+        advantages_BT=credit.advantages_BT,
         ratios_BT=np.exp(np.where(action_BT, moved_BT, 0)),
     )

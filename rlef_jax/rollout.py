@@ -68,11 +68,8 @@ class Collector:
     ):
         """`settings` are `config.sampler`; `capacity` is the longest stream of a row, in tokens."""
         self._extend, self._decode = sampler.compiled(model, mesh)
-        self._rows, self._chunk, self._splice = (
-            settings.slots,
-            settings.chunk,
-            settings.splice_length,
-        )
+        self._rows, self._chunk = settings.slots, settings.chunk
+        self._splice = settings.splice_length
         self._share = max(1, int(settings.share * self._rows))
         self._max_response, self._stop_ids = max_response, np.asarray(stop_ids, np.int32)
         self._by_row = sharding.batch_sharding(mesh)

@@ -1,6 +1,7 @@
-"""The mesh and the table of sharding rules, on 8 forced devices."""
+"""The mesh, the table of sharding rules, and copies for computing, on 8 forced devices."""
 
 import dataclasses
+import functools
 import logging
 
 import jax
@@ -23,10 +24,8 @@ def shapes_of(config):
 
 def shard_shapes(tree, mesh):
     """{path: shape of one device's shard}"""
-    at = sharding.shardings(tree, mesh)
-    placed = jax.tree.map(
-        lambda leaf, s: jax.device_put(np.zeros(leaf.shape, leaf.dtype), s), tree, at
-    )
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), tree)
+    placed = jax.device_put(zeros, sharding.shardings(tree, mesh))
     flat = jax.tree_util.tree_flatten_with_path(placed)[0]
     return {sharding.path_of(path): leaf.addressable_shards[0].data.shape for path, leaf in flat}
 
@@ -56,10 +55,8 @@ def test_fsdp_and_tensor_really_split_the_leaves(mesh_of):
 
 def test_the_data_axis_replicates_weights(mesh_of):
     shapes = shapes_of(CONFIG)
-    whole = {
-        sharding.path_of(path): leaf.shape
-        for path, leaf in jax.tree_util.tree_flatten_with_path(shapes)[0]
-    }
+    flat = jax.tree_util.tree_flatten_with_path(shapes)[0]
+    whole = {sharding.path_of(path): leaf.shape for path, leaf in flat}
     assert shard_shapes(shapes, mesh_of(8, 1, 1)) == whole
 
 
@@ -70,9 +67,8 @@ def test_cache_rows_lie_over_data_and_fsdp_and_heads_over_tensor(mesh_of):
 
 def test_an_axis_that_does_not_divide_is_kept_whole_and_logged(mesh_of, caplog):
     with caplog.at_level(logging.INFO, logger="rlef_jax.sharding"):
-        assert sharding.spec_for("policy/embed_tokens", (49, 16), mesh_of(2, 2, 2)) == P(
-            None, "fsdp"
-        )
+        spec = sharding.spec_for("policy/embed_tokens", (49, 16), mesh_of(2, 2, 2))
+    assert spec == P(None, "fsdp")
     assert "policy/embed_tokens" in caplog.text and "49" in caplog.text
 
 
@@ -112,9 +108,9 @@ def test_minus_one_takes_what_is_left(sizes, expected):
     ],
 )
 def test_sizes_that_cannot_be_laid_out_are_refused_with_all_three_named(sizes):
-    with pytest.raises(
-        ValueError, match=f"mesh.data={sizes[0]}, mesh.fsdp={sizes[1]}, mesh.tensor={sizes[2]}"
-    ):
+    data, fsdp, tensor = sizes
+    said = f"mesh.data={data}, mesh.fsdp={fsdp}, mesh.tensor={tensor}"
+    with pytest.raises(ValueError, match=said):
         sharding.make_mesh(*sizes)
 
 
@@ -130,6 +126,20 @@ def test_heads_that_cannot_be_dealt_out_name_the_field(heads, kv_heads, field):
 def test_batch_rows_lie_over_data_and_fsdp(mesh_of):
     mesh = mesh_of(2, 2, 2)
     assert sharding.batch_ways(mesh) == 4
-    assert jax.device_put(jnp.zeros((8, 5)), sharding.batch_sharding(mesh)).addressable_shards[
-        0
-    ].data.shape == (2, 5)
+    rows = jax.device_put(jnp.zeros((8, 5)), sharding.batch_sharding(mesh))
+    assert rows.addressable_shards[0].data.shape == (2, 5)
+
+
+def test_a_copy_is_made_once_and_lies_as_asked(mesh_of, random_params):
+    half = dataclasses.replace(CONFIG, dtype="bfloat16")
+    mesh, params = mesh_of(1, 2, 2), random_params(half)
+    compute = functools.partial(llama.compute_params, half)
+    placed = jax.device_put(params, sharding.shardings(params, mesh))
+    lies = lambda tree: jax.tree.map(lambda x: (x.dtype, x.sharding), tree)
+    for whole in ((), ("fsdp",)):
+        reader = sharding.Reader(params, compute, mesh, whole)
+        read = reader(placed)
+        assert lies(read) == lies(reader.abstract)
+        jax.tree.map(np.testing.assert_array_equal, read, compute(placed))
+        pairs = zip(jax.tree.leaves(reader(read)), jax.tree.leaves(read), strict=True)
+        assert all(a is b for a, b in pairs)

@@ -1,14 +1,14 @@
-"""A configuration's Llama on this machine:
+"""Measures sampling, learning and memory of a configuration's Llama on this machine.
 
     python experiments/benchmarks/llama.py --config FILE [--steps N] [--json FILE]
     [--config.path.to.field=VALUE ...]
 
-With random weights (or those of model.hf_dir) it samples in every slot and takes an optimiser step
-of policy and value network, a reference beside them: through the programs of a run. It tells tokens
-a second, the peak of memory beside what `rlef_jax.plan` predicts, and how far the logits of the
-chosen attention kernel lie from those of the XLA path and of float32. Where torch and transformers
-are installed, they do the same work in the same run, on the same kind of device; ratios are ours
-over theirs.
+With random weights, or those of model.hf_dir, it samples in every slot and takes an optimiser step
+of policy and value network, with a reference beside them, through the programs of a run. It prints
+tokens a second, the peak of memory beside the one that `rlef_jax.plan` predicts, and the distance
+of the logits of the chosen attention kernel to those of the XLA path and of float32. Where torch
+and transformers are installed, they do the same work in the same run, on the same kind of device;
+ratios are ours over theirs.
 """
 
 import dataclasses
@@ -33,8 +33,7 @@ from rich.table import Table
 from rlef_jax import build, llama, sampler, sharding
 from rlef_jax.config import command, stream_capacity
 from rlef_jax.plan import chips, programs
-from rlef_jax.ppo_update import POLICY_ARRAYS, VALUE_ARRAYS, Ppo, init_value
-from rlef_jax.rollout import Collector
+from rlef_jax.ppo import PolicyPiece, Ppo, ValuePiece
 
 
 def timed(call) -> tuple[float, object]:
@@ -43,20 +42,23 @@ def timed(call) -> tuple[float, object]:
     return time.perf_counter() - began, result
 
 
+def random_tokens(model, shape: tuple[int, int]) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, model.vocab_size, shape).astype(np.int32)
+
+
 def agreement(model, mesh, params, tokens_BT) -> dict[str, float]:
-    """Largest difference of logits, over the largest logit, between the chosen kernel, the XLA
-    path, and float32.
-    """
-    run = functools.partial(
-        jax.jit(llama.logits, static_argnums=(0, 3)), mesh=mesh, tokens_BT=tokens_BT
-    )
-    models = [
-        dataclasses.replace(model, attention="xla", dtype="float32"),
-        dataclasses.replace(model, attention="xla"),
-        model,
-    ]
-    exact, plain, chosen = (np.asarray(run(each, params), np.float64) for each in models)
-    gap = lambda a, b: float(np.abs(a - b).max() / np.abs(exact).max())
+    """Largest difference of logits, over the largest logit, of kernel, XLA path and float32."""
+    logits = jax.jit(llama.logits, static_argnums=(0, 3))
+
+    def of(**changes) -> np.ndarray:
+        variant = dataclasses.replace(model, **changes)
+        return np.asarray(logits(variant, params, tokens_BT, mesh), np.float64)
+
+    exact, plain, chosen = of(attention="xla", dtype="float32"), of(attention="xla"), of()
+
+    def gap(a, b) -> float:
+        return float(np.abs(a - b).max() / np.abs(exact).max())
+
     return {
         "kernel_to_float32": gap(chosen, exact),
         "xla_to_float32": gap(plain, exact),
@@ -66,69 +68,54 @@ def agreement(model, mesh, params, tokens_BT) -> dict[str, float]:
 
 def sample(config, model, mesh, params, steps: int) -> dict[str, float]:
     """Every slot is given a prompt and samples about `steps` tokens, in chunks as in a run."""
-    # no token stops
-    s, capacity, stop_ids = config.sampler, stream_capacity(config), np.array([-1], np.int32)
-    collector = Collector(model, mesh, config, capacity, stop_ids)
+    capacity, slots = stream_capacity(config), config.sampler.slots
+    chunk, prompt = config.sampler.chunk, config.sampler.splice_length
+    collector = build.collector(config, model, mesh, [-1])  # no token stops
     collector.warm_up(params, [1.0])
-    compiled, read = collector.programs([1.0]), collector.read(params)
-    (extend, (_, abstract, *_)), (decode, _) = compiled["splice"], compiled["decode"]
-    at = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    slots = jax.jit(lambda: sampler.init_slots(model, s.slots, capacity), out_shardings=at)()
-    tokens_BC = (
-        np.random.default_rng(0)
-        .integers(0, model.vocab_size, (s.slots, s.splice_length))
-        .astype(np.int32)
+    splice, decode = collector.programs([1.0])
+    read, at = collector.read(params), jax.tree.map(lambda x: x.sharding, splice.arguments[1])
+    state = jax.jit(lambda: sampler.init_slots(model, slots, capacity), out_shardings=at)()
+    pieces = (
+        random_tokens(model, (slots, prompt)),
+        np.full(slots, prompt, np.int32),
+        np.full(slots, 1, np.int32),
+        np.arange(slots, dtype=np.uint32),
+        np.full(slots, capacity, np.int32),
+        np.full(slots, True),
     )
-    each = lambda value: np.full(s.slots, value, np.int32)
-    arrays = (
-        tokens_BC,
-        each(s.splice_length),
-        each(1),
-        np.arange(s.slots, dtype=np.uint32),
-        each(capacity),
-        each(1) > 0,
-    )
-    slots = extend(read, slots, *jax.device_put(arrays, sharding.batch_sharding(mesh)))
-    chunks, seconds = -(-steps // s.chunk), 0.0
+    state = splice.function(read, state, *jax.device_put(pieces, sharding.batch_sharding(mesh)))
+    key, stop_ids = jax.random.key(0), decode.arguments[-1]
+    chunks, seconds = -(-steps // chunk), 0.0
     for _ in range(chunks):
-        took, (slots, *_) = timed(
-            lambda: decode(s.chunk, 1.0, read, slots, jax.random.key(0), 1.0, stop_ids)
-        )
+        call = functools.partial(decode.function, chunk, 1.0, read, state, key, 1.0, stop_ids)
+        took, (state, *_) = timed(call)
         seconds += took
-    a_step = seconds / (chunks * s.chunk)
-    return {"decode_tokens_a_second": s.slots / a_step, "decode_ms_a_step": 1e3 * a_step}
+    a_step = seconds / (chunks * chunk)
+    return {"decode_tokens_a_second": slots / a_step, "decode_ms_a_step": 1e3 * a_step}
 
 
 def learn(config, model, mesh, ppo: Ppo, state) -> dict[str, float]:
-    """An optimiser step of both networks on `batch.rows` sequences of the longest length, and the
-    policy's gradient alone.
+    """Times an optimiser step of both networks, and the policy's gradient alone.
+
+    On `batch.rows` sequences of the longest length.
     """
     rows, length = config.batch.rows, config.batch.lengths[-1]
-    rng = np.random.default_rng(0)
-    arrays = {
-        name: rng.normal(size=(rows, length)).astype(np.float32)
-        for name in POLICY_ARRAYS | VALUE_ARRAYS
-    }
-    arrays["tokens"] = rng.integers(0, model.vocab_size, (rows, length)).astype(np.int32)
-    arrays["policy_weights"] = arrays["value_weights"] = np.full(
-        (rows, length), 1 / (rows * length), np.float32
-    )
-    step = lambda state: ppo.learner.step(state, arrays, np.full(rows, length))
+    tokens_BT = random_tokens(model, (rows, length))
+    normal_3BT = np.random.default_rng(0).normal(size=(3, rows, length)).astype(np.float32)
+    weights_BT = np.full((rows, length), 1 / (rows * length), np.float32)
+    policy = PolicyPiece(tokens_BT, *normal_3BT, weights_BT)
+    arrays = {"policy": policy, "value": ValuePiece(tokens_BT, *normal_3BT[:2], weights_BT)}
+    step = functools.partial(ppo.learner.step, arrays=arrays, lengths_B=np.full(rows, length))
     state, _ = step(state)
     seconds, (state, metrics) = timed(lambda: step(state))
     if not np.isfinite(metrics["loss"]):
         raise RuntimeError(f"the loss is {metrics['loss']}: nothing measured here means anything")
-    gradient, (_, total, _) = ppo.programs(length)["policy gradient"]
+    compiled = {(p.network, p.kind): p for p in ppo.programs(length)}
+    gradient = compiled["policy", "gradient"]
     read = ppo.learner.read("policy", state.params["policy"])
-    piece = jax.device_put(
-        {name: arrays[name] for name in POLICY_ARRAYS}, sharding.batch_sharding(mesh)
-    )
-    at = jax.tree.map(lambda leaf: leaf.sharding, total)
-    total = jax.jit(
-        lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), total),
-        out_shardings=at,
-    )()
-    gradient_seconds, _ = timed(lambda: gradient(read, total, piece))
+    piece = jax.device_put(policy, sharding.batch_sharding(mesh))
+    total = jax.tree.map(lambda x: jnp.zeros_like(x, device=x.sharding), gradient.arguments[1])
+    gradient_seconds, _ = timed(lambda: gradient.function(read, total, piece))
     return {
         "update_tokens_a_second": rows * length / seconds,
         "gradient_tokens_a_second": rows * length / gradient_seconds,
@@ -136,19 +123,17 @@ def learn(config, model, mesh, ppo: Ppo, state) -> dict[str, float]:
 
 
 def peers(config, model, params, steps: int) -> dict[str, float]:
-    """The same by transformers on torch: generation in `sampler.slots` rows, and the gradient of a
-    mean log-prob.
-    """
+    """The same by transformers on torch: sampling, and the gradient of a mean log-prob."""
     import torch
     from transformers import AutoModelForCausalLM
 
     where = "cuda" if torch.cuda.is_available() and jax.default_backend() == "gpu" else "cpu"
     rows, length, slots = config.batch.rows, config.batch.lengths[-1], config.sampler.slots
     with tempfile.TemporaryDirectory() as folder:
-        llama.save_hf(model, params, os.path.join(folder, "model"), model.dtype)
-        net = AutoModelForCausalLM.from_pretrained(
-            os.path.join(folder, "model"), dtype=getattr(torch, model.dtype)
-        ).to(where)
+        directory = os.path.join(folder, "model")
+        llama.save_hf(model, params, directory, model.dtype)
+        dtype = getattr(torch, model.dtype)
+        net = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).to(where)
 
     def wait() -> None:
         if where == "cuda":
@@ -163,14 +148,10 @@ def peers(config, model, params, steps: int) -> dict[str, float]:
         return time.perf_counter() - began
 
     prompt = torch.randint(0, model.vocab_size, (slots, config.sampler.splice_length), device=where)
-    options = dict(
-        do_sample=True, top_k=0, top_p=1.0, temperature=1.0, eos_token_id=None, pad_token_id=0
-    )
-    generate = lambda: net.generate(
-        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=steps, **options
-    )
+    options = dict(do_sample=True, top_k=0, top_p=1.0, temperature=1.0, max_new_tokens=steps)
+    options |= dict(eos_token_id=None, pad_token_id=0, attention_mask=torch.ones_like(prompt))
     with torch.no_grad():
-        seconds = measured(generate)
+        seconds = measured(lambda: net.generate(prompt, **options))
     tokens = torch.randint(0, model.vocab_size, (rows, length), device=where)
 
     def gradient() -> None:
@@ -185,9 +166,7 @@ def peers(config, model, params, steps: int) -> dict[str, float]:
 
 
 def peak(mesh) -> float | None:
-    """GiB, on the fullest device, since the process began; None where the backend does not tell
-    (CPU).
-    """
+    """GiB on the fullest device since the process began; None where it is not known (CPU)."""
     stats = [device.memory_stats() or {} for device in mesh.local_devices]
     peaks = [stat.get("peak_bytes_in_use") for stat in stats]
     return None if None in peaks else max(peaks) / chips.GIB
@@ -196,40 +175,33 @@ def peak(mesh) -> float | None:
 def run(config, steps: int) -> dict:
     model = build.model(config)
     mesh = build.mesh(config, model)
-    params = build.weights(config, model, mesh)
-    value = init_value(params, jax.random.key(1), model.d_model, config.ppo.value_head_std)
-    ppo = Ppo(model, mesh, config, {"policy": params, "value": value})
-    state, reference = ppo.learner.init({"policy": params, "value": value}), ppo.reference(params)
-    del params, value
-    found = {"ours": sample(config, model, mesh, state.params["policy"], steps)}
+    policy = build.weights(config, model, mesh)
+    std = config.ppo.value_head_std
+    value = llama.init_value(policy, jax.random.key(1), model.d_model, std)
+    networks = {"policy": policy, "value": value}
+    ppo = build.ppo(config, model, mesh, networks)
+    state, reference = ppo.learner.init(networks), ppo.reference(policy)
+    del policy, value, networks
+    ours = sample(config, model, mesh, state.params["policy"], steps)
     params = jax.device_get(state.params["policy"])  # the state is donated
-    found["ours"] |= learn(config, model, mesh, ppo, state)
+    ours |= learn(config, model, mesh, ppo, state)
     memory = peak(mesh)
     del state, reference
-    tokens_BT = (
-        np.random.default_rng(0)
-        .integers(0, model.vocab_size, (sharding.batch_ways(mesh), 256))
-        .astype(np.int32)
-    )
     params = jax.device_put(params, sharding.shardings(params, mesh))
-    found["agreement"] = agreement(model, mesh, params, tokens_BT)
+    tokens_BT = random_tokens(model, (sharding.batch_ways(mesh), 256))
+    found = {"ours": ours, "agreement": agreement(model, mesh, params, tokens_BT)}
     devices, chip = chips.local()
     planned = max(need.total for need in programs.plan(config, devices, chip)[2]) / chips.GIB
     found["memory_gib"] = {"peak_gib": memory, "planned_gib": planned}
+    packages = ["jax", "jaxlib", "flax"]
     if all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
-        found["transformers"] = peers(config, model, params, steps)
-        found["ratios"] = {
-            name: found["ours"][name] / value for name, value in found["transformers"].items()
-        }
-    packages = ("jax", "jaxlib", "flax") + (
-        ("torch", "transformers") if "transformers" in found else ()
-    )
-    found["machine"] = {
-        "devices": f"{mesh.size} x {jax.devices()[0].device_kind}",
-        "cores": os.cpu_count(),
-    }
-    found["versions"] = {name: metadata.version(name) for name in packages}
+        theirs = found["transformers"] = peers(config, model, params, steps)
+        found["ratios"] = {name: ours[name] / value for name, value in theirs.items()}
+        packages += ["torch", "transformers"]
+    device = f"{mesh.size} x {jax.devices()[0].device_kind}"
     return found | {
+        "machine": {"devices": device, "cores": os.cpu_count()},
+        "versions": {name: metadata.version(name) for name in packages},
         "model": model.to_dict(),
         "parameters": model.n_params,
         "mesh": dict(mesh.shape),
@@ -238,9 +210,8 @@ def run(config, steps: int) -> dict:
 
 
 def show(found: dict) -> None:
-    table = Table(
-        title=f"{found['name']}: {found['parameters']:,} parameters on {found['machine']['devices']}"
-    )
+    about = f"{found['parameters']:,} parameters on {found['machine']['devices']}"
+    table = Table(title=f"{found['name']}: {about}")
     for column in ("figure", "ours", "transformers", "ratio"):
         table.add_column(column, justify="left" if column == "figure" else "right")
     for name, value in found["ours"].items():

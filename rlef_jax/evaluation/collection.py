@@ -1,4 +1,4 @@
-"""Metrics of a collection of episodes, for metrics.jsonl, and checks that stop a broken run."""
+"""Metrics of a collection of episodes, for metrics.jsonl."""
 
 from collections.abc import Sequence
 
@@ -79,12 +79,11 @@ def _by_turn(episodes: Sequence[Episode], turn_limit: int) -> dict[str, float]:
 
 
 def reward_parts(metrics: dict[str, float]) -> dict[str, float]:
-    """What the return of an episode is made of, on average; the three add up to it (paper, equation
-    1).
+    """The three parts of the mean return of an episode, which add up to it (paper, equation 1).
 
     `reward_outcome`, +1 for a solved problem and -1 for one that is not; `reward_invalid`, the
-    penalties of earlier turns without valid code; `reward_kl`, the KL term. Told from `solved`,
-    `task_reward` and `return`.
+    penalties of earlier turns without valid code; `reward_kl`, the KL term. They follow from
+    `solved`, `task_reward` and `return`.
     """
     outcome_part = 2 * metrics["solved"] - 1
     return {
@@ -92,28 +91,3 @@ def reward_parts(metrics: dict[str, float]) -> dict[str, float]:
         "reward_invalid": metrics["task_reward"] - outcome_part,
         "reward_kl": metrics["return"] - metrics["task_reward"],
     }
-
-
-def check_finite(metrics: dict, where: str) -> None:
-    """Stops a run whose weights hold no numbers any more, before they are kept."""
-    for name, value in metrics.items():
-        if not np.isfinite(value):
-            raise FloatingPointError(
-                f"{where}: {name} is {value}, and the weights are broken; they are not kept. "
-                "Lower the learning rate, in another --workdir"
-            )
-
-
-def check_first_step(config, metrics: dict, update: int) -> None:
-    """Stops a run whose sampler and learner do not agree on the same weights (I6): every later step
-    would be wrong.
-    """
-    gap = max(metrics["first_logprob_gap"], abs(metrics["first_ratio"] - 1.0))
-    if gap > config.ppo.max_logprob_gap:
-        raise RuntimeError(
-            f"update {update}: log-probs of sampler and learner differ by {gap:.2e} nats, more than ppo.max_logprob_gap"
-        )
-    if update == 0 and abs(metrics["kl_to_reference"]) > config.ppo.max_first_kl:
-        raise RuntimeError(
-            f"the first policy is {metrics['kl_to_reference']:.2e} nats from its reference: it should be the reference"
-        )

@@ -1,6 +1,4 @@
-"""The plan's figures against hand-worked numbers and what really lies on devices; the command and
-its complaints.
-"""
+"""The plan's figures against numbers worked by hand and arrays on devices; the command."""
 
 import functools
 import importlib
@@ -8,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import PartitionSpec as P
 
 from experiments.configs import mini
 from rlef_jax import build, llama, sharding
@@ -35,19 +35,16 @@ TINY = LlamaConfig(
 
 
 def flops(f, *shapes) -> int:
-    return costs.flops(
-        jax.make_jaxpr(f)(*(jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes)).jaxpr
-    )
+    arguments = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
+    return costs.flops(jax.make_jaxpr(f)(*arguments).jaxpr)
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=4, max_size=4))
 def test_a_batched_product_costs_two_operations_a_term(sizes):
     b, m, k, n = sizes
-    assert (
-        flops(lambda x, y: jnp.einsum("bmk,bkn->nbm", x, y), (b, m, k), (b, k, n))
-        == 2 * b * m * k * n
-    )
+    product = lambda x, y: jnp.einsum("bmk,bkn->nbm", x, y)
+    assert flops(product, (b, m, k), (b, k, n)) == 2 * b * m * k * n
 
 
 def test_a_scan_costs_as_often_as_it_runs():
@@ -62,10 +59,8 @@ def test_a_scan_costs_as_often_as_it_runs():
 
 def test_a_while_loop_costs_one_turn_and_a_branch_its_dearest_case():
     once = 2 * 4**3
-    assert (
-        flops(lambda x: jax.lax.while_loop(lambda x: x.sum() < 1, lambda x: x @ x, x), (4, 4))
-        == once
-    )
+    loop = lambda x: jax.lax.while_loop(lambda x: x.sum() < 1, lambda x: x @ x, x)
+    assert flops(loop, (4, 4)) == once
     dear, cheap = (lambda x: x @ x @ x), (lambda x: x)
     assert flops(lambda x: jax.lax.cond(x.sum() > 0, dear, cheap, x), (4, 4)) == 2 * once
 
@@ -75,10 +70,8 @@ def test_a_backward_pass_costs_two_forward_ones_and_recomputation_a_third():
     loss = lambda x, w: jnp.sum(jnp.tanh(x @ w))
     assert flops(jax.grad(loss, (0, 1)), (3, 4), (4, 5)) == 3 * forward
     # The product itself is recomputed: what tanh's derivative needs is not kept.
-    assert (
-        flops(jax.grad(lambda x, w: jax.checkpoint(loss)(jnp.sin(x), w), (0, 1)), (3, 4), (4, 5))
-        == 4 * forward
-    )
+    again = lambda x, w: jax.checkpoint(loss)(jnp.sin(x), w)
+    assert flops(jax.grad(again, (0, 1)), (3, 4), (4, 5)) == 4 * forward
 
 
 def test_convolutions_and_wrapped_functions():
@@ -91,12 +84,10 @@ def test_convolutions_and_wrapped_functions():
 
 
 def test_cudnn_attention_costs_two_products_forward_and_five_backward():
-    # Its tracing needs cuDNN, so the equation is made up: 2 rows, 3 queries of 4 heads of 8, 5
-    # keys.
-    arguments = [
-        SimpleNamespace(aval=jax.ShapeDtypeStruct(shape, jnp.bfloat16))
-        for shape in ((2, 3, 4, 8), (2, 5, 2, 8))
-    ]
+    # Its tracing needs cuDNN, so the equation is made up: 2 rows, 4 heads of 8, 3 queries, 5 keys.
+    shapes = (2, 3, 4, 8), (2, 5, 2, 8)
+    avals = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes]
+    arguments = [SimpleNamespace(aval=aval) for aval in avals]
     for way, products in (("fwd", 2), ("bwd", 5)):
         primitive = SimpleNamespace(name=f"dot_product_attention_{way}_wrapper")
         eqn = SimpleNamespace(primitive=primitive, invars=arguments, params={})
@@ -106,18 +97,16 @@ def test_cudnn_attention_costs_two_products_forward_and_five_backward():
 def test_splash_attention_costs_every_block_of_every_device(mesh_of):
     mesh = mesh_of(2, 1, 2)
     q, k = (4, 512, 4, 128), (4, 512, 2, 128)
-    attend = lambda q, k, v: llama.attention.splash(
-        *(x.astype(jnp.bfloat16) for x in (q, k, v)), mesh
-    )
+    half = lambda x: x.astype(jnp.bfloat16)
+    attend = lambda q, k, v: llama.attention.splash(half(q), half(k), half(v), mesh)
     assert flops(attend, q, k, k) == 2 * 2 * (4 * 4 * 512 * 512 * 128)
 
 
 def test_a_shard_map_costs_on_every_device(mesh_of):
     mesh = mesh_of(2, 2, 2)
-    rows = jax.sharding.PartitionSpec(("data", "fsdp"))
-    mapped = jax.shard_map(
-        lambda x, w: x @ w, mesh=mesh, in_specs=(rows, jax.sharding.PartitionSpec()), out_specs=rows
-    )
+    rows, whole = P(("data", "fsdp")), P()
+    product = lambda x, w: x @ w
+    mapped = jax.shard_map(product, mesh=mesh, in_specs=(rows, whole), out_specs=rows)
     # Each of 4 groups multiplies its 2 rows, and both devices of a group do.
     assert flops(mapped, (8, 4), (4, 5)) == 2 * 8 * 4 * 5 * 2
 
@@ -129,65 +118,52 @@ def test_matrix_products_agree_with_xla():
 
 
 def test_model_flops_by_hand():
-    # A block: q 4x4, k and v 4x2, o 4x4, three of 4x5, two norms of 4; then a norm of 4, and the
-    # unembedding 4x10.
+    # A block: q 4x4, k and v 4x2, o 4x4, three of 4x5, two norms of 4. Then a norm of 4, and the
+    # unembedding of 4x10.
     block = 16 + 8 + 8 + 16 + 60 + 8
     assert TINY.n_params == 3 * block + 4 + 2 * 40
-    # Two products over 3 layers, 2 heads of 2 and 7 tokens attended to: 4 * 3 * 4 * 7 operations a
-    # token.
+    # Two products over 3 layers, 2 heads of 2 and 7 tokens attended to, for each token.
     attention = 4 * 3 * 4 * 7
     scored, unscored = 2 * (3 * block + 4 + 40) + attention, 2 * (3 * block + 4) + attention
     assert costs.model_flops(TINY, Work(2, 5, 7, (True,))) == 10 * scored
-    assert costs.model_flops(TINY, Work(2, 5, 7, (True, False), backward=True)) == 3 * 10 * (
-        scored + unscored
-    )
+    both = Work(2, 5, 7, (True, False), backward=True)
+    assert costs.model_flops(TINY, both) == 3 * 10 * (scored + unscored)
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_counted_operations_of_a_forward_pass_are_the_models(tied):
     config = LlamaConfig(50, 16, 2, 4, 2, 4, 24, tied_embeddings=tied)
     params = jax.eval_shape(functools.partial(llama.init, config), jax.random.key(0))
-    tokens_BT = jax.ShapeDtypeStruct((3, 8), np.int32)
-    counted = costs.flops(
-        jax.make_jaxpr(functools.partial(llama.logits, config))(params, tokens_BT).jaxpr
-    )
+    forward = functools.partial(llama.logits, config)
+    jaxpr = jax.make_jaxpr(forward)(params, jax.ShapeDtypeStruct((3, 8), np.int32)).jaxpr
     norms = 2 * 24 * (2 * config.n_layers + 1) * 16  # scales are weights, but no matrix
-    assert counted == costs.model_flops(config, Work(3, 8, 8, (True,))) - norms
+    assert costs.flops(jaxpr) == costs.model_flops(config, Work(3, 8, 8, (True,))) - norms
 
 
 def test_least_traffic_by_hand(mesh_of):
     weights = TINY.n_params - 40  # of a network that scores; the look-up multiplies nothing
-    alone, spread = mesh_of(1, 1, 1), mesh_of(2, 2, 2)
-    assert costs.least_traffic(TINY, alone, Work(4, 1, 3, (True,), cache=77)) == (
-        4 * weights + 77,
-        0,
-    )
-    memory, links = costs.least_traffic(TINY, spread, Work(4, 6, 3, (True,)))
+    cached = costs.least_traffic(TINY, mesh_of(1, 1, 1), Work(4, 1, 3, (True,), cache=77))
+    assert cached == (4 * weights + 77, 0)
+    memory, links = costs.least_traffic(TINY, mesh_of(2, 2, 2), Work(4, 6, 3, (True,)))
     activations = 4 * 1 * 6 * 4  # a row of 6 tokens on each chip
     assert memory == 4 * weights / 2
     assert links == 4 * weights / 2 / 2 + 3 * 2 * activations * 2 / 2
-    assert (
-        costs.least_traffic(TINY, mesh_of(1, 2, 1), Work(4, 1, 3, (True,), gathered=True))[1] == 0
-    )
-    memory, links = costs.least_traffic(
-        TINY, mesh_of(2, 2, 1), Work(4, 6, 3, (True,), backward=True)
-    )
+    gathered = Work(4, 1, 3, (True,), gathered=True)
+    assert costs.least_traffic(TINY, mesh_of(1, 2, 1), gathered)[1] == 0
+    backward = Work(4, 6, 3, (True,), backward=True)
+    memory, links = costs.least_traffic(TINY, mesh_of(2, 2, 1), backward)
     assert memory == 2 * 4 * weights + 2 * 4 * weights / 2
     assert links == 2 * 4 * weights / 2 + 4 * weights / 2 + 2 * (4 * weights / 2) / 2
 
 
 def test_bytes_on_a_chip_are_those_that_lie_there(mesh_of):
-    config = LlamaConfig(64, 16, 2, 4, 2, 4, 24)
-    mesh = mesh_of(2, 2, 2)
-    at = sharding.shardings(
-        jax.eval_shape(functools.partial(llama.init, config), jax.random.key(0)), mesh
-    )
-    params = jax.jit(functools.partial(llama.init, config), out_shardings=at)(jax.random.key(0))
-    lying = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(params))
-    shapes = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), params
-    )
-    assert costs.bytes_on_chip(shapes) == lying < sum(x.nbytes for x in jax.tree.leaves(params))
+    init = functools.partial(llama.init, LlamaConfig(64, 16, 2, 4, 2, 4, 24))
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    at = sharding.shardings(shapes, mesh_of(2, 2, 2))
+    leaves = jax.tree.leaves(jax.jit(init, out_shardings=at)(jax.random.key(0)))
+    on_one = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
+    placed = sharding.placed(shapes, at)
+    assert costs.bytes_on_chip(placed) == on_one < sum(leaf.nbytes for leaf in leaves)
 
 
 def tiny(**mesh):
@@ -213,27 +189,25 @@ def programs_of(config, devices=None):
 @pytest.mark.parametrize("offload", [False, True])
 def test_every_network_is_an_argument_or_lies_beside_the_program(offload):
     found, *_, on_host = programs_of(tiny(data=2, fsdp=2, tensor=2, offload=offload))
-    here = lambda name, *which: (
-        found[name].resident + sum(costs.bytes_on_chip(found[name].args[i]) for i in which)
-    )
+    size = costs.bytes_on_chip
+    here = lambda name, n: found[name].resident + size(found[name].args[:n])
     params, moments, grads = found["policy step"].args
     value = found["value step"].args
-    reference = costs.bytes_on_chip(found["reference log-probs 192"].args[0])
-    assert 2 * reference < costs.bytes_on_chip(params) * 1.2  # in bfloat16, but for the norms
-    assert costs.bytes_on_chip(grads) == costs.bytes_on_chip(params)
-    # 4: the count of steps
-    everything = 4 + reference + costs.bytes_on_chip((params, moments, value[:2]))
+    reference = size(found["reference log-probs 192"].args[0])
+    assert 2 * reference < size(params) * 1.2  # in bfloat16, but for the norms
+    assert size(grads) == size(params)
+    everything = 4 + reference + size((params, moments, value[:2]))  # 4: the count of steps
     assert on_host == (everything if offload else 0)
     if offload:  # only arguments are there
         assert all(program.resident == 0 for program in found.values())
     else:
-        assert here("reference log-probs 192", 0) == everything
-        # a copy is read, in bfloat16
+        assert here("reference log-probs 192", 1) == everything
+        # A copy is read, in bfloat16.
         for name in ("values 192", "policy gradient 64", "value gradient 192"):
             assert found[name].resident == everything
-        assert here("policy step", 0, 1) == here("value step", 0, 1) == everything
+        assert here("policy step", 2) == here("value step", 2) == everything
         assert found["decode"].resident == found["splice 8"].resident == everything
-    assert costs.bytes_on_chip(found["decode"].args[2]) > reference  # gathered along fsdp
+    assert size(found["decode"].args[2]) > reference  # gathered along fsdp
 
 
 def test_the_hosts_memory_by_hand():
@@ -253,40 +227,35 @@ def test_the_hosts_memory_by_hand():
 def test_a_plan_of_eight_devices():
     config, chip = tiny(data=2, fsdp=2, tensor=2), Chip("toy", GIB, 1e12, 1e11, 1e10)
     model, mesh, needs, _ = programs.plan(config, jax.devices(), chip, all_lengths=True)
-    names = [n.name for n in needs]
-    assert len(names) == len(set(names)) and mesh.size == 8
-    assert {"splice 8", "decode", "decode, top-p 0.95", "policy gradient 64", "value step"} <= set(
-        names
-    )
     by_name = {n.name: n for n in needs}
+    assert len(by_name) == len(needs) and mesh.size == 8
+    sampling = {"splice 8", "decode", "decode, top-p 0.95"}
+    assert sampling | {"policy gradient 64", "value step"} <= set(by_name)
     for n in needs:
         assert n.fits and n.total == n.arguments + n.outputs + n.temporary + n.resident
         assert n.bound in ("compute", "memory", "links") and n.seconds > 0
         assert n.seconds == pytest.approx(max(n.flops / 1e12, n.traffic / 1e11, n.links / 1e10))
-    # A network three times as long in the sequence works three times as much, and more for its
-    # attention.
+    # Sequences three times as long take three times the work, and more in attention.
     assert 3 < by_name["policy gradient 192"].flops / by_name["policy gradient 64"].flops < 9
-    # Cached attention takes in all the capacity and its row's unused slots, so part of it is
-    # useful; nothing is more than useful.
+    # Attention over a cache takes in a row's unused slots too, so that only part of it is useful.
     assert all(0.3 < n.useful <= 1.05 for n in needs if n.useful is not None)
     assert programs.verdict(needs, chip) is None
 
 
 def test_the_figures_of_decoding_are_those_of_one_token():
-    flops = []
+    needs = []
     for chunk in (2, 16):
         config = tiny(data=1, fsdp=1, tensor=1)
         config.sampler.chunk = chunk
         found, model, mesh, _ = programs_of(config, jax.devices()[:1])
-        flops.append(programs.need(found["decode"], model, mesh, Chip("toy", GIB, 1.0, 1.0, 1.0)))
-    assert flops[0].flops == flops[1].flops and flops[0].traffic == flops[1].traffic
+        needs.append(programs.need(found["decode"], model, mesh, Chip("toy", GIB, 1.0, 1.0, 1.0)))
+    assert needs[0].flops == needs[1].flops and needs[0].traffic == needs[1].traffic
 
 
 def test_what_does_not_fit_is_named_with_what_to_change():
     chip = Chip("thimble", 200_000.0)
     _, _, needs, _ = programs.plan(tiny(data=2, fsdp=2, tensor=2), jax.devices(), chip)
-    assert not all(n.fits for n in needs)
-    assert any(n.fits for n in needs)
+    assert not all(n.fits for n in needs) and any(n.fits for n in needs)
     said = programs.verdict(needs, chip)
     assert "policy gradient 192 needs" in said or "decode" in said
     assert "mesh.fsdp" in said and "\n" not in said
@@ -297,12 +266,13 @@ def test_what_does_not_fit_is_named_with_what_to_change():
     ("message", "gib"),
     [
         (
-            "Ran out of memory in memory space hbm. Used 30.84G of 15.75G hbm. Exceeded hbm capacity by 15.09G.",
+            "Ran out of memory in memory space hbm. Used 30.84G of 15.75G hbm. Exceeded hbm "
+            "capacity by 15.09G.",
             30.84,
         ),
         (
-            "E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO temporaries (16.14G) exceeds "
-            "available HBM (15.75G). HLO module: jit_accumulate.",
+            "E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO "
+            "temporaries (16.14G) exceeds available HBM (15.75G). HLO module: jit_accumulate.",
             16.14,
         ),
         ("INTERNAL: 16.14G of nonsense", None),
@@ -314,18 +284,14 @@ def test_a_compilers_refusal_for_want_of_memory_is_a_figure_and_any_other_an_err
 
     traced = SimpleNamespace(jaxpr=jax.make_jaxpr(jnp.sin)(1.0), lower=lower)
     program = programs.Program("refused", SimpleNamespace(trace=lambda: traced), (), resident=GIB)
-    chip = Chip("toy", 15.75 * GIB, 1.0, 1.0, 1.0)
+    mesh, chip = SimpleNamespace(size=1), Chip("toy", 15.75 * GIB, 1.0, 1.0, 1.0)
     if gib is None:
         with pytest.raises(RuntimeError, match="nonsense"):
-            programs.need(program, TINY, SimpleNamespace(size=1), chip)
+            programs.need(program, TINY, mesh, chip)
     else:
-        need = programs.need(program, TINY, SimpleNamespace(size=1), chip)
-        assert (
-            not need.fits
-            and need.total == pytest.approx((gib + 1) * GIB)
-            and need.arguments is None
-            and need.bound is None
-        )
+        need = programs.need(program, TINY, mesh, chip)
+        assert not need.fits and need.total == pytest.approx((gib + 1) * GIB)
+        assert need.arguments is None and need.bound is None
         assert f"refused needs {gib + 1:.2f} of 15.75 GiB" in programs.verdict([need], chip)
 
 
@@ -339,10 +305,8 @@ def test_rows_that_cannot_be_dealt_out_are_refused_as_in_a_run():
 def test_this_machines_memory_is_shared_by_its_cpu_devices():
     devices, chip = chips.local()
     assert len(devices) == 8 and chip.flops is None
-    total = next(
-        int(line.split()[1]) for line in open("/proc/meminfo") if line.startswith("MemTotal")
-    )
-    assert chip.memory * 8 == pytest.approx(total * 1024, rel=0.01)
+    (total,) = re.findall(r"MemTotal: +(\d+) kB", pathlib.Path("/proc/meminfo").read_text())
+    assert chip.memory * 8 == pytest.approx(int(total) * 1024, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -359,23 +323,19 @@ def test_this_machines_memory_is_shared_by_its_cpu_devices():
 def test_a_topology_that_is_none(topology, complaint):
     with pytest.raises(ValueError) as caught:
         chips.for_topology(topology)
-    assert str(caught.value).startswith(f"--topology={topology}: ") and complaint in str(
-        caught.value
-    )
-    assert "\n" not in str(caught.value)
+    said = str(caught.value)
+    assert said.startswith(f"--topology={topology}: ") and complaint in said and "\n" not in said
 
 
 WITHOUT_LIBTPU = importlib.util.find_spec("libtpu") is None
-needs_libtpu = pytest.mark.skipif(
-    WITHOUT_LIBTPU, reason="libtpu, the TPU compiler, is not installed (requirements-plan.txt)"
-)
+MISSING = "libtpu, the TPU compiler, is not installed (requirements-plan.txt)"
+needs_libtpu = pytest.mark.skipif(WITHOUT_LIBTPU, reason=MISSING)
 
 
 @pytest.mark.skipif(not WITHOUT_LIBTPU, reason="libtpu is installed")
 def test_a_missing_compiler_is_a_sentence():
-    with pytest.raises(
-        ValueError, match="the compiler for it is missing; pip install -r requirements-plan.txt"
-    ):
+    said = "the compiler for it is missing; pip install -r requirements-plan.txt"
+    with pytest.raises(ValueError, match=said):
         chips.for_topology("v5e:2x2")
 
 
@@ -396,15 +356,13 @@ def test_what_the_tpu_compiler_refuses_does_not_fit():
     assert not found.fits and found.arguments is None and found.total > 20 * GIB
 
 
-# The command.
+# ---- the command
 
 
-def run(*arguments, **environment):
+def run(*arguments):
     command = [sys.executable, "-m", "rlef_jax.plan", *arguments]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""} | environment
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment
-    )
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=env)
 
 
 SMALL = [
@@ -417,28 +375,16 @@ SMALL = [
 def test_the_command_prints_a_table_and_writes_json(tmp_path):
     done = run(*SMALL, "--config.mesh.offload=True", f"--json={tmp_path / 'plan.json'}")
     assert done.returncode == 0, done.stderr
-    assert (
-        "policy gradient 192" in done.stdout
-        and "every program fits" in done.stdout
-        and "\x1b" not in done.stdout
-    )
-    assert "compiling decode ..." in done.stderr
+    assert "policy gradient 192" in done.stdout and "every program fits" in done.stdout
+    assert "\x1b" not in done.stdout and "compiling decode ..." in done.stderr
     written = json.loads((tmp_path / "plan.json").read_text())
-    assert (
-        written["mesh"] == {"data": 1, "fsdp": 1, "tensor": 1}
-        and written["config"]["model"]["d_model"] == 16
-    )
-    assert {n["name"] for n in written["programs"]} >= {
-        "splice 32",
-        "decode",
-        "values 192",
-        "value step",
-    }
+    assert written["mesh"] == {"data": 1, "fsdp": 1, "tensor": 1}
+    assert written["config"]["model"]["d_model"] == 16
+    names = {n["name"] for n in written["programs"]}
+    assert names >= {"splice 32", "decode", "values 192", "value step"}
     assert all(n["fits"] and n["total"] > 0 for n in written["programs"])
-    assert (
-        f"rest in the host's memory: {written['on_host'] / GIB:.2f} GiB for each chip"
-        in done.stdout
-    )
+    on_host = f"{written['on_host'] / GIB:.2f} GiB for each chip"
+    assert f"rest in the host's memory: {on_host}" in done.stdout
 
 
 def test_the_command_fails_when_a_program_does_not_fit():
@@ -464,14 +410,12 @@ def test_the_command_fails_when_a_program_does_not_fit():
 )
 def test_a_wrong_command_line_is_one_sentence(arguments, complaint):
     done = run(*arguments)
-    assert (
-        done.returncode == 1
-        and done.stderr.startswith(complaint)
-        and len(done.stderr.strip().splitlines()) == 1
-    )
+    assert done.returncode == 1 and done.stderr.startswith(complaint)
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
-# The configurations of real models.
+# ---- the configurations of real models
+
 
 SHAPES = {
     "llama31_8b_v5p": ("8B_config_llama3.1", 8_030_261_248),
@@ -490,11 +434,9 @@ def test_a_configuration_has_the_shape_of_its_model(name):
     model, (directory, n_params) = build.model(config), SHAPES[name]
     assert config.name == name and model.n_params == n_params
     if directory and HF_CONFIGS.is_dir():
-        theirs = hf_config.read(HF_CONFIGS / directory)
-        ours = model.to_dict() | {
-            key: theirs.to_dict()[key] for key in ("dtype", "remat", "logit_chunk")
-        }
-        assert ours == theirs.to_dict()
+        theirs = hf_config.read(HF_CONFIGS / directory).to_dict()
+        numerics = {key: theirs[key] for key in ("dtype", "remat", "logit_chunk")}
+        assert model.to_dict() | numerics == theirs
     elif directory:
         pytest.skip("../shared/data/hf_configs is absent")
 

@@ -1,0 +1,44 @@
+"""Parts of RLEF's loop: the check of its first step, the order of problems, what is due when."""
+
+import pytest
+
+from rlef_jax.config import default
+from rlef_jax.rlef import check_first_step, is_due, problem_of
+
+AGREES = {"first_logprob_gap": 0.01, "first_ratio": 1.002, "kl_to_reference": 0.0}
+
+
+@pytest.fixture
+def config():
+    config = default()
+    config.ppo.update(max_logprob_gap=0.05, max_first_kl=1e-3)
+    return config
+
+
+@pytest.mark.parametrize("changes", [{"first_logprob_gap": 0.06}, {"first_ratio": 0.94}])
+def test_a_sampler_that_disagrees_with_the_learner_stops_any_update(config, changes):
+    check_first_step(config, AGREES, 7)
+    said = r"update 7: log-probs of sampler and learner differ by 6.00e-02 nats, more than ppo.max_"
+    with pytest.raises(RuntimeError, match=said):
+        check_first_step(config, AGREES | changes, 7)
+
+
+@pytest.mark.parametrize("kl", [0.002, -0.002])
+def test_a_first_policy_that_is_not_its_reference_stops_the_first_update(config, kl):
+    check_first_step(config, AGREES, 0)
+    check_first_step(config, AGREES | {"kl_to_reference": kl}, 1)
+    with pytest.raises(RuntimeError, match="the first policy is .* it should be the reference"):
+        check_first_step(config, AGREES | {"kl_to_reference": kl}, 0)
+
+
+def test_every_epoch_is_another_shuffle_of_all_problems():
+    drawn = [problem_of("abcdefgh", seed=3, i=i) for i in range(24)]
+    epochs = ["".join(drawn[first : first + 8]) for first in (0, 8, 16)]
+    assert len(set(epochs)) == 3 and {"".join(sorted(epoch)) for epoch in epochs} == {"abcdefgh"}
+    assert [problem_of("abcdefgh", seed=3, i=i) for i in reversed(range(24))] == drawn[::-1]
+    assert [problem_of("abcdefgh", seed=4, i=i) for i in range(24)] != drawn
+
+
+def test_what_is_due_every_third_of_8_updates_is_due_after_the_last_too():
+    due = [update for update in range(8) if is_due(3, update, 8)]
+    assert due == [2, 5, 7] and not any(is_due(0, update, 8) for update in range(8))
