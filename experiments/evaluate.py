@@ -1,11 +1,12 @@
-"""Plays a model on a data set and tells its solve rates:
+"""Evaluates a model on a data set, and prints its solve rates:
 
-    python experiments/evaluate.py --config FILE --checkpoint WORKDIR|HF_DIR|replay:FILE --dataset
-    NAME[:split] --nk 1@3,10@100 python experiments/evaluate.py compare DIR DIR
+    python experiments/evaluate.py --config FILE --checkpoint WORKDIR|HF_DIR|replay:FILE \\
+        --dataset NAME[:split] --nk 1@3,10@100
+    python experiments/evaluate.py compare DIR DIR
 
-The model is the best of a run, a directory as Hugging Face lays it out, or a file of recorded
-programs, which needs no weights. Every rollout is on disk as soon as it ends; the same command goes
-on where it stopped. More is in docs/evaluation.md.
+The model is the best policy of a run, a directory in the Hugging Face layout, or a file of recorded
+programs. Every rollout is on disk as soon as it ends; the same command continues where it stopped.
+See docs/evaluation.md.
 """
 
 import os
@@ -39,7 +40,7 @@ _FEEDBACKS = flags.DEFINE_list(
     "feedbacks", [], "one evaluation for each, of true,random,none; default: eval.feedback"
 )
 _CLUSTER = flags.DEFINE_bool(
-    "cluster", False, "tell also n@k where the n are chosen by clusters of what programs do"
+    "cluster", False, "also n@k where the n are chosen by clusters of programs that do the same"
 )
 _OUT = flags.DEFINE_string(
     "out", "", "where results are kept; default: evaluations/<config name>-<data set>-<split>"
@@ -56,7 +57,8 @@ def parse(argv: list[str]) -> list[str]:
     command.parse(_CONFIG, argv)
     if not _CHECKPOINT.value:
         sys.exit(
-            "error: --checkpoint is missing: name a run's workdir, a Hugging Face directory, or replay:FILE"
+            "error: --checkpoint is missing: "
+            "name a run's workdir, a Hugging Face directory, or replay:FILE"
         )
     return []
 
@@ -69,21 +71,20 @@ def main(argv) -> None:
         if argv:
             evaluate.compare(*argv[2:])
             return
-        dataset, _, split = _DATASET.value.partition(":")
-        config = evaluate.with_dataset(
-            _CONFIG.value, dataset or _CONFIG.value.data.name, command.given(sys.argv)
-        )
+        name, _, split = _DATASET.value.partition(":")
+        name = name or _CONFIG.value.data.name
+        config = evaluate.with_dataset(_CONFIG.value, name, command.given(sys.argv))
         split = split or config.eval.split
         evaluate.run(
             config,
             _CHECKPOINT.value,
             split,
             _NK.value,
-            _OUT.value or os.path.join("evaluations", f"{config.name}-{config.data.name}-{split}"),
-            _ROLLOUTS.value,
-            _turn_limits(),
-            _FEEDBACKS.value,
-            _CLUSTER.value,
+            _OUT.value or os.path.join("evaluations", f"{config.name}-{name}-{split}"),
+            rollouts=_ROLLOUTS.value,
+            turn_limits=_turn_limits(),
+            feedbacks=_FEEDBACKS.value,
+            cluster=_CLUSTER.value,
         )
     except (ValueError, FileNotFoundError, executor.IsolationError) as error:
         sys.exit(f"error: {error}")
@@ -93,8 +94,9 @@ def _turn_limits() -> list[int]:
     try:
         return list(map(int, _TURN_LIMITS.value))
     except ValueError:
+        given = ",".join(_TURN_LIMITS.value)
         raise ValueError(
-            f"--turn_limits: {','.join(_TURN_LIMITS.value)} is no list of whole numbers, such as 1,3,5,10"
+            f"--turn_limits: {given} is no list of whole numbers, such as 1,3,5,10"
         ) from None
 
 

@@ -186,7 +186,7 @@ def evaluate(
         policy, environment, starts, key, float(temperature), rules.top_p, on_done
     )
     outcomes = [solve_rates.outcome(episode) for episode in episodes]
-    figures = solve_rates.summarize(outcomes, rules.turn_limit, rules.resamples)
+    figures = solve_rates.training_figures(outcomes, rules.turn_limit, rules.resamples)
     return figures | {"dropped": stats.dropped}, episodes
 
 

@@ -12,13 +12,14 @@ ROOT = pathlib.Path(__file__).parent.parent
 # From the top down, a row a floor: a room (a file, or a wing) imports from its own row or those
 # below it.
 LAYERS = [
-    {"plan"},
-    {"train", "evaluation"},
-    {"build", "report"},
-    {"rlef", "sft", "scripted", "rollout", "ppo_update"},
+    {"train", "plan"},
+    {"rlef", "sft"},
+    {"report", "evaluation"},
+    {"build"},
+    {"rollout", "scripted"},
     {"ppo", "environment"},
-    {"learner", "sampler", "trajectories", "episode"},
-    {"llama", "prompts", "tokenizer", "datasets", "weights"},
+    {"sampler", "learner", "trajectories", "episode"},
+    {"llama", "tokenizer", "prompts", "datasets"},
     {"sharding", "config", "types"},
     {"runtime"},
 ]
@@ -26,22 +27,11 @@ DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
 MOST_FLAT_FILES = 16
 
 # Rooms without jax; of wings that have some with it, those files that have none.
-NO_JAX = {
-    "episode",
-    "prompts",
-    "environment",
-    "datasets",
-    "tokenizer",
-    "types",
-    "trajectories",
-    "config",
-    "report",
-}
-NO_JAX |= {
-    f"evaluation.{name}"
-    for name in ("estimators", "solve_rates", "clustering", "collection", "recording")
-}
-NO_JAX |= {f"runtime.{name}" for name in ("files", "interrupt", "progress")}
+NO_JAX = {"episode", "prompts", "environment", "datasets", "tokenizer", "types", "trajectories"}
+NO_JAX |= {"scripted", "config", "report"}
+WITHOUT = ("estimators", "turns", "solve_rates", "clustering", "collection", "tables")
+NO_JAX |= {f"evaluation.{name}" for name in WITHOUT}
+NO_JAX |= {f"runtime.{name}" for name in ("files", "interrupt", "progress", "workdir")}
 FORBIDDEN = {"jax", "jaxlib", "flax", "optax", "orbax"}
 
 # What a part of the executor may use if it is installed: imported where it is called for, never

@@ -1,3 +1,1 @@
-"""Figures of episodes, and whole evaluations: solve rates with intervals, players, tables on disk
-and on screen.
-"""
+"""Evaluations: solve rates with intervals, what is evaluated, results on disk, and tables."""

@@ -1,13 +1,11 @@
-"""Which programs do the same: AlphaCode's clusters (section 4.6 of its paper), without a look at
-what only the judge may know.
+"""Finds programs that do the same on extra inputs: AlphaCode's clusters (section 4.6 of its paper).
 
-AlphaCode runs the candidates on inputs that a model made up, and puts those together that print the
-same. Here the extra inputs are the inputs of the *public* tests with something changed: a number, a
-letter, an element. As they are, these would tell no candidates apart, since all pass the public
-tests. Private and generated tests stay out of it, their inputs too: they are part of the verdict,
-and a choice made on the very inputs that decide would be better than any that a contestant could
-make. A changed input may break the rules of its problem; what programs make of it tells them apart
-all the same.
+AlphaCode runs candidates on inputs that a model made up, and puts those with the same output into
+one cluster. Here the extra inputs are those of the *public* tests with something changed: a number,
+a letter, an element. Unchanged they would not separate the candidates, which all pass the public
+tests. Private and generated tests are not used, nor are their inputs: they decide the verdict, and
+a contestant does not have them. A changed input may break the rules of its problem; it still
+separates programs that treat it differently.
 """
 
 import dataclasses
@@ -24,10 +22,9 @@ from executor import AnyTest
 from rlef_jax.types import Problem
 
 _INPUTS = 20  # extra inputs of a problem
-_CHANGES = 3  # the most in an input
-# a program has at most, on each: some run for ever on an input that breaks the rules
-_SECONDS = 2.0
-_RETURNED = (executor.Verdict.OK, executor.Verdict.WRONG_ANSWER)  # whatever was expected
+_CHANGES = 3  # at most, in one input
+_SECONDS = 2.0  # time limit on each: some programs never end on an input that breaks the rules
+_RETURNED = (executor.Verdict.OK, executor.Verdict.WRONG_ANSWER)  # extra tests expect nothing
 
 
 def submit(pool: executor.Pool, program: str, problem: Problem) -> Future:
@@ -37,20 +34,21 @@ def submit(pool: executor.Pool, program: str, problem: Problem) -> Future:
 
 
 def digest(result: executor.Result) -> str | None:
-    """16 hexadecimal digits, the same for programs that do the same on each input, but for white
-    space and case in what they print. None where the sandbox failed.
+    """16 hexadecimal digits, equal for programs that do the same on each input.
+
+    White space and case in the output do not count. None where the sandbox failed.
     """
     if result.verdict == executor.Verdict.INFRASTRUCTURE:
         return None
-    return hashlib.sha256(json.dumps(list(map(_shown, result.tests))).encode()).hexdigest()[:16]
+    behaviour = json.dumps(list(map(_shown, result.tests)))
+    return hashlib.sha256(behaviour.encode()).hexdigest()[:16]
 
 
 def extra_tests(problem: Problem) -> tuple[AnyTest, ...]:
-    """Tests that expect nothing: changed inputs of the public tests, each once, the same for the
-    same problem on every machine.
+    """Changed inputs of the public tests, each once, as tests that expect nothing.
 
-    None of an assert, which has no input to change. Programs are then all in one cluster, and the
-    choice is random.
+    They are the same for a problem on every machine. An assert has no input to change: without
+    other tests all programs are in one cluster, and the choice is random.
     """
     tests = [test for test in problem.public_tests if not isinstance(test, executor.AssertTest)]
     rng = np.random.default_rng(zlib.crc32(problem.name.encode()))
@@ -65,8 +63,7 @@ def _shown(test: executor.TestResult) -> str:
     return f"returned {' '.join(printed.split()).lower()}"
 
 
-# ---- changed inputs
-# --------------------------------------------------------------------------------------------------
+# ---- changed inputs ------------------------------------------------------------------------------
 
 
 def _changed_test(test: AnyTest, rng: np.random.Generator) -> AnyTest:
@@ -83,8 +80,10 @@ def _changed_test(test: AnyTest, rng: np.random.Generator) -> AnyTest:
 
 
 def _changed_text(text: str, rng: np.random.Generator) -> str:
-    """With one of its words changed: a whole number by a little, or by as much as itself; in others
-    two letters trade places, or one becomes another of the text.
+    """The text with one word changed.
+
+    A whole number changes by a little, or by as much as itself; in other words two letters trade
+    places, or one becomes another letter of the text.
     """
     words = list(re.finditer(r"\S+", text))
     if not words:
@@ -98,13 +97,13 @@ def _changed_text(text: str, rng: np.random.Generator) -> str:
         if rng.random() < 0.5:
             letters[i], letters[j] = letters[j], letters[i]
         else:
-            letters[i] = rng.choice(sorted(set("".join(match[0] for match in words))))
+            letters[i] = rng.choice(sorted(set("".join(text.split()))))
         new = "".join(letters)
     return text[: word.start()] + new + text[word.end() :]
 
 
 def _changed_number(number, rng: np.random.Generator):
-    """Near it, of its sign, and of its kind, int or float."""
+    """A number near it, of the same sign and type, int or float."""
     small = int(rng.choice([-2, -1, 1, 2]))
     far = int(rng.integers(0, 2 * min(abs(int(number)), 10**9) + 1))
     changed = number + small if rng.random() < 0.5 else type(number)(far if number >= 0 else -far)
@@ -112,9 +111,7 @@ def _changed_number(number, rng: np.random.Generator):
 
 
 def _changed(value, rng: np.random.Generator):
-    """A value of plain data with one thing in it changed. What can not be changed comes back as it
-    is.
-    """
+    """Plain data with one thing in it changed; the value itself where nothing can be changed."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, (int, float)) and abs(value) < float("inf"):

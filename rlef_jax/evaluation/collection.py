@@ -1,38 +1,34 @@
-"""What a collection of episodes looks like in numbers, flat, for a line of metrics.jsonl; and the
-numbers that stop a run.
-"""
+"""Metrics of a collection of episodes, for metrics.jsonl, and checks that stop a broken run."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 import executor
-from rlef_jax.evaluation import estimators
+from rlef_jax.evaluation import turns
 from rlef_jax.evaluation.estimators import NO_PROGRAM
 from rlef_jax.evaluation.solve_rates import outcome
 from rlef_jax.types import Episode
 
-# How the public tests of one response can come out. INFRASTRUCTURE drops the episode, and SKIPPED
-# is said of single tests only.
-VERDICTS = tuple(
-    v.value for v in executor.Verdict if v.value not in ("SKIPPED", "INFRASTRUCTURE")
-) + (NO_PROGRAM,)
+# Results of the public tests of one response. INFRASTRUCTURE drops the episode, and SKIPPED is a
+# verdict on single tests only.
+_NOT_OF_RESPONSES = (executor.Verdict.SKIPPED, executor.Verdict.INFRASTRUCTURE)
+VERDICTS = (*(v.value for v in executor.Verdict if v not in _NOT_OF_RESPONSES), NO_PROGRAM)
 
 
 def of_collection(episodes: Sequence[Episode], stats, turn_limit: int) -> dict[str, float]:
-    """Figures of finished episodes and of what they cost; `stats` are those of
-    `rollout.Collector.collect`.
+    """Figures of finished episodes and of their cost, `stats` of `rollout.Collector.collect`.
 
-    Turns count from 1, tokens are those sampled unless another is named, and shares are of 1. What
-    cannot be told, such as a turn that no episode reached, is left out.
+    Turns count from 1, tokens are sampled ones unless said otherwise, and shares are of 1. A figure
+    without a value, such as that of a turn which no episode reached, is left out.
 
-    Of the episodes: `solved_by_turn_t` within t turns, `public_only` passed the public tests and
-    failed a private one, `turn_t_VERDICT` responses of turn t by what the public tests said,
-    `invalid` share of responses without valid code, `repaired_at_turn_t` share of the answers to an
-    error that pass all tests, `unchanged_at_turn_t` share of programs that repeat the one before.
-    Of the cost: what `rollout.Stats` holds.
+    Of the episodes: `solved_by_turn_t` within t turns; `public_only` passed the public tests and
+    failed a private one; `turn_t_VERDICT` responses of turn t by verdict on the public tests;
+    `invalid` share of responses without valid code; `repaired_at_turn_t` share of the answers to an
+    error that pass all tests; `unchanged_at_turn_t` share of programs that repeat the one before.
+    Of the cost: the fields of `rollout.Stats`.
     """
-    turns = [turn for episode in episodes for turn in episode.turns]
+    responses = [turn for episode in episodes for turn in episode.turns]
     solved = {
         f"solved_by_turn_{t}": float(np.mean([e.passed and len(e.turns) <= t for e in episodes]))
         for t in range(1, turn_limit + 1)
@@ -43,9 +39,9 @@ def of_collection(episodes: Sequence[Episode], stats, turn_limit: int) -> dict[s
         "solved": solved[f"solved_by_turn_{turn_limit}"],
         **solved,
         "public_only": float(np.mean([e.passed_public and not e.passed for e in episodes])),
-        "invalid": float(np.mean([not turn.valid for turn in turns])),
-        "turns": len(turns) / len(episodes),
-        **_of_turns(episodes, turn_limit),
+        "invalid": float(np.mean([not response.valid for response in responses])),
+        "turns": len(responses) / len(episodes),
+        **_by_turn(episodes, turn_limit),
         "tokens": stats.tokens,
         "programs": stats.programs,
         "seconds_collect": round(stats.seconds, 3),
@@ -55,29 +51,28 @@ def of_collection(episodes: Sequence[Episode], stats, turn_limit: int) -> dict[s
     }
 
 
-def _of_turns(episodes: Sequence[Episode], turn_limit: int) -> dict[str, float]:
+def _by_turn(episodes: Sequence[Episode], turn_limit: int) -> dict[str, float]:
     """Verdicts, repairs and lengths, turn by turn."""
     outcomes = [outcome(episode) for episode in episodes]
-    counts = [*estimators.verdicts_by_turn(outcomes), *[{}] * turn_limit][:turn_limit]
+    counts = [*turns.verdicts_by_turn(outcomes), *[{}] * turn_limit][:turn_limit]
     found = {
         f"turn_{t}_{name}": count.get(name, 0)
         for t, count in enumerate(counts, start=1)
         for name in VERDICTS
     }
-    repairs = estimators.repairs(outcomes)
-    unchanged = estimators.unchanged_shares(outcomes)
+    repairs = turns.repairs(outcomes)
+    unchanged = turns.unchanged_shares(outcomes)
     for t in range(1, turn_limit + 1):
-        spoken = [e.turns[t - 1].stop - e.turns[t - 1].start for e in episodes if len(e.turns) >= t]
+        said = [e.turns[t - 1].stop - e.turns[t - 1].start for e in episodes if len(e.turns) >= t]
         told = [e.turns[t].start - e.turns[t - 1].stop for e in episodes if len(e.turns) > t]
-        errors = sum(row["errors"] for row in repairs if row["turn"] == t - 1)
-        if spoken:
-            found[f"response_tokens_turn_{t}"] = float(np.mean(spoken))
+        before = [row for row in repairs if row["turn"] == t - 1]
+        if said:
+            found[f"response_tokens_turn_{t}"] = float(np.mean(said))
         if told:
             found[f"feedback_tokens_turn_{t}"] = float(np.mean(told))
-        if errors:
-            found[f"repaired_at_turn_{t}"] = (
-                sum(row["passed"] for row in repairs if row["turn"] == t - 1) / errors
-            )
+        if before:
+            passed, errors = (sum(row[key] for row in before) for key in ("passed", "errors"))
+            found[f"repaired_at_turn_{t}"] = passed / errors
         if t in unchanged:
             found[f"unchanged_at_turn_{t}"] = unchanged[t]
     return found

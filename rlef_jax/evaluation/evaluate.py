@@ -1,270 +1,240 @@
-"""A whole evaluation: a model, a data set, solve rates n@k (paper, section 3.1), with every rollout
-on disk as soon as it ends.
+"""Evaluates a model on a data set: solve rates n@k (paper, section 3.1), resumable at any moment.
 
 A directory holds what was evaluated (`evaluation.json`), one line a rollout for each temperature
-(`results_T0.2.jsonl`), and the figures (`summary.json`). Several turn limits, or kinds of feedback,
-have a directory each, and `grid.json` over them. Two directories on the same problems can be
-compared.
+(`results_T0.2.jsonl`), written as soon as it ends, and the figures (`summary.json`). Several turn
+limits or kinds of feedback have a directory each, and `grid.json` over them. `compare` takes two
+directories on the same problems.
 """
 
 import dataclasses
-import functools
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from rich.table import Table
+from ml_collections import ConfigDict
 
 import executor
 from rlef_jax import build, datasets
 from rlef_jax.config import CHOICES, stream_capacity
-from rlef_jax.evaluation import clustering, estimators, players, results, solve_rates
-from rlef_jax.evaluation.estimators import Outcome
-from rlef_jax.runtime import workdir
-from rlef_jax.runtime.progress import console, progress
-from rlef_jax.types import Problem
+from rlef_jax.environment import Environment
+from rlef_jax.evaluation import clustering, estimators, players, solve_rates, tables
+from rlef_jax.evaluation.estimators import Outcome, Response
+from rlef_jax.evaluation.solve_rates import Metric
+from rlef_jax.runtime import files
+from rlef_jax.runtime.progress import progress
+from rlef_jax.types import Episode, Problem
 
-# What a data set is worded with, as data.prompt has it; problems of one's own have no wording of
-# their own.
-_PROMPTS = {
-    "mini_contest": "mini",
-    "code_contests": "code_contests",
-    "humaneval_plus": "humaneval_plus",
-    "mbpp_plus": "mbpp_plus",
-}
 _AT_ONCE = 64  # programs that run on extra inputs at the same time
+# Settings of eval that may change when an evaluation is continued.
+_FREE = ("temperatures", "resamples", "rollouts", "every", "valid_rollouts", "split")
 
 
-# ---- what is evaluated
-# -----------------------------------------------------------------------------------------------
+# ---- what is evaluated ---------------------------------------------------------------------------
 
 
-def with_dataset(config, name: str, given: Sequence[str] = ()):
-    """The configuration for another data set than its own, with the prompt and the comparison of
-    that one.
+def with_dataset(config: ConfigDict, name: str, given: Sequence[str] = ()) -> ConfigDict:
+    """The configuration for another data set, with the prompt and comparison of that data set.
 
-    What is `given` on the command line, such as 'config.data.prompt', stays.
+    Fields that are `given` on the command line, such as 'config.data.prompt', stay.
     """
     config = config.copy_and_resolve_references()
     if name == config.data.name:
         return config
-    with config.unlocked():
-        config.data.name = name
-        if name in _PROMPTS:
-            for field, value in (
-                ("prompt", _PROMPTS[name]),
-                ("comparison", datasets.COMPARISONS[name]),
-            ):
-                if f"config.data.{field}" not in given:
-                    config.data[field] = value
+    config.data.name = name
+    if name in datasets.NAMES and name != "json_lines":  # which has no prompt of its own
+        if "config.data.prompt" not in given:
+            config.data.prompt = "mini" if name == "mini_contest" else name
+        if "config.data.comparison" not in given:
+            config.data.comparison = datasets.COMPARISONS[name]
     print(f"{name}: data.prompt={config.data.prompt}, data.comparison={config.data.comparison}")
     return config
 
 
-def settings_of(config, turn_limits: Sequence[int], feedbacks: Sequence[str]) -> dict[str, object]:
-    """{name: configuration} for each turn limit and kind of feedback; none given: those of the
-    configuration.
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One turn limit and one kind of feedback to evaluate with."""
 
-    A single turn has no feedback, and is played once. Raises ValueError, naming the flag, for
-    values that are none.
+    name: str  # such as 'turns3_random'
+    label: str  # of its progress bars: the name, or '' for the only setting
+    config: ConfigDict
+    out: str  # its own directory
+    rollouts: int  # of each problem; a recording may hold more, which then count as well
+    environment: Environment | None = None  # made once the player is open
+
+
+def settings_of(
+    config: ConfigDict,
+    metrics: Sequence[Metric],
+    out: str,
+    rollouts: int,
+    turn_limits: Sequence[int],
+    feedbacks: Sequence[str],
+) -> list[Setting]:
+    """A setting for each turn limit and kind of feedback; by default those of the configuration.
+
+    A single turn has no feedback, and is played once. Raises ValueError, naming the flag, for a
+    wrong turn limit or feedback, and for a solve rate with a k below the turn limit.
     """
     for limit in turn_limits:
         if limit < 1:
             raise ValueError(f"--turn_limits: {limit} is no turn limit: it must be at least 1")
+    choices = CHOICES["eval.feedback"]
     for feedback in feedbacks:
-        if feedback not in CHOICES["eval.feedback"]:
-            raise ValueError(
-                f"--feedbacks: {feedback!r} is not one of {', '.join(CHOICES['eval.feedback'])}"
-            )
-    found = {}
+        if feedback not in choices:
+            raise ValueError(f"--feedbacks: {feedback!r} is not one of {', '.join(choices)}")
+    configs = {}
     for limit in turn_limits or [config.eval.turn_limit]:
         for feedback in feedbacks or [config.eval.feedback]:
             name = f"turns{limit}_{feedback}" if limit > 1 else "turns1"
-            if name not in found:
-                found[name] = _setting(config, limit, feedback)
-    return found
+            if name not in configs:
+                configs[name] = _with_turns(config, limit, feedback)
+    settings = []
+    for name, each in configs.items():
+        needed = [metric.rollouts(each.eval.turn_limit) for metric in metrics]
+        label, folder = (name, os.path.join(out, name)) if len(configs) > 1 else ("", out)
+        settings.append(Setting(name, label, each, folder, max(rollouts, *needed)))
+    return settings
 
 
-def _setting(config, turn_limit: int, feedback: str):
-    """A configuration whose longest conversation is that of this evaluation."""
+def _with_turns(config: ConfigDict, turn_limit: int, feedback: str) -> ConfigDict:
     config = config.copy_and_resolve_references()
-    with config.unlocked():
-        config.sft.steps = 0
-        for part in (config.episode, config.eval):
-            part.turn_limit, part.feedback = turn_limit, feedback
+    config.sft.steps = 0  # no demonstrations, which may be longer than these conversations
+    for section in (config.episode, config.eval):
+        section.turn_limit, section.feedback = turn_limit, feedback
     return config
 
 
-# ---- the run
-# ---------------------------------------------------------------------------------------------------------
+# ---- the evaluation ------------------------------------------------------------------------------
 
 
 def run(
-    config,
+    config: ConfigDict,
     source: str,
     split: str,
     nk: str,
     out: str,
+    *,
     rollouts: int = 0,
     turn_limits: Sequence[int] = (),
     feedbacks: Sequence[str] = (),
     cluster: bool = False,
 ) -> dict[str, dict]:
-    """Plays what is missing in `out`, then sums up and prints. Returns {setting: {temperature:
-    figures}}.
+    """Plays what is missing in `out`, and writes and prints the figures.
 
     Args:
       config: names the data set, and the seed, caps and settings of eval.
-      source: what answers, see `players.open`.
+      source: the model or recording to evaluate, see `players.open`.
       nk: solve rates, see `solve_rates.metrics_of`.
       rollouts: of each problem; at least as many as the solve rates need are played.
-      turn_limits, feedbacks: one evaluation for each of both, see `settings_of`.
-      cluster: tell also the solve rates where what is submitted is chosen by clusters, see
-          `clustering`.
+      turn_limits, feedbacks: each pair of them is evaluated, see `settings_of`.
+      cluster: also computes solve rates where submissions are chosen by clusters, see `clustering`.
 
-    Raises ValueError or FileNotFoundError, before anything is played, for what cannot be.
+    Returns {setting: {temperature: figures}}. Raises ValueError or FileNotFoundError for what
+    cannot be evaluated, before anything is played.
     """
     metrics = solve_rates.metrics_of(nk, config.eval.temperatures)
-    settings = settings_of(config, turn_limits, feedbacks)
-    wanted = {}
-    for name, setting in settings.items():
-        wanted[name] = max(
-            rollouts, *(metric.rollouts(setting.eval.turn_limit) for metric in metrics)
-        )
-    outs = {name: os.path.join(out, name) if len(settings) > 1 else out for name in settings}
+    settings = settings_of(config, metrics, out, rollouts, turn_limits, feedbacks)
     everything = build.problems(config, split, out)
     with build.pool(config) as pool:
-        player = players.open_player(max(settings.values(), key=stream_capacity), source)
-        environments = {
-            name: player.environment(setting, pool, everything)
-            for name, setting in settings.items()
-        }
-        problems = list(player.playable(everything, next(iter(environments.values())), split))
-        left_out = len(everything) - len(problems)
-        counts = {
-            name: [player.rollouts(problem, wanted[name]) for problem in problems]
-            for name in settings
-        }
-        for name, setting in settings.items():
-            # nothing is wrong with the model or the data
-            claim(setting, f"{source} {player.version}".strip(), split, outs[name])
-        figures = {name: {} for name in settings}
-        for name, setting in settings.items():
-            play, label = (
-                functools.partial(player.play, setting, environments[name]),
-                name if len(settings) > 1 else "",
-            )
+        longest = max((setting.config for setting in settings), key=stream_capacity)
+        player = players.open_player(longest, source)
+        for place, setting in enumerate(settings):
+            environment = player.environment(setting.config, pool, everything)
+            settings[place] = dataclasses.replace(setting, environment=environment)
+        problems = list(player.playable(everything, settings[0].environment, split))
+        planned = [starts_of(player, problems, setting.rollouts) for setting in settings]
+        for setting in settings:
+            claim(setting, f"{source} {player.version}".strip(), split)
+        figures = {setting.name: {} for setting in settings}
+        for setting, starts in zip(settings, planned):
+            rules = setting.config.eval.turn_limit, setting.config.eval.resamples
             for temperature in sorted({metric.temperature for metric in metrics}):
-                outcomes, dropped = complete(
-                    play, problems, counts[name], temperature, outs[name], label
-                )
+                outcomes, dropped = complete(setting, player, starts, temperature)
                 if cluster:
-                    outcomes = with_outputs(
-                        outcomes, problems, pool, temperature, outs[name], label
-                    )
+                    outcomes = with_outputs(setting, pool, problems, outcomes, temperature)
                 chosen = [metric for metric in metrics if metric.temperature == temperature]
-                found = solve_rates.sum_up(
-                    list(outcomes.values()), chosen, setting.eval.turn_limit, setting.eval.resamples
-                )
-                figures[name][f"{temperature:g}"] = found | {
-                    "dropped": dropped,
-                    "left_out": left_out,
-                }
-            workdir.write_json(os.path.join(outs[name], "summary.json"), figures[name])
-    show(f"{source} on {config.data.name}:{split}", figures)
+                found = solve_rates.evaluation_figures(list(outcomes.values()), chosen, *rules)
+                found |= {"dropped": dropped, "left_out": len(everything) - len(problems)}
+                figures[setting.name][f"{temperature:g}"] = found
+            files.write_json(os.path.join(setting.out, "summary.json"), figures[setting.name])
+    tables.show(f"{source} on {config.data.name}:{split}", figures)
     if len(settings) > 1:
-        workdir.write_json(os.path.join(out, "grid.json"), figures)
-        print(
-            f"written to {out}: grid.json, and for each setting a directory with its summary.json and results_T*.jsonl"
-        )
+        files.write_json(os.path.join(out, "grid.json"), figures)
+        each = "for each setting a directory with its summary.json and results_T*.jsonl"
+        print(f"written to {out}: grid.json, and {each}")
     else:
         print(f"written to {out}: summary.json, results_T*.jsonl")
     return figures
 
 
-def claim(config, source: str, split: str, out: str) -> None:
-    """Writes evaluation.json; raises ValueError for a directory that holds another evaluation's
-    results.
+def starts_of(player, problems: Sequence[Problem], wanted: int) -> list[tuple[int, int, Problem]]:
+    """(id, number of the rollout, problem) of every rollout, by id.
+
+    The id, and with it the noise, comes from that number and the place of the problem: asking for
+    more rollouts later adds to those on disk. Raises ValueError where fewer than `wanted` exist.
     """
-    settings = {
-        name: json.loads(config[name].to_json())
-        for name in ("data", "eval", "episode", "tokenizer")
-    }
-    for free in ("temperatures", "resamples", "rollouts", "every", "valid_rollouts", "split"):
+    counts = [player.rollouts(problem, wanted) for problem in problems]
+    return [
+        (number * len(problems) + place, number, problem)
+        for number in range(max(counts, default=0))
+        for place, problem in enumerate(problems)
+        if number < counts[place]
+    ]
+
+
+def claim(setting: Setting, source: str, split: str) -> None:
+    """Writes evaluation.json; raises ValueError where the directory holds another evaluation."""
+    config = setting.config
+    settings = {"source": source, "split": split, "seed": config.seed}
+    for name in ("data", "eval", "episode", "tokenizer"):
+        settings[name] = json.loads(config[name].to_json())
+    for free in _FREE:
         del settings["eval"][free]
-    new = {
-        "source": source,
-        "split": split,
-        "seed": config.seed,
-        **json.loads(json.dumps(settings)),
-    }
-    path = os.path.join(out, "evaluation.json")
-    if os.path.exists(path) and (
-        difference := workdir.first_difference(workdir.read_json(path), new)
-    ):
-        raise ValueError(
-            f"{out} holds an evaluation with {difference}: choose another --out, or delete it to start anew"
-        )
-    workdir.write_json(path, new)
+    files.claim(os.path.join(setting.out, "evaluation.json"), settings, "an evaluation", "--out")
 
 
 def complete(
-    play: Callable,
-    problems: Sequence[Problem],
-    counts: Sequence[int],
-    temperature: float,
-    out: str,
-    label: str = "",
+    setting: Setting, player, starts: Sequence[tuple[int, int, Problem]], temperature: float
 ) -> tuple[dict[int, Outcome], int]:
-    """({id: outcome} of all rollouts, those the sandbox failed just now). What is on disk is kept,
-    the rest played and written.
+    """Plays the rollouts that are not on disk yet, and writes each as soon as it ends.
 
-    A rollout's id, and with it its noise, is its number and its problem's place: asking for more
-    rollouts later adds to these.
+    Returns {id: outcome} of all that have ended, and how many this call lost to the sandbox.
     """
-    path = results.path(out, temperature)
-    done, total = results.read_outcomes(path), sum(counts)
-    wanted = sorted(
-        (r * len(problems) + p, r, p) for p, count in enumerate(counts) for r in range(count)
-    )
-    missing = [(id, r, problems[p]) for id, r, p in wanted if id not in done]
-    with (
-        open(path, "a") as file,
-        progress(
-            total, f"{label} T={temperature:g}".strip(), "rollout", total - len(missing)
-        ) as bar,
-    ):
+    path = results_path(setting.out, temperature)
+    done = read_outcomes(path)
+    missing = [start for start in starts if start[0] not in done]
+    label = f"{setting.label} T={temperature:g}".strip()
+    bar = progress(len(starts), label, "rollout", len(starts) - len(missing))
+    with open(path, "a") as file, bar:
 
-        def keep(episode) -> None:
+        def keep(episode: Episode) -> None:
             done[episode.id] = solve_rates.outcome(episode)
-            results.append_outcome(file, episode.id, done[episode.id])
+            append_outcome(file, episode.id, done[episode.id])
             bar.update()
 
-        dropped = play(temperature, missing, keep) if missing else 0
-    return {id: done[id] for id, _, _ in wanted if id in done}, dropped
+        dropped = 0
+        if missing:
+            dropped = player.play(setting.config, setting.environment, temperature, missing, keep)
+    return {id: done[id] for id, _, _ in starts if id in done}, dropped
 
 
 def with_outputs(
-    outcomes: dict[int, Outcome],
-    problems: Sequence[Problem],
+    setting: Setting,
     pool: executor.Pool,
+    problems: Sequence[Problem],
+    outcomes: dict[int, Outcome],
     temperature: float,
-    out: str,
-    label: str = "",
 ) -> dict[int, Outcome]:
-    """The outcomes, with what those that pass the public tests do on extra inputs: read from disk,
-    or run and written.
+    """Outcomes with a digest of what their final program does on extra inputs.
+
+    Only programs that pass the public tests are run, unless their digest is on disk already.
     """
-    path = results.path(out, temperature, "outputs")
-    done, by_name = results.read_outputs(path), {problem.name: problem for problem in problems}
+    path = results_path(setting.out, temperature, "outputs")
+    done, by_name = read_outputs(path), {problem.name: problem for problem in problems}
     candidates = [id for id, outcome in outcomes.items() if outcome.passed_public]
     missing = [id for id in candidates if id not in done]
-    bar = progress(
-        len(candidates),
-        f"{label} clusters T={temperature:g}".strip(),
-        "program",
-        len(candidates) - len(missing),
-    )
+    label = f"{setting.label} clusters T={temperature:g}".strip()
+    bar = progress(len(candidates), label, "program", len(candidates) - len(missing))
     with open(path, "a") as file, bar:
         for first in range(0, len(missing), _AT_ONCE):
             running = {}
@@ -274,192 +244,87 @@ def with_outputs(
             for id, future in running.items():
                 if (digest := clustering.digest(future.result())) is not None:
                     done[id] = digest
-                    results.append(file, id, outputs=digest)
+                    files.append_line(file, {"id": id, "outputs": digest})
                 bar.update()
     return {
         id: dataclasses.replace(outcome, outputs=done.get(id)) for id, outcome in outcomes.items()
     }
 
 
-# ---- tables
-# ----------------------------------------------------------------------------------------------------------
+# ---- results on disk -----------------------------------------------------------------------------
 
 
-def show(title: str, figures: dict[str, dict]) -> None:
-    """Prints solve rates of all settings; of a single one also what happened from turn to turn, and
-    the curves over budgets.
+def results_path(folder: str, temperature: float, what: str = "results") -> str:
+    """The file of rollouts at a temperature, or of digests where `what` is 'outputs'."""
+    return os.path.join(folder, f"{what}_T{temperature:g}.jsonl")
+
+
+def append_outcome(file, id: int, outcome: Outcome) -> None:
+    responses = [dataclasses.asdict(response) for response in outcome.responses]
+    entry = {"id": id, "problem": outcome.problem, "responses": responses, "passed": outcome.passed}
+    files.append_line(file, entry)
+
+
+def read_outcomes(path: str) -> dict[int, Outcome]:
+    """{id: outcome}, in the order in which they ended; empty where there is no such file.
+
+    Cuts off a last line that is incomplete. Raises ValueError, naming file and line, for a
+    malformed line.
     """
-    (single, *more), rows = figures.values(), []
-    for name, by_temperature in figures.items():
-        for temperature, found in by_temperature.items():
-            for metric, rates in found["rates"].items():
-                cells = [
-                    _interval(rates[key])
-                    for key in ("over_problems", "over_samples", "clustered", "single_turn")
-                ]
-                rows.append(
-                    [
-                        name,
-                        temperature,
-                        metric,
-                        *cells,
-                        str(found["rollouts"]),
-                        str(found["dropped"]),
-                    ]
-                )
-    first = next(iter(single.values()))
-    left_out = f" ({first['left_out']} left out)" if first["left_out"] else ""
-    columns = [
-        "setting",
-        "T",
-        "figure",
-        "solved",
-        "... over samples",
-        "... by clusters",
-        "single-turn",
-        "rollouts",
-        "lost",
-    ]
-    _print(
-        f"{title}: % of {first['problems']} problems solved{left_out}, 95 % intervals",
-        columns,
-        rows,
-    )
-    if not more:
-        _print("From turn to turn", *_turns(single))
-        # one rollout is no curve
-        if max(len(found["by_responses"]["budgets"]) for found in single.values()) > 1:
-            _print("One submission, by the budget of a problem: solved in %", *_budgets(single))
+
+    def outcome(entry: dict) -> tuple[int, Outcome]:
+        responses = tuple(Response(**response) for response in entry["responses"])
+        return entry["id"], Outcome(entry["problem"], responses, entry["passed"])
+
+    return dict(files.read_lines(path, outcome, repair=True))
 
 
-def _turns(by_temperature: dict) -> tuple[list[str], list[list[str]]]:
-    """(columns, rows): solved so far, verdicts on the public tests, and what became of the errors
-    of the turn before.
-    """
-    verdicts = sorted(
-        {
-            name
-            for found in by_temperature.values()
-            for turn in found["verdicts_by_turn"]
-            for name in turn
-        }
-    )
-    rows = []
-    for temperature, found in by_temperature.items():
-        for turn, counts in enumerate(found["verdicts_by_turn"], start=1):
-            before = [row for row in found["repairs"] if row["turn"] == turn - 1]
-            repaired = (
-                f"{sum(row['passed'] for row in before)} of {sum(row['errors'] for row in before)}"
-                if before
-                else "-"
-            )
-            edit, same = (
-                found[key].get(turn) for key in ("edit_size_by_turn", "unchanged_by_turn")
-            )
-            cells = [
-                repaired,
-                "-" if edit is None else f"{edit:.2f}",
-                "-" if same is None else f"{100 * same:.0f} %",
-            ]
-            solved = _interval(found["solved_by_turn"][turn - 1])
-            rows.append(
-                [
-                    temperature,
-                    str(turn),
-                    solved,
-                    *(str(counts.get(name, 0)) for name in verdicts),
-                    *cells,
-                ]
-            )
-    return ["T", "turn", "solved so far", *verdicts, "repaired", "edit size", "unchanged"], rows
+def read_outputs(path: str) -> dict[int, str]:
+    """{id: digest of what the rollout's final program does}; else as `read_outcomes`."""
+
+    def output(entry: dict) -> tuple[int, str]:
+        return entry["id"], entry["outputs"]
+
+    return dict(files.read_lines(path, output, repair=True))
 
 
-def _budgets(by_temperature: dict) -> tuple[list[str], list[list[str]]]:
-    rows = []
-    for temperature, found in by_temperature.items():
-        for unit in ("responses", "tokens"):
-            for curve in zip(*found[f"by_{unit}"].values()):
-                budget, *rates = curve
-                cells = ["-" if rate is None else f"{100 * rate:.1f}" for rate in rates]
-                rows.append([temperature, f"{budget:,} {unit}", *cells])
-    return ["T", "budget", "conversations", "first responses alone"], rows
-
-
-def _print(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table without the columns in which nothing stands."""
-    kept = [i for i in range(len(columns)) if any(row[i] not in ("-", "") for row in rows)]
-    table = Table(title=title, title_justify="left")
-    for i in kept:
-        table.add_column(
-            columns[i], justify="left" if columns[i] in ("setting", "figure") else "right"
-        )
-    for row in rows:
-        table.add_row(*(row[i] for i in kept))
-    console().print(table)
-
-
-def _interval(rate: dict | None) -> str:
-    return (
-        "-"
-        if rate is None
-        else f"{100 * rate['rate']:.1f} [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
-    )
-
-
-# ---- two evaluations
-# -------------------------------------------------------------------------------------------------
+# ---- two evaluations -----------------------------------------------------------------------------
 
 
 def compare(a: str, b: str, resamples: int = 1000) -> list[dict]:
-    """Prints and returns b − a for each temperature and solve rate that both directories have, with
-    paired intervals.
+    """Prints and returns b − a for every temperature and solve rate that both directories have.
 
-    Raises FileNotFoundError for a directory that holds no evaluation, ValueError where they share
-    nothing or differ in problems.
+    Each row has `temperature`, `metric`, `difference`, `low` and `high`, a paired interval. Raises
+    FileNotFoundError for a directory without an evaluation, and ValueError where the two have no
+    solve rate in common or differ in problems.
     """
-    summaries = [_summary(directory) for directory in (a, b)]
-    limits = [
-        workdir.read_json(os.path.join(d, "evaluation.json"))["eval"]["turn_limit"] for d in (a, b)
-    ]
-    rows = []
-    for temperature in [t for t in summaries[0] if t in summaries[1]]:
-        shared = [
-            name
-            for name in summaries[0][temperature]["rates"]
-            if name in summaries[1][temperature]["rates"]
-        ]
-        found = [
-            results.read_outcomes(results.path(d, float(temperature))).values() for d in (a, b)
-        ]
-        for metric in (
-            solve_rates.metrics_of(",".join(shared), [float(temperature)]) if shared else []
-        ):
-            tables = [
-                solve_rates.rate_of_problems(outcomes, *metric.counts(limit))
-                for outcomes, limit in zip(found, limits)
+    summaries = [_summary(folder) for folder in (a, b)]
+    evaluated = [files.read_json(os.path.join(folder, "evaluation.json")) for folder in (a, b)]
+    limits = [settings["eval"]["turn_limit"] for settings in evaluated]
+    differences = []
+    for temperature in [name for name in summaries[0] if name in summaries[1]]:
+        paths = [results_path(folder, float(temperature)) for folder in (a, b)]
+        outcomes = [list(read_outcomes(path).values()) for path in paths]
+        first, second = (summary[temperature]["rates"] for summary in summaries)
+        for name in [name for name in first if name in second]:
+            metric = Metric(name, float(temperature))
+            rates = [
+                solve_rates.rate_of_problems(played, *metric.counts(limit))
+                for played, limit in zip(outcomes, limits)
             ]
-            rows.append(
-                {"temperature": temperature, "metric": metric.name}
-                | estimators.difference(*tables, resamples)
-            )
-    if not rows:
+            row = {"temperature": temperature, "metric": name}
+            differences.append(row | estimators.difference(*rates, resamples))
+    if not differences:
         raise ValueError(f"{a} and {b} have no temperature and solve rate in common")
-    cells = [
-        [row["temperature"], row["metric"], _interval(row | {"rate": row["difference"]})]
-        for row in rows
-    ]
-    _print(f"{b} − {a}", ["T", "figure", "difference in points, 95 % paired"], cells)
-    return rows
+    tables.show_differences(f"{b} − {a}", differences)
+    return differences
 
 
-def _summary(directory: str) -> dict:
-    path = os.path.join(directory, "summary.json")
+def _summary(folder: str) -> dict:
+    path, grid = (os.path.join(folder, name) for name in ("summary.json", "grid.json"))
     if os.path.isfile(path):
-        return workdir.read_json(path)
-    if os.path.isfile(os.path.join(directory, "grid.json")):
-        inside = ", ".join(
-            os.path.join(directory, name)
-            for name in workdir.read_json(os.path.join(directory, "grid.json"))
-        )
-        raise FileNotFoundError(f"{directory} holds several evaluations: name one of {inside}")
-    raise FileNotFoundError(f"{directory} holds no finished evaluation: there is no summary.json")
+        return files.read_json(path)
+    if os.path.isfile(grid):
+        inside = ", ".join(os.path.join(folder, name) for name in files.read_json(grid))
+        raise FileNotFoundError(f"{folder} holds several evaluations: name one of {inside}")
+    raise FileNotFoundError(f"{folder} holds no finished evaluation: there is no summary.json")

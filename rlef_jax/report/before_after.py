@@ -14,7 +14,7 @@ def write_figure(path: str, lines: Sequence[dict], before: dict, after: dict) ->
     """Writes training curves, and held-out solve rates before and after, as one PNG.
 
     `lines` are the metrics of the updates; `before` and `after` map a temperature to the figures of
-    `solve_rates.summarize`.
+    `solve_rates.training_figures`.
     """
     # Without pyplot, which changes how a notebook shows its own figures.
     figure = Figure(figsize=(11, 4), layout="constrained")

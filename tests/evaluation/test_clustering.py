@@ -1,6 +1,4 @@
-"""Clusters: extra inputs that come from public tests alone, and programs that are told apart by
-what they do on them.
-"""
+"""Clusters: extra inputs come from public tests alone, and separate programs by what they do."""
 
 import dataclasses
 from concurrent.futures import Future
@@ -30,11 +28,8 @@ JOIN = Problem(
 
 def test_extra_inputs_are_changed_public_ones_the_same_every_time():
     extra = clustering.extra_tests(SUM)
-    assert (
-        extra
-        == clustering.extra_tests(SUM)
-        != clustering.extra_tests(dataclasses.replace(SUM, name="other"))
-    )
+    assert extra == clustering.extra_tests(SUM)
+    assert extra != clustering.extra_tests(dataclasses.replace(SUM, name="other"))
     assert len(extra) == len(set(extra)) > 10
     public = {test.input for test in SUM.public_tests}
     assert sum(test.input in public for test in extra) <= 2
@@ -44,9 +39,8 @@ def test_extra_inputs_are_changed_public_ones_the_same_every_time():
 def test_nothing_private_takes_part():
     changed = dataclasses.replace(SUM, private_tests=(executor.Test("5\n", "6\n"),))
     assert clustering.extra_tests(changed) == clustering.extra_tests(SUM)
-    expected = dataclasses.replace(
-        SUM, public_tests=tuple(executor.Test(test.input, "?") for test in SUM.public_tests)
-    )
+    public = tuple(executor.Test(test.input, "?") for test in SUM.public_tests)
+    expected = dataclasses.replace(SUM, public_tests=public)
     assert clustering.extra_tests(expected) == clustering.extra_tests(SUM)
 
 
@@ -56,12 +50,10 @@ def digest(pool, program, problem):
 
 def test_programs_that_do_the_same_have_one_digest(one_worker):
     right = digest(one_worker, "input(); print(sum(map(int, input().split())))", SUM)
-    assert right == digest(
-        one_worker, "n = input()\nt = 0\nfor x in input().split(): t += int(x)\nprint(' ', t)", SUM
-    )
-    assert right != digest(
-        one_worker, "input(); a = input().split(); print(6 if a == ['1', '2', '3'] else 30)", SUM
-    )
+    loop = "n = input()\nt = 0\nfor x in input().split(): t += int(x)\nprint(' ', t)"
+    assert right == digest(one_worker, loop, SUM)
+    by_heart = "input(); a = input().split(); print(6 if a == ['1', '2', '3'] else 30)"
+    assert right != digest(one_worker, by_heart, SUM)
     assert right != digest(one_worker, "raise SystemExit(1)", SUM)
     assert digest(one_worker, "1 +", SUM) == digest(one_worker, "2 +", SUM) is not None
 
@@ -76,9 +68,8 @@ def test_a_program_that_runs_for_ever_is_stopped_soon(one_worker, monkeypatch):
     monkeypatch.setattr(clustering, "_SECONDS", 0.2)
     monkeypatch.setattr(clustering, "_INPUTS", 2)
     result = clustering.submit(one_worker, "while True: pass", SUM).result(timeout=60)
-    assert {test.verdict for test in result.tests} == {
-        executor.Verdict.TIMEOUT
-    } and clustering.digest(result)
+    assert {test.verdict for test in result.tests} == {executor.Verdict.TIMEOUT}
+    assert clustering.digest(result)
 
 
 def test_a_failure_of_the_sandbox_is_no_behaviour():
@@ -88,9 +79,8 @@ def test_a_failure_of_the_sandbox_is_no_behaviour():
 def test_an_assert_has_no_input_to_change(one_worker):
     problem = Problem("assert", "", (executor.AssertTest("assert f(1) == 2"),), ())
     assert clustering.extra_tests(problem) == ()
-    assert digest(one_worker, "def f(x): return 2", problem) == digest(
-        one_worker, "def f(x): return x + 1", problem
-    )
+    constant = digest(one_worker, "def f(x): return 2", problem)
+    assert constant == digest(one_worker, "def f(x): return x + 1", problem)
 
 
 values = st.recursive(

@@ -1,6 +1,4 @@
-"""The figures of a collection, against episodes worked by hand and against what the learner makes
-of them.
-"""
+"""The figures of a collection, against episodes worked by hand and the learner's returns."""
 
 import numpy as np
 import pytest
@@ -101,11 +99,10 @@ def test_what_holds_of_any_collection(play, drawn):
         reached = sum(len(verdicts) >= t for verdicts, _ in drawn)
         assert sum(found[f"turn_{t}_{name}"] for name in VERDICTS) == reached
         assert (f"response_tokens_turn_{t}" in found) == (reached > 0)
-        # whoever speaks again has failed, and is repaired when the problem is solved at this turn
+        # a further response follows an error, and repairs it when it solves the problem
         if t > 1 and reached:
-            assert found[f"repaired_at_turn_{t}"] * reached == pytest.approx(
-                (solved[t] - solved[t - 1]) * len(episodes)
-            )
+            repaired = (solved[t] - solved[t - 1]) * len(episodes)
+            assert found[f"repaired_at_turn_{t}"] * reached == pytest.approx(repaired)
     public = sum(verdicts[-1] == "OK" for verdicts, _ in drawn) / len(drawn)
     assert found["solved"] + found["public_only"] == pytest.approx(public)
 
@@ -113,9 +110,8 @@ def test_what_holds_of_any_collection(play, drawn):
 def test_the_parts_of_the_reward_by_hand():
     # Half solved; a penalty of 0.2 in one of four episodes; a KL term of -0.03.
     parts = collection.reward_parts({"solved": 0.5, "task_reward": -0.05, "return": -0.08})
-    assert parts == pytest.approx(
-        {"reward_outcome": 0.0, "reward_invalid": -0.05, "reward_kl": -0.03}
-    )
+    expected = {"reward_outcome": 0.0, "reward_invalid": -0.05, "reward_kl": -0.03}
+    assert parts == pytest.approx(expected)
 
 
 def test_the_parts_of_the_reward_are_those_that_the_learner_adds_up(episodes):

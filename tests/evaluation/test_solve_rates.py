@@ -1,6 +1,4 @@
-"""Solve rates worked by hand: who counts as solved by which turn, who is submitted. The arithmetic
-is in test_estimators.
-"""
+"""Solve rates worked by hand: what is solved by which turn, and what is submitted."""
 
 import json
 
@@ -10,13 +8,12 @@ from rlef_jax import report
 from rlef_jax.evaluation import solve_rates
 from rlef_jax.evaluation.estimators import Outcome, Response
 from rlef_jax.evaluation.solve_rates import Metric
-from rlef_jax.rollout import Stats
 
 W, R, OK = "WRONG_ANSWER", "RUNTIME_ERROR", "OK"
 
 
 def summary(episodes, turn_limit=3, resamples=50):
-    return solve_rates.summarize(
+    return solve_rates.training_figures(
         [solve_rates.outcome(episode) for episode in episodes], turn_limit, resamples
     )
 
@@ -31,17 +28,10 @@ def test_an_outcome_is_what_the_estimators_need_of_an_episode(play):
 
 def test_solved_by_turn_counts_rollouts_that_ended_right_within_the_turns(play):
     # Right at turn 1, 2, 3; passed the public tests only; never right.
-    rollouts = [
-        play([OK]),
-        play([W, OK]),
-        play([W, None, OK]),
-        play([OK], passed=False),
-        play([W, W, W]),
-    ]
-    found = summary(rollouts)
-    assert [found[f"solved_by_turn_{t}"]["rate"] for t in (1, 2, 3)] == pytest.approx(
-        [1 / 5, 2 / 5, 3 / 5]
-    )
+    right = [play([OK]), play([W, OK]), play([W, None, OK])]
+    found = summary([*right, play([OK], passed=False), play([W, W, W])])
+    rates = [found[f"solved_by_turn_{t}"]["rate"] for t in (1, 2, 3)]
+    assert rates == pytest.approx([1 / 5, 2 / 5, 3 / 5])
 
 
 def independent(rollouts):
@@ -69,21 +59,15 @@ def test_a_problem_that_lost_rollouts_draws_from_those_that_are_left(play):
 def test_rollouts_of_a_problem_are_no_independent_evidence(play):
     # Two problems, one always solved and one never, 50 rollouts each: the interval is that of 2
     # values, not of 100.
-    episodes = [play([OK], name="easy") for _ in range(50)] + [
-        play([W, W, W], name="hard") for _ in range(50)
-    ]
-    assert summary(episodes, 3, 100)["1@3"] == {"rate": 0.5, "low": 0, "high": 1}
+    easy = [play([OK], name="easy") for _ in range(50)]
+    hard = [play([W, W, W], name="hard") for _ in range(50)]
+    assert summary([*easy, *hard], 3, 100)["1@3"] == {"rate": 0.5, "low": 0, "high": 1}
 
 
 def test_repaired_is_the_share_of_failed_first_turns_that_the_second_solved(play):
-    episodes = [
-        play([OK]),
-        play([W, OK]),
-        play([None, OK]),
-        play([W, OK], passed=False),
-        play([W, W, OK]),
-        play([W, W, W]),
-    ]
+    repaired = [play([W, OK]), play([None, OK])]
+    failed = [play([W, OK], passed=False), play([W, W, OK]), play([W, W, W])]
+    episodes = [play([OK]), *repaired, *failed]
     assert summary(episodes)["repaired_at_turn_2"] == pytest.approx(2 / 5)
     assert summary([play([OK])])["repaired_at_turn_2"] == 0
 
@@ -95,52 +79,31 @@ def test_summary_of_two_problems(play):
     # a: solved by turn 1 2 3: 1/3, 2/3, 2/3; b: 1/3, 1/3, 2/3. Independent: a submits its right
     # one, b one of two.
     rates = {name: value["rate"] for name, value in found.items() if isinstance(value, dict)}
-    assert rates == pytest.approx(
-        {
-            "1@3": 2 / 3,
-            "independent_1@3": 0.75,
-            "solved_by_turn_1": 1 / 3,
-            "solved_by_turn_2": 0.5,
-            "solved_by_turn_3": 2 / 3,
-        }
-    )
+    solved = {"solved_by_turn_1": 1 / 3, "solved_by_turn_2": 0.5, "solved_by_turn_3": 2 / 3}
+    assert rates == pytest.approx({"1@3": 2 / 3, "independent_1@3": 0.75} | solved)
     assert (found["problems"], found["rollouts"]) == (2, 6)
     assert found["repaired_at_turn_2"] == pytest.approx(1 / 3)
     assert found["verdicts_by_turn"][0] == {"OK": 3, "WRONG_ANSWER": 3}
     json.dumps(found)
 
 
-def test_every_problem_gets_its_rollouts_with_ids_of_their_own(play):
-    def collect(starts):
-        assert starts == [(0, "a"), (1, "a"), (2, "b"), (3, "b")]
-        return [play([OK], name=problem, id=id) for id, problem in starts], Stats(dropped=1)
-
-    figures, episodes = solve_rates.evaluate(collect, ["a", "b"], 2, 3, 10)
-    assert figures["1@3"]["rate"] == 1 and figures["dropped"] == 1 and len(episodes) == 4
-
-
-# ---- a whole evaluation
-# ----------------------------------------------------------------------------------------------
+# ---- a whole evaluation --------------------------------------------------------------------------
 
 
 def rollout(*verdicts, passed=False, problem="p", outputs=None, tokens=10):
-    return Outcome(
-        problem,
-        tuple(Response(v, tokens, f"{v} {i}") for i, v in enumerate(verdicts)),
-        passed,
-        outputs,
-    )
+    responses = (Response(v, tokens, f"{v} {i}") for i, v in enumerate(verdicts))
+    return Outcome(problem, tuple(responses), passed, outputs)
+
+
+def rates_of(outcomes, *names, resamples=20):
+    metrics = [Metric(name, 1.0) for name in names]
+    return solve_rates.evaluation_figures(outcomes, metrics, 3, resamples)["rates"]
 
 
 def test_metrics_say_their_temperature_or_take_one():
     found = solve_rates.metrics_of("1@3, 10@100,1@1:0.7,pass@1,pass@10", (0.2, 1.0))
-    assert found == [
-        Metric("1@3", 0.2),
-        Metric("10@100", 1.0),
-        Metric("1@1", 0.7),
-        Metric("pass@1", 0.2),
-        Metric("pass@10", 1.0),
-    ]
+    names, temperatures = ("1@3", "10@100", "1@1", "pass@1", "pass@10"), (0.2, 1.0, 0.7, 0.2, 1.0)
+    assert found == [Metric(*each) for each in zip(names, temperatures)]
     for wrong in ("", "1", "0@3", "4@3", "1@3:", "1@3;2@3", "pass@0", "pass", "1@3:1.2.3", "1@3:0"):
         with pytest.raises(ValueError, match="--nk"):
             solve_rates.metrics_of(wrong, (0.2,))
@@ -149,95 +112,70 @@ def test_metrics_say_their_temperature_or_take_one():
 def test_a_hundred_samples_are_33_rollouts_of_three_turns():
     assert [Metric("10@100", 1.0).rollouts(limit) for limit in (1, 3, 10)] == [100, 33, 10]
     assert [Metric("pass@10", 1.0).rollouts(limit) for limit in (1, 3)] == [10, 10]
-    with pytest.raises(
-        ValueError, match="1@3 is less than one rollout of up to 5 turns: ask for a k of at least 5"
-    ):
+    words = "1@3 is less than one rollout of up to 5 turns: ask for a k of at least 5"
+    with pytest.raises(ValueError, match=words):
         Metric("1@3", 0.2).rollouts(5)
-    found = solve_rates.sum_up(
-        [rollout(OK, passed=i == 0) for i in range(33)], [Metric("1@100", 1.0)], 3, 20
-    )
-    rates = found["rates"]["1@100"]
+    rates = rates_of([rollout(OK, passed=i == 0) for i in range(33)], "1@100")["1@100"]
     # All 33 are drawn, one of them is submitted: nothing is left to chance but the choice.
     assert rates["over_problems"]["rate"] == rates["over_samples"]["rate"] == pytest.approx(1 / 33)
     assert rates["single_turn"] is None  # 33 first responses are not 100
 
 
 def test_pass_at_k_submits_every_rollout_whatever_its_turns():
-    # Of four rollouts one is right, one fools the public tests. Drawn by twos: 3 of 6 pairs hold
-    # the right one.
+    # Of four rollouts one is right, one fools the public tests. 3 of 6 pairs hold the right one.
     outcomes = [rollout(W, OK, passed=True), rollout(OK), rollout(W, W, W), rollout(W, W, W)]
-    rates = solve_rates.sum_up(
-        outcomes, [Metric("pass@2", 1.0), Metric("pass@1", 1.0), Metric("1@6", 1.0)], 3, 20
-    )["rates"]
-    assert (
-        rates["pass@2"]["over_problems"]["rate"] == 0.5
-        and rates["pass@1"]["over_problems"]["rate"] == 0.25
-    )
-    # 1@6 draws the same pairs, and submits one of the two that pass the public tests: (1/2 + 1 + 1)
-    # of 6.
+    rates = rates_of(outcomes, "pass@2", "pass@1", "1@6")
+    assert rates["pass@2"]["over_problems"]["rate"] == 0.5
+    assert rates["pass@1"]["over_problems"]["rate"] == 0.25
+    # 1@6 draws the same pairs, and submits one that passes the public tests: (1/2 + 1 + 1) of 6.
     assert rates["1@6"]["over_problems"]["rate"] == pytest.approx(2.5 / 6)
-    assert (
-        rates["pass@2"]["clustered"]
-        is rates["pass@2"]["single_turn"]
-        is rates["1@6"]["clustered"]
-        is None
-    )
+    assert rates["pass@2"]["clustered"] is rates["pass@2"]["single_turn"] is None
+    assert rates["1@6"]["clustered"] is None
 
 
 def test_clusters_choose_what_several_programs_agree_on():
     # Three right programs do the same, four others fool the public tests, each in a way of its own.
     right = [rollout(OK, passed=True, outputs="a") for _ in range(3)]
     fooled = [rollout(W, OK, outputs=outputs) for outputs in ("b", "c", None, None)]
-    metric = Metric("1@21", 1.0)
-    rates = solve_rates.sum_up([*right, *fooled], [metric], 3, 50)["rates"]["1@21"]
-    assert (
-        rates["over_problems"]["rate"] == pytest.approx(3 / 7) and rates["clustered"]["rate"] == 1
-    )
+    rates = rates_of([*right, *fooled], "1@21", resamples=50)["1@21"]
+    assert rates["over_problems"]["rate"] == pytest.approx(3 / 7)
+    assert rates["clustered"]["rate"] == 1
     other = [rollout(W, W, W, problem="q", outputs=None) for _ in range(7)]
-    assert (
-        solve_rates.sum_up([*right, *fooled, *other], [metric], 3, 50)["rates"]["1@21"][
-            "clustered"
-        ]["rate"]
-        == 0.5
-    )
+    rates = rates_of([*right, *fooled, *other], "1@21", resamples=50)["1@21"]
+    assert rates["clustered"]["rate"] == 0.5
 
 
 def test_curves_over_budgets_and_turns():
     outcomes = [rollout(OK, passed=True), rollout(W, OK, passed=True), rollout(W, W), rollout(W, W)]
-    found = solve_rates.sum_up(outcomes, [Metric("1@2", 1.0)], 2, 20)
-    # Two of four conversations are right, one of four first responses: one of r is with 1 - C(2, r)
-    # / C(4, r), and r / 4.
-    assert found["by_responses"]["budgets"] == [2, 4, 6, 8]
-    assert found["by_responses"]["multi_turn"] == pytest.approx([1 / 2, 5 / 6, 1, 1])
-    assert found["by_responses"]["single_turn"] == [
-        pytest.approx(1 / 2),
-        pytest.approx(1),
-        None,
-        None,
-    ]
+    found = solve_rates.evaluation_figures(outcomes, [Metric("1@2", 1.0)], 2, 20)
+    # Two of four conversations are right, and one of four first responses: of r drawn, one is right
+    # with probability 1 - C(2, r) / C(4, r), and r / 4.
+    curves = found["by_responses"]
+    assert curves["budgets"] == [2, 4, 6, 8]
+    assert curves["multi_turn"] == pytest.approx([1 / 2, 5 / 6, 1, 1])
+    assert curves["single_turn"] == [pytest.approx(1 / 2), pytest.approx(1), None, None]
     assert [solved["rate"] for solved in found["solved_by_turn"]] == [0.25, 0.5]
-    # 40 tokens are all first responses, which have 10 each. Conversations have 10 or 20: two or
-    # three of the four.
-    assert found["by_tokens"]["budgets"][-1] == 40 and found["by_tokens"]["single_turn"][-1] == 1
-    assert 5 / 6 <= found["by_tokens"]["multi_turn"][-1] < 1
-    assert found["repairs"] == [
-        {"turn": 1, "verdict": W, "errors": 3, "passed_public": 1, "passed": 1}
-    ]
+    # 40 tokens are all first responses, of 10 each. Conversations have 10 or 20: two or three fit.
+    curves = found["by_tokens"]
+    assert curves["budgets"][-1] == 40 and curves["single_turn"][-1] == 1
+    assert 5 / 6 <= curves["multi_turn"][-1] < 1
+    (repairs,) = found["repairs"]
+    assert repairs == {"turn": 1, "verdict": W, "errors": 3, "passed_public": 1, "passed": 1}
     json.dumps(found)
 
 
 def test_no_rollout_is_no_figure():
     with pytest.raises(ValueError, match="there is no finished rollout"):
-        solve_rates.sum_up([], [Metric("1@3", 1.0)], 3, 20)
+        solve_rates.evaluation_figures([], [Metric("1@3", 1.0)], 3, 20)
 
 
-# ---- the figure and the table of a run
-# -------------------------------------------------------------------------------
+# ---- the figure and the table of a run -----------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "lines", [[], [{"step": 0, "solved_by_turn_1": 0.5, "solved_by_turn_3": 1.0}]]
-)
+LINE = {"step": 0, "solved_by_turn_1": 0.5, "solved_by_turn_3": 1.0}
+
+
+@pytest.mark.parametrize("lines", [[], [LINE]])
 def test_figure_and_table_of_a_short_run(play, tmp_path, capsys, lines):
     figures = summary([play([OK], name="a"), play([W, W, W], name="b")])
     report.write_figure(str(tmp_path / "figure.png"), lines, {"0.2": figures}, {"0.2": figures})
