@@ -5,11 +5,20 @@
         result = pool.submit(job).result()
         print(result.verdict, executor.feedback(result, job.tests, executor.CODE_CONTESTS))
 
-In a coroutine: `result = await pool.judge(job)`. Linux only. Imports nothing outside the standard
-library.
+In a coroutine: `result = await pool.judge(job)`. Linux only; the standard library alone.
+
+Whoever stores tests also finds here how to read them from JSON (`read_tests`), write one as text
+(`shown`), and turn their values into bytes and back (`encode`, `decode`).
 """
 
-from executor.feedback import CODE_CONTESTS, HUMANEVAL, MBPP, FeedbackTemplate, feedback
+from executor.feedback import (
+    CODE_CONTESTS,
+    FORMAT_REMINDER,
+    HUMANEVAL,
+    MBPP,
+    FeedbackTemplate,
+    feedback,
+)
 from executor.isolation import ISOLATIONS, LEVELS, Isolation, IsolationError, Layer
 from executor.judging.comparison import COMPARISONS, compare
 from executor.judging.functions import shown
@@ -37,6 +46,7 @@ __all__ = [
     "COMPARISONS",
     "CallTest",
     "Checker",
+    "FORMAT_REMINDER",
     "FeedbackTemplate",
     "HUMANEVAL",
     "ISOLATIONS",

@@ -1,4 +1,4 @@
-"""What the model is told about its failing tests: a pure function from a result to a text."""
+"""Writes the message about failing tests that a model gets: a pure function of a result."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from executor.judging.functions import shown
+from executor.judging.values import CUT_MARK
 from executor.types import AnyTest, Result, Test, TestResult, Verdict
 
-CUT_MARK = "... (cut)"
 TRACE_CUT_MARK = "  ... ({} lines left out)"
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of an object in a repr: another in each run
 
 
 @dataclass(frozen=True)
 class FeedbackTemplate:
-    """The words around the facts. Fields with places in braces name the places they may use.
+    """The words of the message; below, names in braces are the places that a field may have.
 
     header, footer: stand before and after the items, which are joined by `separator`.
     wrong_output: {input} {expected} {got}. error: {input} {error}. timeout, out_of_memory,
-        output_limit: {input}. For calls and asserts, these have {test}, and {error}, in place of
-            {input}, {expected} and {got}.
+        output_limit: {input}. For calls and asserts, all of these have {test} and {error} instead.
     success: {test}; an item for each test that passed. None for no such items.
     invalid: the whole message where the code cannot be parsed; may use {error}.
     max_failures: how many failing tests are shown; None for all of them.
@@ -45,11 +44,11 @@ class FeedbackTemplate:
     success: str | None = None
 
 
-_FORMAT_REMINDER = (
+FORMAT_REMINDER = (
     "Your code should be enclosed in triple backticks like so: ```python YOUR CODE HERE ```."
     " Use the backticks for your code only."
 )
-_TRY_AGAIN = f"Give it another try.\n{_FORMAT_REMINDER}"
+_TRY_AGAIN = f"Give it another try.\n{FORMAT_REMINDER}"
 
 CODE_CONTESTS = FeedbackTemplate(
     header="Your code failed the following tests:\n\n",
@@ -85,7 +84,7 @@ def feedback(
     """The message about the tests that failed in `result`; the empty string if none did.
 
     `tests` are those of the job that gave `result`. Private tests must never be passed in: inputs
-    and expected outputs are shown. The length of the whole is the caller's to bound.
+    and expected outputs are shown. The whole has no bound on its length.
 
     Raises ValueError for a result that is INFRASTRUCTURE, which says nothing about the program,
     where `tests` and `result.tests` differ in length, and for a template that is not for tests of
@@ -101,11 +100,8 @@ def feedback(
     failures = 0
     for test, judged in zip(tests, result.tests):
         if judged.verdict is Verdict.OK:
-            items += (
-                []
-                if template.success is None
-                else [_item(template.success, test, judged, template)]
-            )
+            if template.success is not None:
+                items.append(_item(template.success, test, judged, template))
         elif judged.verdict is not Verdict.SKIPPED:
             failures += 1
             if template.max_failures is None or failures <= template.max_failures:
@@ -126,30 +122,25 @@ def _pattern(verdict: Verdict, template: FeedbackTemplate) -> str:
 def _item(pattern: str, test: AnyTest, judged: TestResult, template: FeedbackTemplate) -> str:
     error = _cut_trace(judged.error, template)
     if isinstance(test, Test):
-        texts = {
-            "input": _cut(test.input, template.max_chars),
-            "expected": _cut(test.expected, template.max_chars),
-            "got": _cut(judged.output, template.max_chars),
-        }
+        texts = {"input": test.input, "expected": test.expected, "got": judged.output}
     else:
-        texts = {"test": _cut(shown(test), template.max_chars)}
+        texts = {"test": shown(test)}
         if judged.verdict is Verdict.WRONG_ANSWER:
-            error = _cut(
-                f"AssertionError: {judged.output}" if judged.output else "AssertionError",
-                3 * template.max_chars,
-            )
+            error = f"AssertionError: {judged.output}" if judged.output else "AssertionError"
+            error = _cut(error, 3 * template.max_chars)
         error = _ADDRESS.sub(" at 0x...", error)
+    texts = {name: _cut(text, template.max_chars) for name, text in texts.items()}
     try:
         return _fill(pattern, error=error, **texts)
     except KeyError as place:
+        kind = type(test).__name__
         raise ValueError(
-            f"the template has a place for {place}, which {type(test).__name__} does not have"
+            f"the template has a place for {place}, which {kind} does not have"
         ) from None
 
 
 def _fill(pattern: str, **texts: str) -> str:
-    # str.format reads braces in the pattern only, never in what is put in: untrusted text cannot
-    # name a place.
+    # str.format reads braces in the pattern only: a text that is put in cannot name a place.
     return pattern.format(**texts)
 
 
@@ -163,10 +154,6 @@ def _cut_trace(trace: str, template: FeedbackTemplate) -> str:
     if len(lines) > template.max_trace_lines:
         # The last lines name the exception, so they get the larger half.
         first = template.max_trace_lines // 2
-        last = template.max_trace_lines - first
-        lines = [
-            *lines[:first],
-            TRACE_CUT_MARK.format(len(lines) - first - last),
-            *lines[len(lines) - last :],
-        ]
+        left_out = len(lines) - template.max_trace_lines
+        lines[first : first + left_out] = [TRACE_CUT_MARK.format(left_out)]
     return "\n".join(lines)

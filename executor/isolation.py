@@ -1,8 +1,9 @@
-"""Which layers stand between programs and the machine, and what they add up to."""
+"""The layers of isolation between programs and the machine, and the levels they add up to."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
 
 # name: what it keeps a program from.
@@ -17,11 +18,12 @@ LAYERS = {
     "mount namespace": "changing what is mounted",
     "ipc namespace": "shared memory and message queues of others",
     "root": "reading or writing files of the machine, but for the interpreter's own",
-    "seccomp": "system calls that a contest program has no use for: exec, ptrace, mount, socket, bpf and others",
+    "seccomp": "system calls that a contest program has no use for: exec, ptrace, mount, socket, "
+    "bpf and others",
     "landlock": "files and sockets, by a second rule in the kernel",
     "cgroup": "more memory or processes in all than its limit",
 }
-_ALWAYS = "process"
+_ALWAYS_ON = "process"
 _NAMESPACES = frozenset(name for name in LAYERS if name.endswith("namespace"))
 LEVELS = (
     "limits of time, memory and output only: for programs that you trust",
@@ -48,9 +50,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Isolation:
-    """All layers, in the order of `LAYERS`, and the level from 0 to 4 that they add up to; see
-    `LEVELS`.
-    """
+    """All layers, in the order of `LAYERS`; `level` is the index into `LEVELS` they add up to."""
 
     layers: tuple[Layer, ...]
 
@@ -72,22 +72,25 @@ class Isolation:
         return 1 if on & {"seccomp", "landlock"} else 0
 
 
-def read_report(text: str) -> Isolation:
-    """The Isolation of a worker, from what it says when it is ready: a line for each layer that can
-    be missing.
+def read_report(text: str, wanted: Collection[str]) -> Isolation:
+    """The Isolation of a worker that was asked for the layers `wanted`.
+
+    text: what the worker reports when it is ready: a line "name, tab, why" for each layer of
+        `wanted` that it does not have.
     """
-    why = dict(line.split("\t", 1) for line in text.splitlines())
-    return Isolation(tuple(Layer(name, not why.get(name), why.get(name, "")) for name in LAYERS))
+    why = {name: "left off" for name in LAYERS if name not in wanted and name != _ALWAYS_ON}
+    why |= dict(line.split("\t", 1) for line in text.splitlines())
+    return Isolation(tuple(Layer(name, name not in why, why.get(name, "")) for name in LAYERS))
 
 
 _warned: set[frozenset[str]] = set()
 
 
 def require(isolation: Isolation, choice: str) -> None:
-    """Hold `isolation` to what was asked for: "strict" wants every layer, "best" at least one
-    beyond limits, "minimal" none.
+    """Raises IsolationError if `isolation` falls short of `choice`.
 
-    With "best", missing layers are warned of once. Raises IsolationError where it falls short.
+    "strict" wants every layer, "best" at least one beyond limits, "minimal" none. With "best",
+    missing layers are warned of once.
     """
     missing = "; ".join(f"{layer.name} ({layer.why})" for layer in isolation.off)
     if choice == "strict" and missing:
@@ -96,11 +99,12 @@ def require(isolation: Isolation, choice: str) -> None:
         )
     if choice == "best" and isolation.level == 0:
         raise IsolationError(
-            f"only limits of time, memory and output stand between programs and this machine: {missing}. Run where more can be"
-            " had (python -m executor doctor tells what is missing), or accept it with isolation='minimal'"
+            "only limits of time, memory and output stand between programs and this machine: "
+            f"{missing}. Run where more can be had (python -m executor doctor tells what is "
+            "missing), or accept it with isolation='minimal'"
         )
     if choice == "best" and missing and isolation.on not in _warned:
-        _warned.add(isolation.on)  # the reasons may name processes
+        _warned.add(isolation.on)  # not the reasons, which may name processes
         warnings.warn(
             f"programs run at isolation level {isolation.level} of 4; missing: {missing}",
             RuntimeWarning,

@@ -1,4 +1,4 @@
-"""The pool: a thread and a worker for each slot, and the queue of jobs between them."""
+"""The pool: a queue of jobs, and threads that each serve it with a worker process of their own."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
-from executor.cache import Cache
 from executor.isolation import ISOLATIONS, LAYERS, Isolation, require
-from executor.judging.verdicts import Outcome, Prepared, broken_job, prepare
-from executor.run_job import run_job
+from executor.judging.verdicts import Prepared, broken_job, prepare
+from executor.run_job import Cache, run_job
 from executor.types import Job, Result, Timings, Verdict
 from executor.worker_process import WorkerError, WorkerProcess, compile_worker
 
@@ -24,17 +23,16 @@ _Entry = tuple[Job, Prepared, "Future[Result]", float]
 
 
 class Pool:
-    """Runs jobs on `workers` warm processes, one for each processor by default. Thread-safe; a
-    context manager.
+    """Runs jobs on `workers` warm processes. Thread-safe; a context manager.
 
+    workers: one for each processor by default.
     cache_size: how many outcomes of (program, input, limits) are remembered; 0 for none. Programs
         that give random outputs are remembered too; outcomes that depend on the machine's load are
         not.
     isolation: "best" puts up every layer that can be had, warns once of those that cannot, and
         refuses to start where none can; "strict" refuses where any is missing; "minimal" takes what
-        there is. `pool.isolation` tells which are on.
-    packages: directories, such as a site-packages, from which programs may import; programs can
-        read them.
+        there is. `pool.isolation` says which are on.
+    packages: directories, such as a site-packages, that programs may read and import from.
     max_pending: back-pressure: `submit` blocks while so many jobs have not finished.
     without: layers to leave off, for tests and for machines where one gives trouble.
 
@@ -48,14 +46,14 @@ class Pool:
         cache_size: int = 1 << 14,
         *,
         isolation: str = "best",
-        packages: Sequence[str | os.PathLike] = (),
+        packages: Sequence[str | os.PathLike[str]] = (),
         max_pending: int = 1 << 14,
         without: Collection[str] = (),
     ) -> None:
         self.workers = len(os.sched_getaffinity(0)) if workers is None else workers
         self._layers = _check_arguments(self.workers, isolation, packages, max_pending, without)
         self._packages = [os.path.realpath(path) for path in packages]
-        self._cache: Cache[Outcome | str] = Cache(cache_size)
+        self._cache = Cache(cache_size)
         self._jobs: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(max_pending)
         self._lock = threading.Lock()
@@ -65,7 +63,7 @@ class Pool:
         compile_worker()
         self._slots = [_Slot(self) for _ in range(self.workers)]
         try:
-            self.isolation: Isolation = [slot.started.result() for slot in self._slots][0]
+            self.isolation = [slot.started.result() for slot in self._slots][0]
             require(self.isolation, isolation)
         except BaseException:
             self.close()
@@ -96,15 +94,14 @@ class Pool:
         return future
 
     async def judge(self, job: Job) -> Result:
-        """As `submit`, for asyncio: waits for room and for the result without blocking the event
-        loop.
-        """
+        """As `submit`, for asyncio: never blocks the event loop, and returns the result."""
         future = await asyncio.to_thread(self.submit, job)
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """End every worker and program. Jobs not begun are cancelled; jobs under way become
-        INFRASTRUCTURE.
+        """End every worker and program.
+
+        Jobs not begun are cancelled; jobs under way become INFRASTRUCTURE.
         """
         with self._lock:
             if self._closed:
@@ -114,7 +111,7 @@ class Pool:
             while True:
                 entry = self._jobs.get_nowait()
                 if entry is not None and entry[2].cancel():
-                    # or whoever waits for several futures would wait for ever
+                    # Otherwise `concurrent.futures.wait` never returns.
                     entry[2].set_running_or_notify_cancel()
         except queue.Empty:
             pass
@@ -126,10 +123,16 @@ class Pool:
         shutil.rmtree(self._root, ignore_errors=True)
 
 
-def _check_arguments(count, isolation, packages, max_pending, without) -> list[str]:
-    """The layers to ask a worker for."""
-    if count < 1:
-        raise ValueError(f"a pool needs at least one worker, not {count}")
+def _check_arguments(
+    workers: int,
+    isolation: str,
+    packages: Sequence[str | os.PathLike[str]],
+    max_pending: int,
+    without: Collection[str],
+) -> list[str]:
+    """The layers to ask a worker for. Raises ValueError, naming the argument that is wrong."""
+    if workers < 1:
+        raise ValueError(f"a pool needs at least one worker, not {workers}")
     if max_pending < 1:
         raise ValueError(f"max_pending must be at least 1, not {max_pending}")
     if isolation not in ISOLATIONS:
@@ -143,7 +146,7 @@ def _check_arguments(count, isolation, packages, max_pending, without) -> list[s
 
 
 class _Slot:
-    """A thread that serves the pool's jobs, and the worker process it has at the moment."""
+    """A thread that serves the pool's jobs, and its present worker process."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -177,15 +180,14 @@ class _Slot:
                 future.set_result(replace(result, timings=timings, isolation=isolation.level))
                 del result
             self._pool._room.release()
-            # do not keep a result alive while waiting for the next job
+            # Keep no result alive while waiting for the next job.
             del entry, job, prepared, future
         self._drop_worker()
 
     def _ready_worker(self) -> WorkerProcess:
         if self._worker is None:
-            worker = WorkerProcess(
-                tempfile.mkdtemp(dir=self._pool._root), self._pool._layers, self._pool._packages
-            )
+            root = tempfile.mkdtemp(dir=self._pool._root)
+            worker = WorkerProcess(root, self._pool._layers, self._pool._packages)
             with self._lock:
                 self._worker = worker
                 if self._stopping:
@@ -203,15 +205,12 @@ class _Slot:
             worker.close()
 
     def _judge(self, job: Job, prepared: Prepared) -> Result:
-        """Run the job; once more, on a fresh worker, if that fails for a reason that is not the
-        program's.
-        """
+        """Run the job, and a second time on a fresh worker if the infrastructure failed."""
         for attempt in range(2):
             try:
-                result = run_job(
-                    job, prepared, self._ready_worker(), self._pool._cache, retry=attempt > 0
-                )
-            # whatever it is: a future that is never resolved would hang the caller
+                worker = self._ready_worker()
+                result = run_job(job, prepared, worker, self._pool._cache, retry=attempt > 0)
+            # Of any kind: a future that is never resolved would hang the caller.
             except Exception as error:
                 result = broken_job(job, f"{type(error).__name__}: {error}")
             if result.verdict is not Verdict.INFRASTRUCTURE:

@@ -1,5 +1,4 @@
-"""The executor on more than one machine: a pool over the nodes of a Ray cluster. Needs Ray: `pip
-install ray`.
+"""A pool over the nodes of a Ray cluster. Needs Ray: `pip install ray`.
 
     with RayPool(address="auto") as pool:
         result = pool.submit(job).result()
@@ -31,12 +30,12 @@ _LOG = logging.getLogger(__name__)
 
 
 class RayPool:
-    """As `executor.Pool`, over all nodes of a Ray cluster that have a processor. Thread-safe; a
-    context manager.
+    """As `executor.Pool`, over the nodes of a Ray cluster. Thread-safe; a context manager.
 
     workers: how many for each node; one for each of its processors by default. The actor reserves
         as many processors.
-    nodes: use at most so many nodes; all by default, those that join later too.
+    nodes: use at most so many nodes that have a processor; all by default, also those that join
+        later.
     address, runtime_env: for `ray.init`, if Ray is not initialised yet; otherwise they must be
         None. By default `RUNTIME_ENV`, which takes this package along; where you call `ray.init`
         yourself, pass it that, unless the package is installed on every node.
@@ -48,9 +47,9 @@ class RayPool:
 
     The jobs of a node that is lost are sent to others. A job is given up as INFRASTRUCTURE when it
     loses a second node and no other job there had lost one before; where there were several such
-    jobs, each is tried once more, apart from its like. A function in `Job.comparison` is pickled
-    and called on the node: by value if it is a lambda or local, otherwise its module must be there.
-    If someone shuts Ray down, jobs become INFRASTRUCTURE.
+    jobs, each is tried once more, on a node without the others. A function in `Job.comparison` is
+    pickled and called on the node: by value if it is a lambda or local, otherwise its module must
+    be there. If someone shuts Ray down, jobs become INFRASTRUCTURE.
 
     Raises ImportError if Ray is not installed, ValueError for numbers out of range, and
     RuntimeError if no node is ready within `patience`, or all have failed.
@@ -77,7 +76,8 @@ class RayPool:
             ray.init(address, runtime_env=RUNTIME_ENV if runtime_env is None else runtime_env)
         elif address is not None or runtime_env is not None:
             raise ValueError(
-                "Ray is initialised already: give address and runtime_env to ray.init, not to RayPool"
+                "Ray is initialised already: give address and runtime_env to ray.init, "
+                "not to RayPool"
             )
         self._pending, self._max_pending = 0, max_pending
         self._changed = threading.Condition()  # guards _pending and _closed
@@ -99,9 +99,7 @@ class RayPool:
 
     @property
     def isolation(self) -> Isolation:
-        """That of the node where it is weakest at the moment. Each result tells the level that it
-        had itself.
-        """
+        """The isolation of the node that has the least now. Each result has its own level."""
         return self._scheduler.isolation
 
     def submit(self, job: Job) -> Future[Result]:
@@ -117,16 +115,12 @@ class RayPool:
             try:
                 self._ray.cloudpickle.dumps(job.comparison)
             except Exception as error:
-                raise ValueError(
-                    f"Job.comparison cannot be sent to other nodes: {error}"
-                ) from error
+                why = f"Job.comparison cannot be sent to other nodes: {error}"
+                raise ValueError(why) from error
         entry = Entry(job, Future(), time.monotonic())
+        in_callback = threading.current_thread() is self._thread
         with self._changed:
-            while (
-                self._pending >= self._max_pending
-                and not self._closed
-                and threading.current_thread() is not self._thread
-            ):
+            while self._pending >= self._max_pending and not (self._closed or in_callback):
                 self._changed.wait()
             if self._closed:
                 raise RuntimeError("the pool is closed")
@@ -136,9 +130,7 @@ class RayPool:
         return entry.future
 
     async def judge(self, job: Job) -> Result:
-        """As `submit`, for asyncio: waits for room and for the result without blocking the event
-        loop.
-        """
+        """As `submit`, for asyncio: never blocks the event loop, and returns the result."""
         future = await asyncio.to_thread(self.submit, job)
         return await asyncio.wrap_future(future)
 
@@ -156,8 +148,7 @@ class RayPool:
     def _run(self) -> None:
         try:
             self._scheduler.run()
-        # never expected, but futures that are never completed would hang the caller
-        except Exception:
+        except Exception:  # of any kind: futures that are never completed would hang the caller
             _LOG.exception("the scheduler failed")
         finally:
             with self._changed:
@@ -176,7 +167,6 @@ def _import_ray() -> Any:
         import ray
         import ray.util.scheduling_strategies
     except ImportError as error:
-        raise ImportError(
-            f"RayPool needs Ray, which cannot be imported ({error}): pip install ray"
-        ) from error
+        why = f"RayPool needs Ray, which cannot be imported ({error}): pip install ray"
+        raise ImportError(why) from error
     return ray

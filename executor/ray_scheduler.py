@@ -1,6 +1,4 @@
-"""Which node judges which job: the part of `executor.ray_pool` that knows the nodes of the cluster
-and loses some of them.
-"""
+"""Decides which node judges which job, for `executor.ray_pool`; nodes may come and be lost."""
 
 from __future__ import annotations
 
@@ -13,6 +11,7 @@ import time
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from executor.isolation import Isolation
@@ -21,18 +20,18 @@ from executor.pool import Pool
 from executor.types import Job, Result, Timings
 
 LOOK_SECONDS = 1.0  # how often the list of nodes is read
-POLL_SECONDS = 2.0  # how long a node with nothing to tell waits before it says so
-SILENCE_SECONDS = 60.0  # a node that says nothing for so long is lost
+POLL_SECONDS = 2.0  # how long a node without results waits before it answers
+SILENCE_SECONDS = 60.0  # a node that does not answer for so long is lost
 RETRY_SECONDS = 10.0  # a node whose actor did not start is left alone for so long
 CLOSE_SECONDS = 5.0  # how long the actors may take to leave
-# what is done so soon after another is told with it: a call costs Ray a millisecond
+# How long results are gathered for one answer: a call costs Ray a millisecond.
 _GATHER_SECONDS = 0.002
 _BATCH_BYTES = 1 << 20
 _LOG = logging.getLogger(__name__)
 
 
 class NodePool:
-    """What an actor holds on its node: a pool, and the results that have not been asked for yet."""
+    """The actor on a node: a pool, and the results that have not been collected yet."""
 
     def __init__(self, workers: int, options: dict[str, Any]) -> None:
         self._pool = Pool(workers, **options)
@@ -48,14 +47,14 @@ class NodePool:
             except Exception as error:
                 self._done.put((number, f"{type(error).__name__}: {error}"))
             else:
-                future.add_done_callback(lambda future, number=number: self._put(number, future))
+                future.add_done_callback(partial(self._put, number))
 
     def _put(self, number: int, future: Future[Result]) -> None:
         if not future.cancelled():
             self._done.put((number, future.result()))
 
     def collect(self) -> list[tuple[int, Result | str]]:
-        """What is done and was not told yet; nothing after POLL_SECONDS."""
+        """The results that have come since the last call; none if none come in POLL_SECONDS."""
         done = []
         try:
             done.append(self._done.get(timeout=POLL_SECONDS))
@@ -71,20 +70,21 @@ class NodePool:
 
 @dataclass(eq=False)
 class Entry:
-    """A job, when it was submitted, since when it waits for a node, and on how many lost nodes it
-    was.
-    """
+    """A job in the scheduler. Times are of time.monotonic."""
 
     job: Job
     future: Future[Result]
     submitted: float
-    waiting: float = 0.0
+    waiting: float = 0.0  # since when it waits for a node
     begun: bool = False
-    losses: int = 0
+    losses: int = 0  # how many nodes were lost while they had it
 
 
 class Node:
-    """A node and the jobs sent to it. `isolation` is None until its actor is ready."""
+    """A node as the scheduler sees it: `jobs` are those sent to it, by number.
+
+    `isolation` is None until the actor is ready; `heard`: when the actor last answered.
+    """
 
     def __init__(self, node_id: str, name: str, workers: int) -> None:
         self.id, self.name, self.workers = node_id, name, workers
@@ -99,20 +99,19 @@ class Node:
 
     @property
     def room(self) -> int:
-        """How many more jobs it takes: as many as it has workers wait there, and a few, lest a
-        worker wait for the network.
-        """
+        """How many more jobs it takes; a few wait there, lest workers wait for the network."""
         return 2 * self.workers + 4 - len(self.jobs)
 
     def takes(self, entry: Entry) -> bool:
-        return self.room > 0 and (
-            entry.losses < 2 or all(other.losses < 2 for other in self.jobs.values())
-        )
+        """Whether it takes a job: no two that have lost two nodes are on one node."""
+        alone = entry.losses < 2 or all(other.losses < 2 for other in self.jobs.values())
+        return self.room > 0 and alone
 
 
 class Scheduler:
-    """Sends jobs to nodes and completes their futures. All of it runs in one thread, which is told
-    of events: an Entry to judge, the answer (node, method, future) of an actor, or None to end.
+    """Sends jobs to nodes and completes their futures, all in one thread that handles `events`.
+
+    An event is an Entry to judge, the answer (node, method, future) of an actor, or None to end.
     """
 
     def __init__(
@@ -126,22 +125,17 @@ class Scheduler:
         self.events: queue.SimpleQueue = queue.SimpleQueue()
         self.started: Future[None] = Future()
         self.isolation: Isolation
-        self._ray, self._workers, self._most, self._patience, self._options = (
-            ray,
-            workers,
-            most,
-            patience,
-            options,
-        )
+        self._ray, self._workers, self._most = ray, workers, most
+        self._patience, self._options = patience, options
         self._actor = ray.remote(NodePool)
         self._session = ray.get_runtime_context().get_job_id()
         self._nodes: dict[str, Node] = {}
         self._waiting: deque[Entry] = deque()
         self._numbers = 0
         self._looked = float("-inf")
-        self._alone_since = time.monotonic()
+        self._alone_since = time.monotonic()  # without any node that is ready
         self._retry_at: dict[str, float] = {}
-        self._failure = ""
+        self._failure = ""  # why the last node was lost before it was ready
 
     def run(self) -> None:
         while self._handle_events():
@@ -151,11 +145,10 @@ class Scheduler:
             self._send()
 
     def _handle_events(self) -> bool:
-        """Wait for an event, at first not at all, and handle all there are; False at the end."""
+        """Wait for an event until the next look at the nodes, and handle all; False at the end."""
+        timeout = max(0.0, self._looked + LOOK_SECONDS - time.monotonic())
         try:
-            event = self.events.get(
-                timeout=max(0.0, self._looked + LOOK_SECONDS - time.monotonic())
-            )
+            event = self.events.get(timeout=timeout)
             while event is not None:
                 if isinstance(event, Entry):
                     self._wait(event)
@@ -167,30 +160,26 @@ class Scheduler:
             return True
 
     def connected(self) -> bool:
-        """Whether Ray is as it was: an actor of a session that was shut down must not be touched,
-        or Ray aborts the process.
+        """Whether the session of Ray still runs.
+
+        A call of an actor of a session that was shut down would make Ray abort the process.
         """
-        return (
-            self._ray.is_initialized()
-            and self._ray.get_runtime_context().get_job_id() == self._session
-        )
+        if not self._ray.is_initialized():
+            return False
+        return self._ray.get_runtime_context().get_job_id() == self._session
 
     # ---- nodes
-    # -------------------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
         """Let go of nodes that left or fell silent; start an actor on each new one."""
         self._looked = now = time.monotonic()
         try:
             infos = self._ray.nodes() if self.connected() else []
-        except Exception as error:  # the head is away; perhaps it comes back
+        except Exception as error:  # the head node is away; perhaps it comes back
             _LOG.warning("the nodes of the cluster cannot be read: %s", error)
             return
-        alive = {
-            info["NodeID"]: info
-            for info in infos
-            if info["Alive"] and info["Resources"].get("CPU", 0) >= 1
-        }
+        infos = [info for info in infos if info["Alive"] and info["Resources"].get("CPU", 0) >= 1]
+        alive = {info["NodeID"]: info for info in infos}
         for node in list(self._nodes.values()):
             if node.id not in alive:
                 self._lose(node, "it left the cluster")
@@ -203,17 +192,14 @@ class Scheduler:
 
     def _start(self, node_id: str, name: str, processors: int) -> None:
         node = self._nodes[node_id] = Node(node_id, name, self._workers or processors)
-        here = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            node_id, soft=False
-        )
+        strategies = self._ray.util.scheduling_strategies
         try:
-            # Some of the four threads take jobs while one waits in `collect`.
-            options = {
-                "num_cpus": min(node.workers, processors),
-                "scheduling_strategy": here,
-                "max_concurrency": 4,
-            }
-            node.actor = self._actor.options(**options).remote(node.workers, self._options)
+            actor = self._actor.options(
+                num_cpus=min(node.workers, processors),
+                scheduling_strategy=strategies.NodeAffinitySchedulingStrategy(node_id, soft=False),
+                max_concurrency=4,  # threads: some take jobs while one waits in `collect`
+            )
+            node.actor = actor.remote(node.workers, self._options)
         except Exception as error:
             self._lose(node, _reason(error))
         else:
@@ -250,15 +236,12 @@ class Scheduler:
             self._call(node, "collect")
 
     def _lose(self, node: Node, why: str) -> None:
-        """Let go of a node and send its jobs elsewhere, but for those that seem to be what ended
-        it.
-        """
+        """Let go of a node and send its jobs elsewhere, except those that probably ended it."""
         if self._nodes.get(node.id) is not node:
             return
         del self._nodes[node.id]
-        _LOG.warning(
-            "node %s (%s) is lost with %d jobs: %s", node.name, node.id[:8], len(node.jobs), why
-        )
+        about = node.name, node.id[:8], len(node.jobs), why
+        _LOG.warning("node %s (%s) is lost with %d jobs: %s", *about)
         self._kill(node)
         if node.isolation is None:
             self._failure = f"node {node.name}: {why}"
@@ -274,10 +257,8 @@ class Scheduler:
         for entry in node.jobs.values():
             entry.losses += 1
             if entry.losses > 2 or (entry.losses == 2 and suspects == 1):
-                self._finish(
-                    entry,
-                    f"{entry.losses} nodes were lost while they had this job; the last one: {why}",
-                )
+                lost = f"{entry.losses} nodes were lost while they had this job"
+                self._finish(entry, f"{lost}; the last one: {why}")
             else:
                 again.append(entry)
         for entry in reversed(again):
@@ -287,27 +268,22 @@ class Scheduler:
         return [node for node in self._nodes.values() if node.isolation is not None]
 
     def _note_isolation(self) -> None:
-        self.isolation = min(
-            (node.isolation for node in self._ready()), key=lambda isolation: isolation.level
-        )
+        found = [node.isolation for node in self._nodes.values() if node.isolation is not None]
+        self.isolation = min(found, key=lambda isolation: isolation.level)
 
     def _kill(self, node: Node) -> None:
-        # whatever keeps it from being killed, it is not used again
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # if it cannot be killed, it is not used again
             if self.connected():
                 self._ray.kill(node.actor)
 
     # ---- jobs
-    # --------------------------------------------------------------------------------------------------------
 
     def _wait(self, entry: Entry, first: bool = False) -> None:
         entry.waiting = time.monotonic()
         (self._waiting.appendleft if first else self._waiting.append)(entry)
 
     def _send(self) -> None:
-        """Send waiting jobs, oldest first, to the nodes with the least to do, as far as there is
-        room.
-        """
+        """Send waiting jobs, oldest first, to the nodes with the least load that have room."""
         ready = self._ready()
         batches: dict[Node, list[int]] = {}
         held = []
@@ -327,8 +303,9 @@ class Scheduler:
             self._send_batch(node, numbers)
 
     def _send_batch(self, node: Node, numbers: list[int]) -> None:
-        """In one message, or in several if it would be a long one."""
-        batch, size = [], 0
+        """Send jobs to a node, in messages of about _BATCH_BYTES at most."""
+        batch: list[tuple[int, bytes]] = []
+        size = 0
         for number in numbers:
             job = node.jobs[number].job
             # By value where there is code: the module of a comparison need not exist on the node.
@@ -350,7 +327,7 @@ class Scheduler:
         entry.future.set_result(replace(result, timings=Timings(queued, judged)))
 
     def _give_up(self) -> None:
-        """End what has waited too long for a node."""
+        """Finish jobs that have waited too long while no node is ready."""
         if self._ready():
             return
         now = time.monotonic()
@@ -366,11 +343,8 @@ class Scheduler:
             if self._failure and not self._nodes:
                 self.started.set_exception(RuntimeError(f"no node can be used: {self._failure}"))
             elif now - self._alone_since > self._patience:
-                self.started.set_exception(
-                    RuntimeError(
-                        f"{why}; are there {self._workers or 'any'} free processors on one?"
-                    )
-                )
+                hint = f"are there {self._workers or 'any'} free processors on one?"
+                self.started.set_exception(RuntimeError(f"{why}; {hint}"))
 
     def end(self) -> None:
         """Complete every future and end every actor. Nothing may be submitted any more."""
@@ -381,16 +355,15 @@ class Scheduler:
             if entry.begun or not entry.future.cancel():
                 self._finish(entry, "the pool was closed")
             else:
-                entry.future.set_running_or_notify_cancel()  # tells those who wait for it
+                entry.future.set_running_or_notify_cancel()  # wakes up whoever waits for it
         nodes = list(self._nodes.values())
         for node in nodes:
             for entry in node.jobs.values():
                 self._finish(entry, "the pool was closed")
         with contextlib.suppress(Exception):  # they are killed in any case
             if self.connected():
-                concurrent.futures.wait(
-                    [node.actor.stop.remote().future() for node in self._ready()], CLOSE_SECONDS
-                )
+                stopped = [node.actor.stop.remote().future() for node in self._ready()]
+                concurrent.futures.wait(stopped, CLOSE_SECONDS)
         for node in nodes:
             self._kill(node)
         if not self.started.done():
@@ -398,5 +371,5 @@ class Scheduler:
 
 
 def _reason(error: BaseException) -> str:
-    """Ray tells a long story, and what happened at its end."""
+    """The last line of an error of Ray, which says what happened."""
     return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()

@@ -1,13 +1,12 @@
-"""How a job is run on a worker: what the cache knows, what must run, in which process, and which
-checks follow.
-"""
+"""Runs a job on a worker: the tests that the cache does not know, then the sandboxed checks."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
 
-from executor.cache import Cache
 from executor.judging.verdicts import Deferred, Outcome, Prepared, invalid_job, judge_job
 from executor.types import Job, Limits, Result, TestResult, Verdict
 from executor.worker.worker_protocol import FUNCTIONS, IN_SUBMISSION, SHARED_PROCESS
@@ -15,16 +14,44 @@ from executor.worker_process import InvalidProgram, WorkerProcess
 
 # An output or value longer than this many characters or bytes is not worth remembering.
 _LONGEST_CACHED = 1 << 16
-# Of what passes in a shared process, one test in so many is run again in a process of its own, and
-# at least one.
+# One in so many of the tests that pass in a shared process, and at least one, runs again by itself.
 _SAMPLE_ONE_IN = 50
 
 
+class Cache:
+    """Outcomes of tests and messages of the compiler, by digest. Bounded; thread-safe.
+
+    Keeps the `size` entries used last; none if `size` is 0.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._entries: OrderedDict[bytes, Outcome | str] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: bytes) -> Outcome | str | None:
+        with self._lock:
+            value = self._entries.get(key)
+            if value is not None:
+                self._entries.move_to_end(key)
+            return value
+
+    def put(self, key: bytes, value: Outcome | str) -> None:
+        if self._size == 0:
+            return
+        with self._lock:
+            self._entries[key] = value
+            self._entries.move_to_end(key)
+            if len(self._entries) > self._size:
+                self._entries.popitem(last=False)
+
+
 def run_job(
-    job: Job, prepared: Prepared, worker: WorkerProcess, cache: Cache[Outcome | str], retry: bool
+    job: Job, prepared: Prepared, worker: WorkerProcess, cache: Cache, retry: bool
 ) -> Result:
-    """The result of `job`. `retry`: a worker has failed on it, so it is compiled apart. Raises
-    WorkerError.
+    """The result of `job`. Raises WorkerError.
+
+    retry: a worker has failed on the job before, so it is compiled in a process of its own.
     """
     run = _Run(job, prepared, worker, cache, IN_SUBMISSION if retry else 0)
     if isinstance(message := cache.get(run.program_key), str):
@@ -45,12 +72,7 @@ class _Run:
     """A job under way: `judged` holds the verdict on each test once it is known."""
 
     def __init__(
-        self,
-        job: Job,
-        prepared: Prepared,
-        worker: WorkerProcess,
-        cache: Cache[Outcome | str],
-        flags: int,
+        self, job: Job, prepared: Prepared, worker: WorkerProcess, cache: Cache, flags: int
     ) -> None:
         self.job, self.prepared, self.worker, self.cache = job, prepared, worker, cache
         self.flags = flags | prepared.flags
@@ -62,9 +84,8 @@ class _Run:
         self.program_key = digest.digest()
 
     def key(self, at: int) -> bytes:
-        return hashlib.blake2b(
-            self.prepared.inputs[at], digest_size=24, key=self.program_key
-        ).digest()
+        data = self.prepared.inputs[at]
+        return hashlib.blake2b(data, digest_size=24, key=self.program_key).digest()
 
     def judge(self, at: int, outcome: Outcome) -> bool:
         """Note the verdict on a test; whether the next one is wanted."""
@@ -75,15 +96,13 @@ class _Run:
         self.judged[at] = result
         return not self.job.stop_at_first_failure or result.verdict is Verdict.OK
 
-    def forked(self, tests) -> None:
-        """Run each of `tests` in a process of its own, up to the first failure if that stops the
-        job.
-        """
+    def forked(self, tests: Sequence[int]) -> None:
+        """Run each of `tests` in its own process, up to the first failure if that stops the job."""
         keys = {at: self.key(at) for at in tests}
         todo = []
         for at, key in keys.items():
             known = self.cache.get(key)
-            if known is None:
+            if not isinstance(known, Outcome):
                 todo.append(at)
             elif not self.judge(at, known):
                 break
@@ -92,11 +111,8 @@ class _Run:
             return
 
         def seen(index: int, outcome: Outcome) -> bool:
-            at = todo[index]
-            if (
-                outcome.deterministic
-                and max(len(outcome.output), len(outcome.value)) <= _LONGEST_CACHED
-            ):
+            at, size = todo[index], max(len(outcome.output), len(outcome.value))
+            if outcome.deterministic and size <= _LONGEST_CACHED:
                 self.cache.put(keys[at], outcome)
             return self.judge(at, outcome)
 
@@ -104,67 +120,60 @@ class _Run:
         self.worker.run(self.job.program, inputs, self.job.limits, self.flags, seen)
 
     def shared(self) -> None:
-        """Run all tests in one process, then apart what did not pass there and a sample of what
-        did.
-        """
+        """Run all tests in one process, then those that failed and a sample of the others apart."""
         passed: list[int] = []
 
         def seen(index: int, outcome: Outcome) -> bool:
             self.judge(index, outcome)
-            result = self.judged[index]
-            if result is not None and result.verdict is Verdict.OK:
+            if self._passed(index):
                 passed.append(index)
             return True
 
-        everything = range(len(self.job.tests))
-        self.worker.run(
-            self.job.program,
-            self.prepared.inputs,
-            self.job.limits,
-            self.flags | SHARED_PROCESS,
-            seen,
-        )
+        everything, flags = range(len(self.job.tests)), self.flags | SHARED_PROCESS
+        self.worker.run(self.job.program, self.prepared.inputs, self.job.limits, flags, seen)
         size = max(1, len(passed) // _SAMPLE_ONE_IN)
-        # by digest: the program cannot know which
+        # By digest, so that the program cannot know which.
         sample = sorted(passed, key=self.key)[:size] if passed else []
         again = sorted(set(everything) - set(passed) | set(sample))
         self._forget(again)
         self.forked(again)
-        if any(
-            self.judged[at] is not None and self.judged[at].verdict is not Verdict.OK
-            for at in sample
-        ):
+        if any(self.judged[at] is not None and not self._passed(at) for at in sample):
             self._forget(everything)
             self.forked(everything)
 
-    def _forget(self, tests) -> None:
+    def _passed(self, at: int) -> bool:
+        result = self.judged[at]
+        return result is not None and result.verdict is Verdict.OK
+
+    def _forget(self, tests: Sequence[int]) -> None:
         for at in tests:
             self.judged[at] = None
             self.deferred.pop(at, None)
 
     def settle(self) -> None:
-        """Run the checks that verdicts wait for, those of one checker together, each in a process
-        without the program.
+        """Run the checks that verdicts wait for, each in a process without the program.
+
+        Checks that have the same checker are one job.
         """
         programs: dict[str, list[int]] = {}
         for at, deferred in self.deferred.items():
             programs.setdefault(deferred.check.program, []).append(at)
+        for program, tests in programs.items():
+            self._check(program, tests)
+
+    def _check(self, program: str, tests: list[int]) -> None:
+        deferred = [self.deferred[at] for at in tests]
         # A check gives back two values where the program gave one.
         limits = Limits(output_bytes=max(Limits().output_bytes, 4 * self.job.limits.output_bytes))
-        for program, tests in programs.items():
-            finish: list[Callable[[Outcome], TestResult]] = [
-                self.deferred[at].finish for at in tests
-            ]
 
-            def seen(index: int, outcome: Outcome) -> bool:
-                self.judged[tests[index]] = finish[index](outcome)
-                return True
+        def seen(index: int, outcome: Outcome) -> bool:
+            self.judged[tests[index]] = deferred[index].finish(outcome)
+            return True
 
-            payloads = [self.deferred[at].check.payload for at in tests]
-            try:
-                self.worker.run(program, payloads, limits, FUNCTIONS, seen)
-            except InvalidProgram as error:
-                for at in tests:
-                    self.judged[at] = TestResult(
-                        Verdict.INFRASTRUCTURE, error=f"the checker does not compile: {error}"
-                    )
+        payloads = [each.check.payload for each in deferred]
+        try:
+            self.worker.run(program, payloads, limits, FUNCTIONS, seen)
+        except InvalidProgram as error:
+            why = f"the checker does not compile: {error}"
+            for at in tests:
+                self.judged[at] = TestResult(Verdict.INFRASTRUCTURE, error=why)

@@ -1,11 +1,11 @@
-"""Reads the JSON files that say what to try a program on. Pure: from a text to tests, limits and a
-comparison.
+"""Reads a JSON file of tests: a pure function of its text. One file holds one of:
 
-    {"tests": [{"input": "1\\n", "expected": "2\\n"}], "limits": {"seconds": 10, "memory_mb": 1024},
-    "comparison": "strict"} {"tests": [{"input": "1\\n", "expected": "2\\n"}], "checker": "def
-    check(input, output, expected): return True"} {"entry_point": "f", "tests": [{"args": [1],
-    "expected": 2}], "tolerance": 1e-6} {"setup": "import math", "tests": [{"assert": "assert f(1)
-    == 2"}]}
+    {"tests": [{"input": "1\\n", "expected": "2\\n"}], "comparison": "strict",
+     "limits": {"seconds": 10, "memory_mb": 1024}}
+    {"tests": [{"input": "1\\n", "expected": "2\\n"}],
+     "checker": "def check(input, output, expected): return True"}
+    {"tests": [{"args": [1], "expected": 2}], "entry_point": "f", "tolerance": 1e-6}
+    {"tests": [{"assert": "assert f(1) == 2"}], "setup": "import math"}
 
 All but "tests" may be left out, "entry_point" excepted where tests have "args".
 """
@@ -39,9 +39,7 @@ _JSON_NAMES = {
 
 
 def read_tests(text: str) -> tuple[tuple[AnyTest, ...], Limits, str | Checker]:
-    """The tests, limits and comparison in the JSON `text`. Raises ValueError, naming the field that
-    is wrong.
-    """
+    """The tests, limits and comparison in the JSON `text`. Raises ValueError, naming the field."""
     content = _parse(text)
     _typed(content, "the file", dict)
     for name in content:
@@ -56,13 +54,15 @@ def read_tests(text: str) -> tuple[tuple[AnyTest, ...], Limits, str | Checker]:
     for at, entry in enumerate(entries):
         if (other := _kind(entry, f"tests[{at}]")) != kind:
             raise ValueError(
-                f"tests[{at}]: has {_quoted(other)}, where tests[0] has {_quoted(kind)}; one file holds one kind"
+                f"tests[{at}]: has {_quoted(other)}, where tests[0] has {_quoted(kind)}; "
+                "one file holds one kind"
             )
     for others, names in _KINDS.items():
         for name in names:
             if others != kind and name in content:
                 raise ValueError(
-                    f"{name}: goes with tests that have {_quoted(others)}; these have {_quoted(kind)}"
+                    f"{name}: goes with tests that have {_quoted(others)}; "
+                    f"these have {_quoted(kind)}"
                 )
     tests = tuple(_test(entry, f"tests[{at}]", kind, content) for at, entry in enumerate(entries))
     return tests, _limits(content.get("limits", {})), _comparison(content)
@@ -73,9 +73,8 @@ def _parse(text: str) -> Any:
         together = dict(found)
         if len(together) < len(found):
             names = [name for name, _ in found]
-            raise ValueError(
-                f"{next(name for name in names if names.count(name) > 1)}: given twice in one object"
-            )
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"{twice}: given twice in one object")
         return together
 
     try:
@@ -106,15 +105,10 @@ def _test(
     entry: dict[str, Any], where: str, kind: tuple[str, ...], content: dict[str, Any]
 ) -> AnyTest:
     if kind[0] == "input":
-        return Test(
-            _typed(entry["input"], f"{where}.input", str),
-            _typed(entry["expected"], f"{where}.expected", str),
-        )
+        return Test(*(_typed(entry[name], f"{where}.{name}", str) for name in kind))
     if kind[0] == "assert":
-        return AssertTest(
-            _typed(entry["assert"], f"{where}.assert", str),
-            _typed(content.get("setup", ""), "setup", str),
-        )
+        source = _typed(entry["assert"], f"{where}.assert", str)
+        return AssertTest(source, _typed(content.get("setup", ""), "setup", str))
     if "entry_point" not in content:
         raise ValueError(
             'entry_point: missing; tests with "args" need the name of the function that they call'
@@ -157,9 +151,8 @@ def _comparison(content: dict[str, Any]) -> str | Checker:
 
 def _typed(value: Any, where: str, kind: type) -> Any:
     if not isinstance(value, kind):
-        raise ValueError(
-            f"{where}: must be {_JSON_NAMES[kind]}, not {_JSON_NAMES.get(type(value), 'a number')}"
-        )
+        given = _JSON_NAMES.get(type(value), "a number")
+        raise ValueError(f"{where}: must be {_JSON_NAMES[kind]}, not {given}")
     return value
 
 

@@ -1,16 +1,14 @@
-"""What goes into the executor and what comes out of it. Everything is immutable and compared by
-value.
-"""
+"""What goes into the executor and what comes out of it, all immutable and compared by value."""
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any
 
 
-class Verdict(str, enum.Enum):
+class Verdict(enum.StrEnum):
     """How one test, or a whole job, was judged. The value of each member is its name."""
 
     OK = "OK"
@@ -40,8 +38,8 @@ class CallTest:
 
     args: positional arguments; `args` and `expected` are built of None, bool, int, float, complex,
         str, bytes, list, tuple, dict, set and frozenset.
-    tolerance: floats, wherever they stand in the value, may differ by this much plus 1e-7 of the
-        expected one; with 0 they must be equal.
+    tolerance: floats anywhere in the value may differ by this much plus 1e-7 of the expected one;
+        with 0 they must be equal.
     """
 
     entry_point: str
@@ -61,22 +59,21 @@ class AssertTest:
     setup: str = ""
 
 
-AnyTest = Union[Test, CallTest, AssertTest]
+AnyTest = Test | CallTest | AssertTest
 
 
 @dataclass(frozen=True)
 class Checker:
-    """Source of a function `check(input, output, expected)` that says whether an output is right;
-    run in the sandbox.
+    """Source of a function `check(input, output, expected) -> bool` that judges an output.
 
-    It gets three texts and returns a bool. It never shares a process with the program that it
-    judges.
+    All three arguments are texts. It runs in the sandbox, never in the process of the program that
+    it judges.
     """
 
     source: str
 
 
-Comparison = Union[str, Checker, Callable[[str, str, str], bool]]
+Comparison = str | Checker | Callable[[str, str, str], bool]
 
 
 @dataclass(frozen=True)
@@ -106,8 +103,9 @@ class Limits:
 
     @property
     def wall_cap(self) -> float:
-        """Seconds of wall clock after which a test is given up as INFRASTRUCTURE: the machine is
-        overloaded.
+        """Seconds of wall clock after which a test is given up as INFRASTRUCTURE.
+
+        By then the machine is overloaded, whatever the program did.
         """
         return max(6.0 * self.seconds, self.seconds + 10.0)
 
@@ -121,9 +119,9 @@ class Job:
         process.
     stop_at_first_failure: the tests after the first one that fails are SKIPPED.
     shared_process: run all tests of the program one after the other in one process, which is many
-        times faster; what does not pass there, and a sample of what does, is run again in a process
-        of its own, whose verdict counts. If a test of the sample fails, all tests are run again.
-        For a `Test` only.
+        times faster. Tests that do not pass there, and a sample of those that do, are run again,
+        each in a process of its own, whose verdict counts. If a test of the sample fails, all tests
+        are run again. For a `Test` only.
     """
 
     program: str
@@ -141,8 +139,7 @@ class TestResult:
     seconds: wall clock less the time spent waiting for a processor.
     output: standard output; undecodable bytes become U+FFFD. For a CallTest or AssertTest, what the
         failed comparison saw, such as "assert 3 == 2".
-    value: what the call of a CallTest returned, as data; what is no data is an `Opaque` with its
-        text.
+    value: what the call of a CallTest returned, as data; parts that are not data are an `Opaque`.
     error: standard error, which ends with the stack trace of an uncaught exception; or how the
         program died.
     """
@@ -158,9 +155,7 @@ class TestResult:
 
 @dataclass(frozen=True)
 class Timings:
-    """Where the time of a job went, in seconds of wall clock: waiting in the queue, then being
-    judged.
-    """
+    """Seconds of wall clock that a job waited in the queue, and then took to be judged."""
 
     queued: float = 0.0
     judged: float = 0.0
@@ -173,10 +168,9 @@ class Result:
     verdict: OK if every test is; INFRASTRUCTURE if any test is; else that of the first test that is
         not OK.
     seconds: the sum over the tests.
-    error: why the job as a whole has no better verdict: the compiler's message or the failure of
-        the infrastructure.
+    error: for the job as a whole: the compiler's message, or how the infrastructure failed.
     timings: not compared.
-    isolation: the level of isolation it ran under; see `executor.isolation`. Not compared.
+    isolation: the level of isolation it ran under, an index into `executor.LEVELS`. Not compared.
     """
 
     verdict: Verdict
@@ -196,7 +190,7 @@ class Result:
         return self.verdict is Verdict.INFRASTRUCTURE
 
 
-def summarise(tests: tuple[TestResult, ...], error: str = "") -> Result:
+def summarize(tests: tuple[TestResult, ...], error: str = "") -> Result:
     """The Result of a job whose program compiled and whose tests were judged as given."""
     verdicts = [test.verdict for test in tests]
     if Verdict.INFRASTRUCTURE in verdicts:

@@ -1,4 +1,4 @@
-"""One worker process as the parent sees it: start it, send it jobs, end it."""
+"""A worker process as the parent sees it: starts it, sends it jobs, reads outcomes, ends it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from executor.isolation import read_report
@@ -42,23 +42,20 @@ GRACE_SECONDS = 30.0
 # How long a worker may take to clear up and leave.
 CLOSE_SECONDS = 5.0
 _WORKER = Path(__file__).parent / "worker"
-# Signals that a crash of the compiler, and nothing else, gives a submission before the first test.
+# The environment is ours alone, so that the switches which ignore it are not needed and the hash
+# seed can be fixed: a program that walks over a set of strings gives one output, not one a worker.
+# Symbols are bound before the fork, so that it is not done again in each process.
+_ENVIRONMENT = {"PYTHONHASHSEED": "0", "LD_BIND_NOW": "1"}
+_OPTIONS = "-S -s -B -X utf8 -W ignore".split()
+# Before the first test, only a crash of the compiler ends a submission by one of these signals.
 _COMPILER_CRASHES = tuple(
-    -number
-    for number in (
-        signal.SIGSEGV,
-        signal.SIGABRT,
-        signal.SIGBUS,
-        signal.SIGILL,
-        signal.SIGFPE,
-        signal.SIGXCPU,
-    )
+    -getattr(signal, name)
+    for name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE", "SIGXCPU")
 )
 
 
 def compile_worker() -> None:
-    """Compile the worker's modules ahead, so that no zygote carries the memory that compiling
-    takes.
+    """Compile the worker's modules ahead: compiling takes memory that zygotes would carry along.
 
     Where the results cannot be written, each worker compiles for itself.
     """
@@ -66,9 +63,7 @@ def compile_worker() -> None:
 
 
 class WorkerError(RuntimeError):
-    """The worker did not start, died, fell silent or made no sense. It must be closed and not used
-    again.
-    """
+    """The worker did not start, died, fell silent or sent nonsense. It must not be used again."""
 
 
 class InvalidProgram(Exception):
@@ -79,40 +74,23 @@ class WorkerProcess:
     """A started worker. Raises WorkerError if it is not ready within START_SECONDS.
 
     root: an existing directory for this worker alone; the worker removes it when it ends.
-    layers: names of the layers of isolation to put up where they can be had; `isolation` tells
-        which are on.
+    layers: names of the layers of isolation to put up where they can be had; `isolation` says which
+        are on.
     packages: directories from which programs may import.
     """
 
-    def __init__(self, root: str, layers: Iterable[str], packages: Iterable[str] = ()) -> None:
+    def __init__(self, root: str, layers: Collection[str], packages: Iterable[str] = ()) -> None:
         self._buffer = bytearray()
         self._socket, theirs = socket.socketpair()
         self._log = tempfile.TemporaryFile()
         try:
             # A program, never a fork of this process, which may hold gigabytes and many threads.
-            # The environment is ours alone, so that the switches which ignore it are not needed and
-            # the hash seed can be fixed: a program that walks over a set of strings gives one
-            # output, not one a worker.
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-S",
-                    "-s",
-                    "-B",
-                    "-X",
-                    "utf8",
-                    "-W",
-                    "ignore",
-                    str(_WORKER),
-                    root,
-                    ",".join(layers),
-                    *packages,
-                ],
-                stdin=theirs,
+                [sys.executable, *_OPTIONS, str(_WORKER), root, ",".join(layers), *packages],
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=self._log,
-                # Symbols are bound before the fork, so that it is not done again in each process.
-                env={"PYTHONHASHSEED": "0", "LD_BIND_NOW": "1"},
+                env=_ENVIRONMENT,
                 start_new_session=True,
             )
         except OSError as error:
@@ -125,11 +103,10 @@ class WorkerProcess:
             kind, report = self._read_frame(time.monotonic() + START_SECONDS)
             if kind != READY:
                 raise WorkerError(f"the worker started with message {kind}")
-            self.isolation = read_report(report.decode())
+            self.isolation = read_report(report.decode(), layers)
         except WorkerError as error:
-            raise WorkerError(
-                f"the worker did not start: {error}. {self.close()}".rstrip()
-            ) from error
+            why = f"the worker did not start: {error}. {self.close()}".rstrip()
+            raise WorkerError(why) from error
 
     @property
     def pid(self) -> int:
@@ -143,45 +120,32 @@ class WorkerProcess:
         flags: int,
         seen: Callable[[int, Outcome], bool],
     ) -> None:
-        """Run `program` on each of `inputs`, calling `seen(index, outcome)` as outcomes come, until
-        that returns False.
+        """Run `program` on each of `inputs`; calls `seen(index, outcome)` until it returns False.
 
         flags: of worker_protocol: IN_SUBMISSION, FUNCTIONS, SHARED_PROCESS. In a shared process,
-            only runs that ended
-        well have an outcome. Raises InvalidProgram if it does not compile, and WorkerError.
+            only runs that ended well have an outcome.
+
+        Raises InvalidProgram if it does not compile, and WorkerError.
         """
-        self._send(
-            pack_job(
-                flags,
-                limits.seconds,
-                limits.wall_cap,
-                limits.memory_mb << 20,
-                limits.output_bytes,
-                limits.processes,
-                program.encode("utf-8", "surrogatepass"),
-                inputs,
-            )
-        )
+        memory = limits.memory_mb << 20
+        bounds = limits.seconds, limits.wall_cap, memory, limits.output_bytes, limits.processes
+        self._send(pack_job(flags, bounds, program.encode("utf-8", "surrogatepass"), inputs))
         expected, wanted, invalid = 0, True, None
         while True:
             kind, body = self._read_frame(time.monotonic() + limits.wall_cap + GRACE_SECONDS)
             if kind == RESULT and invalid is None:
                 index, outcome = _outcome(body)
                 if index != expected or index >= len(inputs):
-                    raise WorkerError(
-                        f"an outcome for test {index} where that of {expected} was due"
-                    )
+                    raise WorkerError(f"an outcome for test {index} instead of test {expected}")
                 expected += 1
                 if wanted and not seen(index, outcome):
                     wanted = False
                     self._send(frame(CANCEL))
             elif kind == SHARED and flags & SHARED_PROCESS:
-                for index, seconds, output in unpack_shared(body):
+                for index, seconds, data in unpack_shared(body):
                     if index < len(inputs):
-                        seen(
-                            index,
-                            Outcome(EXITED, 0, seconds, output.decode("utf-8", "replace"), "", b""),
-                        )
+                        output = data.decode("utf-8", "replace")
+                        seen(index, Outcome(EXITED, 0, seconds, output, "", b""))
                 wanted = False
             elif kind == INVALID and expected == 0:
                 invalid = body.decode("utf-8", "replace")
@@ -189,9 +153,8 @@ class WorkerProcess:
                 (status,) = CRASH_HEAD.unpack_from(body)
                 if expected == 0 and status in _COMPILER_CRASHES:
                     raise InvalidProgram("the program crashes the compiler")
-                raise WorkerError(
-                    f"{body[CRASH_HEAD.size :].decode('utf-8', 'replace').strip()} (status {status})"
-                )
+                why = body[CRASH_HEAD.size :].decode("utf-8", "replace").strip()
+                raise WorkerError(f"{why} (status {status})")
             elif kind == END:
                 if invalid is not None:
                     raise InvalidProgram(invalid)
@@ -209,8 +172,9 @@ class WorkerProcess:
             pass  # closed already
 
     def close(self) -> str:
-        """End the worker and everything below it; what it wrote to standard error, if anything. May
-        be called again.
+        """End the worker and everything below it; returns what it wrote to standard error.
+
+        May be called again.
         """
         self._socket.close()  # it takes the end of file as the order to clear up and leave
         try:
@@ -261,8 +225,8 @@ class WorkerProcess:
 def _outcome(body: bytes) -> tuple[int, Outcome]:
     try:
         index, kind, exit_status, seconds, output, error, value = unpack_result(body)
-    except Exception as nonsense:
-        raise WorkerError(f"an outcome that makes no sense: {nonsense}") from nonsense
+    except Exception as malformed:
+        raise WorkerError(f"an outcome that makes no sense: {malformed}") from malformed
     if kind > BROKEN:
         raise WorkerError(f"an outcome of unknown kind {kind}")
     output, error = output.decode("utf-8", "replace"), error.decode("utf-8", "replace")

@@ -1,10 +1,10 @@
-"""Writes what a run has learnt as a directory that transformers opens:
+"""Writes a trained model as a directory that transformers opens:
 
     python experiments/export_hf.py --checkpoint WORKDIR --out DIR
 
-DIR then holds the weights, config.json, the tokenizer with its chat template, and, where the
-checkpoint has a value network, the output layer of that network in value_head.safetensors (it reads
-the value network's last hidden states: --network=value).
+DIR then holds the weights, config.json, and the tokenizer with its chat template. Where the
+checkpoint has a value network, value_head.safetensors is its output layer, which reads the last
+hidden states of the network that --network=value exports.
 """
 
 import dataclasses
@@ -18,12 +18,14 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
-from rlef_jax import build, llama, prompts, sharding
-from rlef_jax import tokenizer as tokenizers
-from rlef_jax.llama import LlamaConfig, hf
-from rlef_jax.runtime import checkpoint
-from rlef_jax.runtime.workdir import read_json
+from rlef_jax import build, llama, sharding
+from rlef_jax.llama import LlamaConfig
+from rlef_jax.llama.hf_export import check_free
+from rlef_jax.runtime import checkpoint, files
+from rlef_jax.runtime.workdir import Workdir
+from rlef_jax.tokenizer import load_tokenizer
 from rlef_jax.tokenizer.export import write_hf
+from rlef_jax.tokenizer.layouts import ChatLayout
 
 
 def define_flags() -> None:
@@ -34,9 +36,8 @@ def define_flags() -> None:
     flags.DEFINE_enum("which", "auto", ("auto", *checkpoint.PHASES), which)
     flags.DEFINE_enum("network", "policy", ("policy", "value"), "whose weights")
     flags.DEFINE_enum("dtype", "bfloat16", ("bfloat16", "float32"), "of the weights in the files")
-    flags.DEFINE_float(
-        "max_shard_gb", 5.0, "the most a file of weights holds, in 10^9 bytes", lower_bound=1e-6
-    )
+    most = "the most a file of weights holds, in 10^9 bytes"
+    flags.DEFINE_float("max_shard_gb", 5.0, most, lower_bound=1e-6)
 
 
 def export(
@@ -48,53 +49,44 @@ def export(
     dtype: str = "bfloat16",
     max_shard_bytes: int = 5 * 10**9,
 ) -> tuple[str, int]:
-    """Exports a network of a checkpoint. Returns the phase and step of the checkpoint that was
-    taken.
+    """Exports a network of a checkpoint, and returns the phase and step of that checkpoint.
 
     Raises:
       FileNotFoundError: when `workdir` is not a run's, or has no such checkpoint.
       ValueError: when the checkpoint has no such network, or there is something at `out` already.
     """
-    hf.check_free(out)
-    settings, model = (
-        ConfigDict(_read(workdir, "config.json")),
-        LlamaConfig.from_dict(_read(workdir, "model.json")),
-    )
-    phase, step = checkpoint.find(workdir, which, step)
-    tokenizer, layout_name = (
-        tokenizers.open(build.tokenizer_path(settings, workdir)),
-        settings.tokenizer.layout,
-    )
-    layout = prompts.ChatLayout.make(layout_name, tokenizer, settings.tokenizer.system)
+    check_free(out)
+    paths = Workdir(workdir)
+    settings, model = ConfigDict(_read(paths.config)), LlamaConfig.from_dict(_read(paths.model))
+    phase, step = checkpoint.find(paths, which, step)
+    tokenizer = load_tokenizer(build.tokenizer_path(settings, workdir))
+    layout_name = settings.tokenizer.layout
+    layout = ChatLayout.make(layout_name, tokenizer, settings.tokenizer.system)
     model, mesh = dataclasses.replace(model, dtype=dtype), sharding.make_mesh(1, -1, 1)
-    params, value_head_D1 = checkpoint.restore_network(workdir, phase, step, model, mesh, network)
+    params, value_head_D1 = build.restore_network(paths, phase, step, model, mesh, network)
 
     def beside(directory: str) -> None:
         write_hf(tokenizer, layout_name, directory)
         if value_head_D1 is not None:
             weight_1D = np.ascontiguousarray(np.asarray(value_head_D1).T)
-            save_file(
-                {"value_head.weight": weight_1D},
-                os.path.join(directory, "value_head.safetensors"),
-                {"format": "pt"},
-            )
+            path = os.path.join(directory, "value_head.safetensors")
+            save_file({"value_head.weight": weight_1D}, path, {"format": "pt"})
 
-    begin = layout.first([])[0]
+    bos_id = layout.first([])[0]
     llama.save_hf(
-        model, params, out, dtype, max_shard_bytes, begin, layout.stops, tokenizer.pad_id, beside
+        model, params, out, dtype, max_shard_bytes, bos_id, layout.stops, tokenizer.pad_id, beside
     )
     return phase, step
 
 
-def _read(workdir: str, name: str) -> dict:
-    path = os.path.join(workdir, name)
+def _read(path: str) -> dict:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no {path}: --checkpoint must name the workdir of a run")
-    return read_json(path)
+    return files.read_json(path)
 
 
 def parse(argv: list[str]) -> None:
-    """Reads the flags; whatever is wrong with them is one line on stderr."""
+    """Reads the flags; every error is one line on stderr."""
     try:
         rest = flags.FLAGS(argv)[1:]
     except flags.Error as error:
@@ -109,14 +101,20 @@ def parse(argv: list[str]) -> None:
 
 def main(_) -> None:
     logging.set_verbosity(logging.ERROR)
-    f = flags.FLAGS
+    given = flags.FLAGS
     try:
         phase, step = export(
-            f.checkpoint, f.out, f.which, f.step, f.network, f.dtype, int(f.max_shard_gb * 1e9)
+            given.checkpoint,
+            given.out,
+            given.which,
+            given.step,
+            given.network,
+            given.dtype,
+            int(given.max_shard_gb * 1e9),
         )
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
-    print(f"{f.network} of {phase}, step {step}, written to {f.out}")
+    print(f"{given.network} of {phase}, step {step}, written to {given.out}")
 
 
 if __name__ == "__main__":

@@ -17,15 +17,15 @@ from rlef_jax.datasets.selection import Selection
 from rlef_jax.environment import Environment
 from rlef_jax.llama import LlamaConfig, attention, hf_config
 from rlef_jax.ppo import Ppo
-from rlef_jax.prompts import MESSAGES, ChatLayout
+from rlef_jax.prompts import MESSAGES
 from rlef_jax.rollout import Collector
 from rlef_jax.runtime import checkpoint, hosts, interrupt
 from rlef_jax.runtime.checkpoint import Checkpoints
 from rlef_jax.runtime.metrics import CompileCounter, Metrics, Phase
 from rlef_jax.runtime.progress import progress
 from rlef_jax.runtime.workdir import Workdir
-from rlef_jax.tokenizer import Tokenizer, train_sentencepiece
-from rlef_jax.tokenizer import open as load_tokenizer
+from rlef_jax.tokenizer import Tokenizer, load_tokenizer, train_sentencepiece
+from rlef_jax.tokenizer.layouts import ChatLayout
 from rlef_jax.types import Noise, Problem
 
 # Settings of the model that are not its shape: a checkpoint of any may be computed with these.

@@ -19,8 +19,9 @@ from rlef_jax.episode import (
     receive_verdict,
     start,
 )
-from rlef_jax.prompts import ChatLayout, Messages, fenced
+from rlef_jax.prompts import Messages, fenced
 from rlef_jax.tokenizer import Tokenizer
+from rlef_jax.tokenizer.layouts import ChatLayout
 from rlef_jax.types import Episode, Problem, Status
 
 # The program that random feedback runs where another problem's wrong solution fails none of its

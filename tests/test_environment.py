@@ -13,7 +13,8 @@ import executor
 from rlef_jax import report, tokenizer
 from rlef_jax.build import fitting
 from rlef_jax.environment import Environment
-from rlef_jax.prompts import CODE_CONTESTS, HUMANEVAL_PLUS, MINI, ChatLayout, fenced
+from rlef_jax.prompts import CODE_CONTESTS, HUMANEVAL_PLUS, MINI, fenced
+from rlef_jax.tokenizer.layouts import ChatLayout
 from rlef_jax.types import Problem, Status
 
 INCREMENT = Problem(

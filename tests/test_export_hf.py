@@ -1,6 +1,4 @@
-"""A run's checkpoints as directories that transformers opens: every phase and network, on other
-meshes, and what is refused.
-"""
+"""Exports of a run's checkpoints: every phase and network, on other meshes, and what is refused."""
 
 import json
 import os
@@ -16,21 +14,21 @@ from safetensors.numpy import load_file
 
 from experiments import export_hf
 from experiments.configs import mini
-from rlef_jax import llama, prompts, sft, sharding
+from rlef_jax import llama, sft, sharding
 from rlef_jax.learner import TrainState
 from rlef_jax.llama import LlamaConfig
 from rlef_jax.runtime import checkpoint
 from rlef_jax.runtime.checkpoint import Checkpoints
+from rlef_jax.runtime.workdir import Workdir
 from rlef_jax.tokenizer.export import write_hf
+from rlef_jax.tokenizer.layouts import ChatLayout
 
 ROOT = os.path.join(os.path.dirname(__file__), "..")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tiny_tokenizer, mesh_of, random_params):
-    """(workdir, model, {phase: parameters}) of a run in small, trained for a few steps on eight
-    devices.
-    """
+    """(workdir, model, {phase: parameters}) of a small run, trained a little on eight devices."""
     workdir, mesh = tmp_path_factory.mktemp("run"), mesh_of(2, 2, 2)
     config = mini.get_config()
     config.sft.update(steps=3, warmup_steps=0, learning_rate=1e-2)
@@ -58,26 +56,21 @@ def run(tmp_path_factory, tiny_tokenizer, mesh_of, random_params):
 
     learner = sft.make_learner(model, mesh, config, {"policy": random_params(model)})
     state = learner.init({"policy": random_params(model)})
-    arrays = {
-        "tokens": np.arange(128, dtype=np.int32).reshape(8, 16),
-        "weights": np.full((8, 16), 1 / 128, np.float32),
-    }
+    tokens_BT = np.arange(128, dtype=np.int32).reshape(8, 16)
+    arrays = sft.Piece(tokens_BT, np.full((8, 16), 1 / 128, np.float32))
     for _ in range(config.sft.steps):
-        state, _ = learner.step(state, arrays, np.full(8, 16))
+        state, _ = learner.step(state, {"policy": arrays}, np.full(8, 16))
     warm = jax.device_get(state.params["policy"])
     assert np.abs(warm["embed_tokens"] - random_params(model)["embed_tokens"]).max() > 1e-3
     save("sft", (3, state))
-    later, value = (
-        random_params(model, seed=1),
-        init_value(random_params(model, seed=2), jax.random.key(0), 16, 0.1),
-    )
+    later = random_params(model, seed=1)
+    value = llama.init_value(random_params(model, seed=2), jax.random.key(0), 16, 0.1)
     place = lambda params: jax.device_put(params, sharding.shardings(params, mesh))
 
     def state_of(policy):
         params = {"policy": place(policy), "value": place(value)}
-        return TrainState(
-            params, jax.tree.map(lambda leaf: (leaf + 1, leaf - 1), params), jax.numpy.int32(7)
-        )
+        moments = jax.tree.map(lambda leaf: (leaf + 1, leaf - 1), params)
+        return TrainState(params, moments, jax.numpy.int32(7))
 
     save("rlef", (5, state_of(warm)), (7, state_of(later)))
     best = random_params(model, seed=3)
@@ -105,9 +98,8 @@ def assert_exported(directory, model, params):
 )
 def test_the_policy_of_every_phase(run, options, taken, which, tmp_path):
     workdir, model, params = run
-    assert (
-        export_hf.export(str(workdir), str(tmp_path / "out"), dtype="float32", **options) == taken
-    )
+    out = str(tmp_path / "out")
+    assert export_hf.export(str(workdir), out, dtype="float32", **options) == taken
     assert_exported(tmp_path / "out", model, params[which])
     head = tmp_path / "out" / "value_head.safetensors"
     assert head.exists() == (taken[0] == "rlef")
@@ -119,14 +111,11 @@ def test_the_policy_of_every_phase(run, options, taken, which, tmp_path):
 
 def test_the_value_network(run, tmp_path):
     workdir, model, params = run
-    export_hf.export(
-        str(workdir), str(tmp_path / "out"), which="rlef", network="value", dtype="float32"
-    )
+    options = dict(network="value", dtype="float32")
+    export_hf.export(str(workdir), str(tmp_path / "out"), which="rlef", **options)
     assert_exported(tmp_path / "out", model, params["value"]["llama"])
-    with pytest.raises(
-        ValueError,
-        match="best/4/state holds no value network, the checkpoints of rlef do: choose --which=rlef",
-    ):
+    message = "holds no value network, the checkpoints of rlef do: choose --which=rlef"
+    with pytest.raises(ValueError, match=f"best/4/state {message}"):
         export_hf.export(str(workdir), str(tmp_path / "other"), network="value")
 
 
@@ -134,13 +123,12 @@ def test_without_a_best_the_last_of_rlef_and_without_that_the_warm_start(run, tm
     workdir = tmp_path / "run"
     shutil.copytree(run[0], workdir)
     shutil.rmtree(workdir / "checkpoints" / "best")
-    assert checkpoint.find(str(workdir), "auto", None) == ("rlef", 7)
+    assert checkpoint.find(Workdir(str(workdir)), "auto", None) == ("rlef", 7)
     shutil.rmtree(workdir / "checkpoints" / "rlef")
-    assert checkpoint.find(str(workdir), "auto", None) == ("sft", 3)
-    with pytest.raises(
-        FileNotFoundError, match="does not have a checkpoint; what it has by phase is best: none$"
-    ):
-        checkpoint.find(str(workdir), "best", None)
+    assert checkpoint.find(Workdir(str(workdir)), "auto", None) == ("sft", 3)
+    message = "does not have a checkpoint; what it has by phase is best: none$"
+    with pytest.raises(FileNotFoundError, match=message):
+        checkpoint.find(Workdir(str(workdir)), "best", None)
     assert not (workdir / "checkpoints" / "best").exists()
 
 
@@ -150,30 +138,17 @@ def test_transformers_opens_it_and_says_the_same(run, mesh_of, tiny_tokenizer, t
     transformers = pytest.importorskip("transformers", reason="the reference needs transformers")
     workdir, model, params = run
     out = tmp_path / "out"
-    status, said = script(
-        "--checkpoint",
-        workdir,
-        "--out",
-        out,
-        "--dtype",
-        "float32",
-        "--max_shard_gb",
-        "2e-5",
-        "--which=rlef",
-    )
+    options = ("--dtype=float32", "--max_shard_gb=2e-5", "--which=rlef")
+    status, said = script("--checkpoint", workdir, "--out", out, *options)
     assert (status, said) == (0, f"policy of rlef, step 7, written to {out}\n")
     assert len(list(out.glob("model-*.safetensors"))) > 1
     opened = transformers.AutoModelForCausalLM.from_pretrained(out, local_files_only=True)
     tokenizer = transformers.AutoTokenizer.from_pretrained(out, local_files_only=True)
-    layout = prompts.ChatLayout.make("mini", tiny_tokenizer)
+    layout = ChatLayout.make("mini", tiny_tokenizer)
     ids = layout.first(tiny_tokenizer.encode("print(int(input()) + 3)"))
     messages = [{"role": "user", "content": "print(int(input()) + 3)"}]
-    assert (
-        tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-        == ids
-    )
+    options = dict(add_generation_prompt=True, tokenize=True, return_dict=False)
+    assert tokenizer.apply_chat_template(messages, **options) == ids
     with torch.no_grad():
         theirs = opened(torch.tensor([ids])).logits.numpy()
     ours = np.asarray(llama.logits(model, params["rlef"], np.array([ids], np.int32)))
@@ -201,47 +176,33 @@ def test_the_tokenizer_of_the_weights_that_a_run_began_with_is_copied(
 
 
 def script(*arguments):
-    """(exit status, what it said)"""
+    """(exit status, output)"""
     command = [sys.executable, "experiments/export_hf.py", *map(str, arguments)]
-    environment = os.environ | {"XLA_FLAGS": ""}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
-    )
+    env = os.environ | {"XLA_FLAGS": ""}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
     return done.returncode, done.stdout + done.stderr
 
 
 def test_the_script_says_what_is_wrong_in_one_line(run, tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
-    for arguments, reason in (
-        (
-            ("--checkpoint", run[0], "--out", tmp_path / "taken"),
-            f"{tmp_path / 'taken'} exists already",
-        ),
-        (
-            ("--checkpoint", run[0], "--out", tmp_path / "out", "--dtype", "int8"),
-            "flag --dtype=int8",
-        ),
+    for out, dtype, reason in (
+        (tmp_path / "taken", "bfloat16", f"{tmp_path / 'taken'} exists already"),
+        (tmp_path / "out", "int8", "flag --dtype=int8"),
     ):
-        status, said = script(*arguments)
+        status, said = script("--checkpoint", run[0], "--out", out, "--dtype", dtype)
         assert status == 1 and said.startswith(f"error: {reason}") and said.count("\n") == 1, said
 
 
 def test_what_cannot_be_exported(run, tmp_path):
     workdir, out = str(run[0]), str(tmp_path / "out")
-    with pytest.raises(
-        FileNotFoundError,
-        match="there is no .*nowhere.config.json: --checkpoint must name the workdir of a run",
-    ):
+    message = "there is no .*nowhere.config.json: --checkpoint must name the workdir of a run"
+    with pytest.raises(FileNotFoundError, match=message):
         export_hf.export(str(tmp_path / "nowhere"), out)
-    with pytest.raises(
-        FileNotFoundError,
-        match="does not have a checkpoint of step 6; .* best: 4; rlef: 5, 7; sft: 3$",
-    ):
+    message = "does not have a checkpoint of step 6; "
+    with pytest.raises(FileNotFoundError, match=f"{message}.* best: 4; rlef: 5, 7; sft: 3$"):
         export_hf.export(workdir, out, step=6)
-    with pytest.raises(
-        FileNotFoundError, match="does not have a checkpoint of step 6; .* rlef: 5, 7$"
-    ):
+    with pytest.raises(FileNotFoundError, match=f"{message}.* rlef: 5, 7$"):
         export_hf.export(workdir, out, which="rlef", step=6)
 
 
@@ -250,9 +211,7 @@ def test_a_model_json_of_another_model(run, change, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(run[0], workdir)
     (workdir / "model.json").write_text(json.dumps(run[1].to_dict() | change))
-    with pytest.raises(
-        ValueError,
-        match="best/4/state does not hold parameters of the model that model.json describes",
-    ):
+    message = "best/4/state does not hold parameters of the model in model.json"
+    with pytest.raises(ValueError, match=message):
         export_hf.export(str(workdir), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()

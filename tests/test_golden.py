@@ -14,7 +14,8 @@ import pytest
 
 import executor
 from rlef_jax.environment import Environment
-from rlef_jax.prompts import MESSAGES, ChatLayout, fenced
+from rlef_jax.prompts import MESSAGES, fenced
+from rlef_jax.tokenizer.layouts import ChatLayout
 from rlef_jax.types import Problem
 
 GOLDEN = Path(__file__).parent / "golden"

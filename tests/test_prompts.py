@@ -1,14 +1,11 @@
-"""Messages word for word as in the paper, the program found in a response, and layouts that no text
-can forge.
-"""
+"""Messages word for word as in the paper, and the program found in a response."""
 
 from pathlib import Path
 
 import pytest
 
 import executor
-from rlef_jax import config, prompts
-from rlef_jax import tokenizer as tokenizers
+from rlef_jax import prompts
 from rlef_jax.datasets.evalplus import releases
 from rlef_jax.prompts import (
     CODE_CONTESTS,
@@ -16,9 +13,9 @@ from rlef_jax.prompts import (
     MBPP_PLUS,
     MESSAGES,
     MINI,
-    ChatLayout,
     extract_program,
 )
+from rlef_jax.tokenizer import load_tokenizer
 from rlef_jax.types import Problem
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -41,21 +38,15 @@ REMINDER = (
         "a lone fence": ("```", None),
         "text around": ("Sure:\n```python\nprint(1)\n```\nDone `x`.", "print(1)\n"),
         "two blocks, the first counts": ("```python\n1\n```\nor\n```python\n2\n```", "1\n"),
-        "python before other languages": (
-            "```text\n3 4\n```\n```python\nprint(1)\n```",
-            "print(1)\n",
-        ),
-        "py before other languages": ("```text\n3 4\n```\n```py\nprint(1)\n```", "print(1)\n"),
+        "python before others": ("```text\n3 4\n```\n```python\nprint(1)\n```", "print(1)\n"),
+        "py before others": ("```text\n3 4\n```\n```py\nprint(1)\n```", "print(1)\n"),
         "first of other languages": ("```cpp\nint x;\n```\n```text\n1\n```", "int x;\n"),
         "CRLF": ("```python\r\nprint(1)\r\n```\r\n", "print(1)\r\n"),
         "empty program": ("```python\n```", ""),
         "backticks in the program": ("```python\ns = '`'\n```", "s = '`'\n"),
         "indented": ("  ```python\nprint(1)\n  ```", "print(1)\n  "),
         "the reminder quoted first": (f"{REMINDER}\n```python\nprint(1)\n```", "print(1)\n"),
-        "python3 after another language": (
-            "```text\n3\n```\n```python3\nprint(1)\n```",
-            "print(1)\n",
-        ),
+        "python3 after another": ("```text\n3\n```\n```python3\nprint(1)\n```", "print(1)\n"),
         "a fence within a line is prose": ("Use ```python print(1) ``` here.", None),
         "text before on the same line": ("Answer: ```python\nprint(1)\n```", "print(1)\n"),
     }.values(),
@@ -75,7 +66,8 @@ def posed(statement, example=""):
 
 def test_code_contests_first_message_is_the_papers():
     assert CODE_CONTESTS.first_message(posed("Add two numbers")) == (
-        f"Provide a Python solution for the following competitive programming question: Add two numbers.\n\n{REMINDER}"
+        "Provide a Python solution for the following competitive programming question: "
+        f"Add two numbers.\n\n{REMINDER}"
     )
 
 
@@ -104,10 +96,8 @@ def test_humaneval_responses_start_with_the_problem_in_an_open_code_block():
     "path", ["llama2/tokenizer.model", "llama3/tokenizer.model", "phi-3-mini/tokenizer.json"]
 )
 def test_a_prefill_ends_where_a_token_of_the_whole_text_ends(path):
-    """What the model goes on from is what it would have read in the whole text, for every problem
-    of HumanEval+.
-    """
-    tokenizer = tokenizers.open(DATA / "tokenizers" / path)
+    """The model goes on from the same tokens as in the whole text, in every HumanEval+ problem."""
+    tokenizer = load_tokenizer(DATA / "tokenizers" / path)
     _, tasks = releases.read("humaneval_plus", DATA / "evalplus")
     for task in tasks:
         prefill = HUMANEVAL_PLUS.start_of_response(posed(task["prompt"]))
@@ -117,13 +107,8 @@ def test_a_prefill_ends_where_a_token_of_the_whole_text_ends(path):
 
 
 def test_only_humaneval_pre_fills():
-    assert {
-        name for name, messages in MESSAGES.items() if messages.start_of_response(posed("s"))
-    } == {"humaneval_plus"}
-
-
-def test_every_wording_can_be_configured():
-    assert set(config.CHOICES["data.prompt"]) == set(MESSAGES)
+    prefilled = [name for name, texts in MESSAGES.items() if texts.start_of_response(posed("s"))]
+    assert prefilled == ["humaneval_plus"]
 
 
 @pytest.mark.parametrize("messages", MESSAGES.values(), ids=MESSAGES)
@@ -143,53 +128,41 @@ def test_no_feedback_messages_start_as_in_the_paper():
 
 def result_of(*verdicts_outputs_errors):
     tests = tuple(
-        executor.TestResult(executor.Verdict(v), 0.0, out, err)
-        for v, out, err in verdicts_outputs_errors
+        executor.TestResult(executor.Verdict(verdict), 0.0, output, error)
+        for verdict, output, error in verdicts_outputs_errors
     )
-    return executor.Result(
-        next(t.verdict for t in tests if t.verdict != "OK"),
-        tests,
-        0.0,
-        "SyntaxError: invalid syntax",
-    )
+    verdict = next(test.verdict for test in tests if test.verdict != "OK")
+    return executor.Result(verdict, tests, 0.0, "SyntaxError: invalid syntax")
+
+
+def mini_feedback(*verdicts_outputs_errors):
+    return executor.feedback(result_of(*verdicts_outputs_errors), TESTS, MINI.feedback)
 
 
 TESTS = (executor.Test("1 2\n", "3\n"), executor.Test("5 6\n", "11\n"))
 
 
 def test_mini_feedback_shows_the_first_failing_test_only():
-    judged = result_of(("OK", "3\n", ""), ("WRONG_ANSWER", "12\n", ""))
-    assert (
-        executor.feedback(judged, TESTS, MINI.feedback)
-        == "- input `5 6` failed:\nExpected output `11` but got `12`"
-    )
-    both = result_of(("WRONG_ANSWER", "4\n", ""), ("WRONG_ANSWER", "12\n", ""))
-    assert (
-        executor.feedback(both, TESTS, MINI.feedback)
-        == "- input `1 2` failed:\nExpected output `3` but got `4`"
-    )
+    second = mini_feedback(("OK", "3\n", ""), ("WRONG_ANSWER", "12\n", ""))
+    assert second == "- input `5 6` failed:\nExpected output `11` but got `12`"
+    both = mini_feedback(("WRONG_ANSWER", "4\n", ""), ("WRONG_ANSWER", "12\n", ""))
+    assert both == "- input `1 2` failed:\nExpected output `3` but got `4`"
 
 
 def test_mini_feedback_on_errors_is_one_line():
-    where = (
+    trace = (
         'Traceback (most recent call last):\n  File "solution.py", line 1, in <module>\n    1/0\n'
+        "ZeroDivisionError: division by zero\n"
     )
-    trace = f"{where}ZeroDivisionError: division by zero\n"
-    text = executor.feedback(
-        result_of(("RUNTIME_ERROR", "", trace), ("SKIPPED", "", "")), TESTS, MINI.feedback
-    )
-    assert text.startswith("- input `1 2` failed:\n") and text.endswith(
-        "ZeroDivisionError: division by zero"
-    )
-    timeout = result_of(("TIMEOUT", "", ""), ("SKIPPED", "", ""))
-    assert (
-        executor.feedback(timeout, TESTS, MINI.feedback)
-        == "- input `1 2` failed: Execution took too long."
-    )
-    memory = result_of(("OUT_OF_MEMORY", "", ""), ("SKIPPED", "", ""))
-    assert executor.feedback(memory, TESTS, MINI.feedback) == "- input `1 2` failed: Out of memory."
-    invalid = result_of(("INVALID_PROGRAM", "", ""), ("INVALID_PROGRAM", "", ""))
-    assert executor.feedback(invalid, TESTS, MINI.feedback) == "Could not parse your code."
+    error = mini_feedback(("RUNTIME_ERROR", "", trace), ("SKIPPED", "", ""))
+    assert error.startswith("- input `1 2` failed:\n")
+    assert error.endswith("ZeroDivisionError: division by zero")
+    timeout = mini_feedback(("TIMEOUT", "", ""), ("SKIPPED", "", ""))
+    assert timeout == "- input `1 2` failed: Execution took too long."
+    memory = mini_feedback(("OUT_OF_MEMORY", "", ""), ("SKIPPED", "", ""))
+    assert memory == "- input `1 2` failed: Out of memory."
+    invalid = mini_feedback(("INVALID_PROGRAM", "", ""), ("INVALID_PROGRAM", "", ""))
+    assert invalid == "Could not parse your code."
 
 
 def test_code_contests_feedback_is_the_papers():
@@ -200,19 +173,3 @@ def test_code_contests_feedback_is_the_papers():
         "- input `5 6` failed: Execution took too long.\n\n"
         f"Give it another try.\n{REMINDER}"
     )
-
-
-def test_layout_puts_control_tokens_around_messages():
-    layout = ChatLayout(begin=(1,), user=(2,), assistant=(3,), stops=(4, 5), between=(6,))
-    assert layout.end == 4
-    assert layout.first([50, 51]) == [1, 2, 50, 51, 3]
-    assert layout.splice([60], last=4) == [6, 2, 60, 3]
-    assert layout.splice([60], last=5) == layout.splice([60], last=99) == [4, 6, 2, 60, 3]
-    assert len(layout.splice([60], last=99)) - 1 == layout.overhead
-
-
-def test_mini_layout_uses_the_tokenizers_control_symbols(tiny_tokenizer):
-    layout = ChatLayout.make("mini", tiny_tokenizer)
-    spelled = tiny_tokenizer.decode(layout.first(tiny_tokenizer.encode("1")), keep_special=True)
-    assert spelled == "<s><|user|>1<|assistant|>"
-    assert layout.stops == (tiny_tokenizer.id("<|end|>"),) != (tiny_tokenizer.pad_id,)

@@ -1,4 +1,4 @@
-"""Sampling: what is drawn, what is recorded, and that the cache always holds exactly the stream."""
+"""Sampling: draws, recorded log-probs, and a cache that always holds exactly the stream."""
 
 import dataclasses
 import functools
@@ -20,18 +20,12 @@ NO_STOP = np.array([-1], np.int32)
 
 
 class Player:
-    """The host's side of the sampler, kept as simple as can be: streams, their log-probs, and what
-    the cache lacks.
-    """
+    """The host's side of the sampler, as simple as possible: streams and their log-probs."""
 
     def __init__(self, params, mesh=None, temperature=1.0, top_p=1.0, seed=0):
         self.extend, self.decode = compiled(mesh)
-        self.params, self.temperature, self.top_p, self.key = (
-            params,
-            temperature,
-            top_p,
-            jax.random.key(seed),
-        )
+        self.params, self.key = params, jax.random.key(seed)
+        self.temperature, self.top_p = temperature, top_p
         self.slots = sampler.init_slots(CONFIG, ROWS, CAPACITY)
         if mesh is not None:
             self.params = jax.device_put(params, sharding.shardings(params, mesh))
@@ -53,28 +47,17 @@ class Player:
         first = True
         while missing:
             tokens_BC = np.zeros((ROWS, SPLICE), np.int32)
-            counts, pending, left, ids = (np.zeros(ROWS, np.int32) for _ in range(4))
-            is_fresh = np.zeros(ROWS, bool)
+            counts, pending, left = (np.zeros(ROWS, np.int32) for _ in range(3))
+            ids, is_fresh = np.zeros(ROWS, np.uint32), np.zeros(ROWS, bool)
             for row, tokens in missing.items():
                 n = min(SPLICE, len(tokens) - 1)
                 tokens_BC[row, :n], counts[row], pending[row] = tokens[:n], n, tokens[n]
                 left[row] = budget if n == len(tokens) - 1 else 0
                 is_fresh[row], ids[row] = first and row in fresh, fresh.get(row, 0)
-            self.slots = self.extend(
-                self.params,
-                self.slots,
-                tokens_BC,
-                counts,
-                pending,
-                ids.astype(np.uint32),
-                left,
-                is_fresh,
-            )
-            missing = {
-                row: tokens[counts[row] :]
-                for row, tokens in missing.items()
-                if len(tokens) - counts[row] > 1
-            }
+            arrays = (tokens_BC, counts, pending, ids, left, is_fresh)
+            self.slots = self.extend(self.params, self.slots, *arrays)
+            rest = {row: tokens[counts[row] :] for row, tokens in missing.items()}
+            missing = {row: tokens for row, tokens in rest.items() if len(tokens) > 1}
             first = False
 
     def speak(self, n=5, stop=NO_STOP):
@@ -126,17 +109,15 @@ def test_three_spliced_ragged_turns_score_as_the_learner_scores_them(sizes, para
     player.speak()
     player.splice(ragged(2, 1, 9, rows=[1, 2, 3]), budget=9)
     player.speak()
-    expected_BT = np.asarray(
-        llama.token_logprobs(CONFIG, params, padded(player.streams, 80), 0.8)[0]
-    )
+    tokens_BT = padded(player.streams, 80)
+    expected_BT = np.asarray(llama.token_logprobs(CONFIG, params, tokens_BT, 0.8)[0])
     lengths = [len(stream) for stream in player.streams]
     # all but the pending token is cached
     np.testing.assert_array_equal(player.slots.lengths_B, np.array(lengths) - 1)
     for row, logprobs in enumerate(player.logprobs):
         spoken = [t for t, x in enumerate(logprobs) if x is not None]
-        np.testing.assert_allclose(
-            [logprobs[t] for t in spoken], expected_BT[row, spoken], atol=1e-5
-        )
+        recorded = [logprobs[t] for t in spoken]
+        np.testing.assert_allclose(recorded, expected_BT[row, spoken], atol=1e-5)
 
 
 def test_rows_with_a_count_of_zero_are_untouched_bit_for_bit(params):
@@ -188,9 +169,8 @@ def test_a_chunk_ends_when_all_are_silent_and_counts_what_each_said(params):
     player = Player(params)
     player.splice(ragged(0, 2, 9, rows=[1, 2]), budget=3, episodes={1: 1, 2: 2})
     player.splice(ragged(1, 2, 9, rows=[4]), budget=6, episodes={4: 4})
-    slots, tokens, _, counts = player.decode(
-        20, 1.0, player.params, player.slots, player.key, 1.0, NO_STOP
-    )
+    state = (player.params, player.slots, player.key)
+    slots, tokens, _, counts = player.decode(20, 1.0, *state, 1.0, NO_STOP)
     np.testing.assert_array_equal(counts, [0, 3, 3, 0, 6, 0, 0, 0])
     np.testing.assert_array_equal(slots.left_B, 0)
     # Silent rows draw too, so columns that were never computed are the only ones that are zero
@@ -205,11 +185,8 @@ def test_an_episode_does_not_depend_on_row_chunk_or_company(n, params):
     plain.splice(prompts, budget=10, episodes={row: 1000 + row for row in prompts})
     plain.speak(n=5)
     moved = {7: 0, 2: 1, 5: 2, 0: 3}
-    other.splice(
-        {row: prompts[was] for row, was in moved.items()},
-        budget=10,
-        episodes={r: 1000 + w for r, w in moved.items()},
-    )
+    moved_prompts = {row: prompts[was] for row, was in moved.items()}
+    other.splice(moved_prompts, budget=10, episodes={r: 1000 + w for r, w in moved.items()})
     other.splice(ragged(9, 2, 30, rows=[1, 3]), budget=25, episodes={1: 5, 3: 6})
     other.speak(n=n)
     for row, was in moved.items():
@@ -229,9 +206,8 @@ def test_noise_is_a_function_of_seed_episode_and_position_alone():
 
 def test_the_same_prompt_under_two_ids_goes_two_ways(params):
     player = Player(params)
-    player.splice(
-        {0: [1, 2, 3], 1: [1, 2, 3], 2: [1, 2, 3]}, budget=20, episodes={0: 4, 1: 5, 2: 4}
-    )
+    prompts = dict.fromkeys(range(3), [1, 2, 3])
+    player.splice(prompts, budget=20, episodes={0: 4, 1: 5, 2: 4})
     player.speak()
     assert player.streams[0] != player.streams[1] and player.streams[0] == player.streams[2]
 
@@ -265,9 +241,8 @@ def test_frequencies_match_probabilities():
     rows = 20_000
     logits = np.random.default_rng(3).normal(size=12).astype(np.float32)
     logprobs_BV = sampler.sampled_logprobs(jnp.broadcast_to(logits, (rows, 12)), 0.8, 1.0)
-    keys_B = sampler.token_keys(
-        jax.random.key(7), np.arange(rows, dtype=np.uint32), np.full(rows, 9)
-    )
+    ids_B = np.arange(rows, dtype=np.uint32)
+    keys_B = sampler.token_keys(jax.random.key(7), ids_B, np.full(rows, 9))
     counts = np.bincount(sampler.sample(logprobs_BV, keys_B), minlength=12)
     expected = np.exp(logits / 0.8, dtype=np.float64)
     expected /= expected.sum()
@@ -276,28 +251,22 @@ def test_frequencies_match_probabilities():
 
 @pytest.mark.parametrize("vocab", [50, 771, 32_000])
 def test_a_token_of_probability_zero_is_never_drawn(vocab):
-    # Sums of floats are not quite monotone, so the uniform numbers are laid where they could slip
-    # onto a zero: right at, just below and just above every step of the cumulative distribution.
+    # Sums of floats are not quite monotone, so the uniform numbers are put where they could hit a
+    # zero: right at, just below and just above every step of the cumulative distribution.
     rng, draw = np.random.default_rng(0), jax.jit(sampler.draw)
+    cumulate = jax.jit(lambda x: jnp.cumsum(jnp.exp(x), axis=-1))
     for _ in range(5):
         logprobs = np.full(vocab, -np.inf, np.float32)
         kept = rng.choice(vocab, 40, replace=False)
         logprobs[kept] = rng.normal(size=40) * 3
         logprobs = np.asarray(jax.nn.log_softmax(logprobs))
-        cdf = np.asarray(
-            jax.jit(lambda x: jnp.cumsum(jnp.exp(x), axis=-1))(np.tile(logprobs, (2, 1)))
-        )[0]
+        cdf = np.asarray(cumulate(np.tile(logprobs, (2, 1))))[0]
         steps = np.unique(cdf / cdf[-1]).astype(np.float32)
-        uniform = np.concatenate(
-            [steps, np.nextafter(steps, np.float32(0)), np.nextafter(steps, np.float32(2)), [0]]
-        )
+        below, above = (np.nextafter(steps, np.float32(end)) for end in (0, 2))
+        uniform = np.concatenate([steps, below, above, [0]])
         uniform = uniform[(0 <= uniform) & (uniform < 1)].astype(np.float32)
-        tokens = np.concatenate(
-            [
-                draw(np.tile(logprobs, (len(u), 1)), u)
-                for u in np.array_split(uniform, len(uniform) // 64 + 1)
-            ]
-        )
+        parts = np.array_split(uniform, len(uniform) // 64 + 1)
+        tokens = np.concatenate([draw(np.tile(logprobs, (len(u), 1)), u) for u in parts])
         assert np.isfinite(logprobs[tokens]).all()
 
 
@@ -307,8 +276,8 @@ def test_the_ends_of_the_unit_interval_draw_the_first_and_last_possible_token():
 
 
 def test_the_tail_of_a_large_vocabulary_is_sampled_as_recorded():
-    # One token of nearly all the mass amid 128,256, whose tail a float32 cumulative sum could not
-    # resolve behind it.
+    # One of 128,256 tokens has nearly all the mass: a float32 cumulative sum could not resolve the
+    # tail behind it.
     rows, V, peak = 4096, 128_256, 64_000
     tail = np.random.default_rng(5).normal(size=V).astype(np.float32) - 9
     logits = np.where(np.arange(V) == peak, 3.0, tail).astype(np.float32)
@@ -316,13 +285,11 @@ def test_the_tail_of_a_large_vocabulary_is_sampled_as_recorded():
     sample = jax.jit(lambda keys_B: sampler.sample(jnp.broadcast_to(logprobs, (256, V)), keys_B))
     keys = sampler.token_keys(jax.random.key(3), np.arange(rows, dtype=np.uint32), np.full(rows, 9))
     drawn = np.concatenate([np.asarray(sample(keys[i : i + 256])) for i in range(0, rows, 256)])
-    # The tail by where it lies and how likely its tokens are: before or behind the peak, in four
-    # bands of log-probability.
-    band = np.digitize(
-        logprobs,
-        np.quantile(tail - tail.max() + logprobs[np.arange(V) != peak].max(), [0.5, 0.9, 0.99]),
-    )
-    group = np.where(np.arange(V) == peak, 8, band + 4 * (np.arange(V) > peak))
+    # The tail in eight groups: before or behind the peak, in four bands of log-probability.
+    places = np.arange(V)
+    tail_logprobs = tail - tail.max() + logprobs[places != peak].max()
+    band = np.digitize(logprobs, np.quantile(tail_logprobs, [0.5, 0.9, 0.99]))
+    group = np.where(places == peak, 8, band + 4 * (places > peak))
     expected = np.bincount(group, weights=np.exp(logprobs, dtype=np.float64), minlength=9)
     counts = np.bincount(group[drawn], minlength=9)
     assert stats.chisquare(counts, expected / expected.sum() * rows).pvalue > 0.01

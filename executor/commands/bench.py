@@ -1,4 +1,4 @@
-"""How many tests a second a pool judges, and how many a bare fork of a running interpreter does."""
+"""Measures how many tests a second a pool judges, beside bare forks of a running interpreter."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+from executor.commands.console import show_table
 from executor.pool import Pool
 from executor.types import Job, Limits, Result, Test
 
@@ -23,7 +24,7 @@ PROGRAM = "print(int(input()) + 1)"
 LIMITS = Limits(seconds=10.0, memory_mb=256)
 BARE_FORK = "bare fork"
 
-_numbers = itertools.count(1)  # every input is another one, so that no outcome is known from before
+_numbers = itertools.count(1)  # every input is another one, so that no outcome is cached
 
 # Forks, runs the program, waits and reads the output: no isolation, no limits, and no preparation
 # of the interpreter.
@@ -52,14 +53,13 @@ print(number / (time.perf_counter() - started))
 
 
 def fresh_tests(count: int) -> tuple[Test, ...]:
-    """Tests of PROGRAM that no call gave before."""
+    """Tests of PROGRAM with fresh inputs, so that nothing is cached."""
     numbers = itertools.islice(_numbers, count)
     return tuple(Test(f"{number}\n", f"{number + 1}\n") for number in numbers)
 
 
 def pool_rate(pool: Pool, workers: int, tests: int, seconds: float, shared: bool = False) -> float:
-    """Tests a second of jobs with that many tests each, over `seconds` of wall clock, with all
-    workers kept busy.
+    """Tests a second over `seconds` of wall clock, in jobs of `tests` tests, with all workers busy.
 
     Raises RuntimeError if a test does not pass.
     """
@@ -68,26 +68,24 @@ def pool_rate(pool: Pool, workers: int, tests: int, seconds: float, shared: bool
     done = 0
     while last < started + seconds:
         while len(waiting) < 3 * workers:
-            waiting.append(
-                pool.submit(Job(PROGRAM, fresh_tests(tests), LIMITS, shared_process=shared))
-            )
-        done += _passed(waiting.popleft().result())
+            job = Job(PROGRAM, fresh_tests(tests), LIMITS, shared_process=shared)
+            waiting.append(pool.submit(job))
+        done += count_passed(waiting.popleft().result())
         last = time.perf_counter()
     for future in waiting:
-        _passed(future.result())
+        count_passed(future.result())
     return done / (last - started)
 
 
-def _passed(result: Result) -> int:
+def count_passed(result: Result) -> int:
     if not result.passed:
-        raise RuntimeError(
-            f"a right program was judged {result.verdict.value}: {result.error or result.tests}"
-        )
+        why = result.error or result.tests
+        raise RuntimeError(f"a right program was judged {result.verdict.value}: {why}")
     return len(result.tests)
 
 
 def fork_rate(processes: int, seconds: float) -> float:
-    """Tests a second that bare forks run, from that many clean interpreters at once."""
+    """Tests a second of bare forks, from `processes` clean interpreters at once."""
     script = _FORKS.format(program=PROGRAM, seconds=seconds)
     command = [sys.executable, "-I", "-S", "-c", script]
     children = [
@@ -106,52 +104,51 @@ def measure(
     progress: Callable[[str], None] = lambda text: None,
     peers: Mapping[str, Callable[[float], float]] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """The median rates of `rounds` rounds, which take turns through what is compared, for `seconds`
-    each time.
+    """The report of `rounds` rounds, each of which measures every mode for `seconds`.
 
     peers: others to compare with: functions of the seconds to take, which return tests a second.
 
-    tests_per_second: of a pool with a worker for each processor, and of as many bare forks at once.
-        overhead_ms: processor time of a test, all processors being busy, above that of a bare fork;
-            in milliseconds.
+    In the report, tests_per_second are medians over the rounds, of a pool with a worker for each
+    processor and of as many bare forks at once; overhead_ms is the processor time of a test above
+    that of a bare fork, in milliseconds, all processors being busy.
     """
     workers = len(os.sched_getaffinity(0))
     with Pool(workers, isolation="minimal") as pool:
-        modes = {
-            "1 test a program": lambda: pool_rate(pool, workers, 1, seconds),
-            "20 tests a program": lambda: pool_rate(pool, workers, 20, seconds),
-            "100 tests a program": lambda: pool_rate(pool, workers, 100, seconds),
-            "100 tests in a shared process": lambda: pool_rate(
-                pool, workers, 100, seconds, shared=True
-            ),
-            BARE_FORK: lambda: fork_rate(workers, seconds),
+        rate = partial(pool_rate, pool, workers, seconds=seconds)
+        modes: dict[str, Callable[[], float]] = {
+            "1 test a program": partial(rate, tests=1),
+            "20 tests a program": partial(rate, tests=20),
+            "100 tests a program": partial(rate, tests=100),
+            "100 tests in a shared process": partial(rate, tests=100, shared=True),
+            BARE_FORK: partial(fork_rate, workers, seconds),
             **{name: partial(peer, seconds) for name, peer in peers.items()},
         }
         rates = medians(modes, rounds, progress)
         isolation = pool.isolation
     bare = workers / rates[BARE_FORK]
+    others = {name: rate for name, rate in rates.items() if name != BARE_FORK}
+    off = {layer.name: layer.why for layer in isolation.off}
     return {
         "tests_per_second": rates,
-        "overhead_ms": {
-            name: 1000 * (workers / rate - bare)
-            for name, rate in rates.items()
-            if name != BARE_FORK
-        },
+        "overhead_ms": {name: 1000 * (workers / rate - bare) for name, rate in others.items()},
         "processors": workers,
-        "isolation": {
-            "level": isolation.level,
-            "off": {layer.name: layer.why for layer in isolation.off},
-        },
+        "isolation": {"level": isolation.level, "off": off},
         "python": platform.python_version(),
     }
+
+
+def show_rates(report: dict[str, Any]) -> None:
+    """Print the rates of a report of `measure` as a table."""
+    overhead = {name: f"{value:.2f}" for name, value in report["overhead_ms"].items()}
+    rates = report["tests_per_second"].items()
+    rows = [[name, f"{rate:,.0f}", overhead.get(name, "")] for name, rate in rates]
+    show_table(["", "tests a second", "ms above a bare fork"], rows)
 
 
 def medians(
     modes: Mapping[str, Callable[[], float]], rounds: int, progress: Callable[[str], None]
 ) -> dict[str, float]:
-    """The median over rounds of what each mode measures; a round goes through all of them, so that
-    all see the same load.
-    """
+    """The median over rounds of each mode; a round measures all modes, so all see the same load."""
     measured: dict[str, list[float]] = {name: [] for name in modes}
     for turn in range(rounds):
         for name, mode in modes.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 import warnings
@@ -19,21 +20,20 @@ from executor.feedback import CODE_CONTESTS, HUMANEVAL, feedback
 from executor.isolation import ISOLATIONS, LAYERS, LEVELS, Isolation
 from executor.pool import Pool
 from executor.testfile import read_tests
-from executor.types import AnyTest, AssertTest, CallTest, Job, Result, Test, Verdict
+from executor.types import AnyTest, AssertTest, CallTest, Job, Result, Test, TestResult, Verdict
 
 _SHOWN = 40  # characters of an output in a table
 
 
 class _BadInput(Exception):
-    """What is wrong with what the user gave, in a sentence."""
+    """Bad input of the user; the text says what is wrong."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status: 0, 1 where isolation failed or cannot be had, 2 for bad
-    input.
-    """
-    sys.stdout.reconfigure(errors="backslashreplace")
-    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+    """Run a command. Returns 0; 1 if isolation failed or cannot be had; 2 for bad input."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    warnings.formatwarning = _one_line
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
@@ -47,52 +47,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _one_line(
+    message: Warning | str, category: type, filename: str, lineno: int, line: str | None = None
+) -> str:
+    return f"warning: {message}\n"
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m executor", description="Runs untrusted Python programs on tests."
-    )
+    about = "Runs untrusted Python programs on tests."
+    parser = argparse.ArgumentParser("python -m executor", description=about)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    doctor = commands.add_parser(
-        "doctor",
-        help="what isolation this machine gives, and whether it holds against real attacks",
-    )
+    about = "what isolation this machine gives, and whether it holds against real attacks"
+    doctor = commands.add_parser("doctor", help=about)
     doctor.set_defaults(command=_doctor)
     run = commands.add_parser("run", help="judge one program")
     run.set_defaults(command=_run)
     run.add_argument("program", metavar="PROGRAM", type=Path, help="a file of Python source")
-    run.add_argument(
-        "--tests",
-        metavar="FILE",
-        type=Path,
-        required=True,
-        help="JSON; see executor/testfile.py for its fields",
-    )
-    run.add_argument(
-        "--shared",
-        action="store_true",
-        help="run all tests in one process; again by themselves if they fail",
-    )
-    run.add_argument(
-        "--stop", action="store_true", help="skip the tests after the first one that fails"
-    )
-    run.add_argument(
-        "--isolation",
-        choices=ISOLATIONS,
-        default="best",
-        help="how much isolation is enough (default: best)",
-    )
+    about = "JSON; see executor/testfile.py for its fields"
+    run.add_argument("--tests", metavar="FILE", type=Path, required=True, help=about)
+    about = "run all tests in one process; again by themselves if they fail"
+    run.add_argument("--shared", action="store_true", help=about)
+    about = "skip the tests after the first one that fails"
+    run.add_argument("--stop", action="store_true", help=about)
+    about = "how much isolation is enough (default: best)"
+    run.add_argument("--isolation", choices=ISOLATIONS, default="best", help=about)
     measure = commands.add_parser("bench", help="how many tests a second this machine judges")
     measure.set_defaults(command=_bench)
     measure.add_argument("--quick", action="store_true", help="one short round")
     for command in (doctor, run, measure):
-        command.add_argument(
-            "--json", action="store_true", help="one JSON object instead of tables"
-        )
+        about = "one JSON object instead of tables"
+        command.add_argument("--json", action="store_true", help=about)
     return parser
 
 
 # ---- doctor
-# ----------------------------------------------------------------------------------------------------------
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -107,13 +95,9 @@ def _doctor(options: argparse.Namespace) -> int:
         show_progress("")
     broken = [attempt for attempt in attempts if attempt.promised and not attempt.held]
     if options.json:
-        _write_json(
-            {
-                "isolation": _isolation_fields(isolation),
-                "attacks": [_attempt_fields(attempt) for attempt in attempts],
-                "held": not broken,
-            }
-        )
+        attacks = [_attempt_fields(attempt) for attempt in attempts]
+        fields = {"isolation": _isolation_fields(isolation), "attacks": attacks}
+        _write_json({**fields, "held": not broken})
     else:
         _show_attempts(attempts)
     return 1 if broken else 0
@@ -125,24 +109,17 @@ def _show_isolation(isolation: Isolation) -> None:
         for layer in isolation.layers
     ]
     show_table(["layer", "", "keeps a program from", "why it is off"], rows)
-    print(
-        f"\nLevel {isolation.level} of {len(LEVELS) - 1}: {LEVELS[isolation.level]}.\n", flush=True
-    )
+    level = isolation.level
+    print(f"\nLevel {level} of {len(LEVELS) - 1}: {LEVELS[level]}.\n", flush=True)
 
 
 def _show_attempts(attempts: list[Attempt]) -> None:
-    show_table(
-        ["attack", "verdict", "", "needs any of"],
-        [
-            [
-                attempt.attack.name,
-                attempt.verdict.value,
-                "held" if attempt.held else "NOT HELD" if attempt.promised else "not promised",
-                ", ".join(sorted(attempt.attack.needs)),
-            ]
-            for attempt in attempts
-        ],
-    )
+    rows = []
+    for attempt in attempts:
+        attack = attempt.attack
+        held = "held" if attempt.held else "NOT HELD" if attempt.promised else "not promised"
+        rows.append([attack.name, attempt.verdict.value, held, ", ".join(sorted(attack.needs))])
+    show_table(["attack", "verdict", "", "needs any of"], rows)
     failed = [attempt for attempt in attempts if not attempt.held]
     broken = sum(attempt.promised for attempt in failed)
     print(f"\n{len(attempts) - len(failed)} of {len(attempts)} attacks held.")
@@ -150,7 +127,8 @@ def _show_attempts(attempts: list[Attempt]) -> None:
         print(f"{attempt.attack.name} tried to {attempt.attack.what}: {harmless(attempt.seen)}")
     if broken:
         print(
-            f"{broken} that the layers in force should have held did not: do not run programs that you do not trust here."
+            f"{broken} that the layers in force should have held did not: "
+            "do not run programs that you do not trust here."
         )
     elif failed:
         print("The others need layers that this machine does not give.")
@@ -169,7 +147,6 @@ def _attempt_fields(attempt: Attempt) -> dict[str, Any]:
 
 
 # ---- run
-# -------------------------------------------------------------------------------------------------------------
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -187,28 +164,25 @@ def _run(options: argparse.Namespace) -> int:
             result = pool.submit(job).result()
         except ValueError as error:
             raise _BadInput(f"{options.tests}: {error}") from None
-    told = _feedback(result, tests)
+    message = _feedback(result, tests)
     if options.json:
         _write_json(
             {
                 "verdict": result.verdict.value,
-                "tests": [
-                    {
-                        "verdict": t.verdict.value,
-                        "seconds": t.seconds,
-                        "output": t.output,
-                        "error": t.error,
-                    }
-                    for t in result.tests
-                ],
-                "feedback": told,
+                "tests": [_test_fields(judged) for judged in result.tests],
+                "feedback": message,
                 "isolation": _isolation_fields(isolation),
                 "timings": asdict(result.timings),
             }
         )
     else:
-        _show_result(result, tests, told)
+        _show_result(result, tests, message)
     return 0
+
+
+def _test_fields(judged: TestResult) -> dict[str, Any]:
+    texts = {"output": judged.output, "error": judged.error}
+    return {"verdict": judged.verdict.value, "seconds": judged.seconds, **texts}
 
 
 def _read(path: Path) -> str:
@@ -226,31 +200,18 @@ def _feedback(result: Result, tests: tuple[AnyTest, ...]) -> str:
     return feedback(result, tests, CODE_CONTESTS if isinstance(tests[0], Test) else HUMANEVAL)
 
 
-def _show_result(result: Result, tests: tuple[AnyTest, ...], told: str) -> None:
-    show_table(
-        ["test", "verdict", "seconds", "expected", "got"],
-        [
-            [
-                str(number),
-                judged.verdict.value,
-                f"{judged.seconds:.3f}",
-                cut(_expected(test), _SHOWN),
-                cut(judged.output, _SHOWN),
-            ]
-            for number, (test, judged) in enumerate(zip(tests, result.tests), 1)
-        ],
-    )
+def _show_result(result: Result, tests: tuple[AnyTest, ...], message: str) -> None:
+    rows = []
+    for number, (test, judged) in enumerate(zip(tests, result.tests), 1):
+        texts = cut(_expected(test), _SHOWN), cut(judged.output, _SHOWN)
+        rows.append([str(number), judged.verdict.value, f"{judged.seconds:.3f}", *texts])
+    show_table(["test", "verdict", "seconds", "expected", "got"], rows)
     print(f"\n{result.verdict.value}, {result.seconds:.3f} s, isolation level {result.isolation}")
     if result.verdict is Verdict.INFRASTRUCTURE:
-        print(
-            harmless(
-                result.error
-                or next(t.error for t in result.tests if t.verdict is Verdict.INFRASTRUCTURE),
-                "\n\t",
-            )
-        )
-    if told:
-        print("\n" + harmless(told, "\n\t"))
+        broken = (test for test in result.tests if test.verdict is Verdict.INFRASTRUCTURE)
+        print(harmless(result.error or next(broken).error, "\n\t"))
+    if message:
+        print("\n" + harmless(message, "\n\t"))
 
 
 def _expected(test: AnyTest) -> str:
@@ -260,36 +221,23 @@ def _expected(test: AnyTest) -> str:
 
 
 # ---- bench
-# -----------------------------------------------------------------------------------------------------------
 
 
 def _bench(options: argparse.Namespace) -> int:
-    report = bench.measure(
-        rounds=1 if options.quick else 5,
-        seconds=0.3 if options.quick else 1.0,
-        progress=show_progress,
-    )
+    rounds, seconds = (1, 0.3) if options.quick else (5, 1.0)
+    report = bench.measure(rounds, seconds, show_progress)
     show_progress("")
     if options.json:
         _write_json(report)
         return 0
-    rows = [
-        [name, f"{rate:,.0f}", _overhead(report, name)]
-        for name, rate in report["tests_per_second"].items()
-    ]
-    show_table(["", "tests a second", "ms above a bare fork"], rows)
-    print(
-        f"\n{report['processors']} processors, isolation level {report['isolation']['level']}, Python {report['python']}"
-    )
+    bench.show_rates(report)
+    level = report["isolation"]["level"]
+    machine = f"{report['processors']} processors, isolation level {level}"
+    print(f"\n{machine}, Python {report['python']}")
     return 0
 
 
-def _overhead(report: dict[str, Any], name: str) -> str:
-    overhead = report["overhead_ms"].get(name)
-    return "" if overhead is None else f"{overhead:.2f}"
-
-
-# ----------------------------------------------------------------------------------------------------------------------
+# ---- JSON
 
 
 def _isolation_fields(isolation: Isolation) -> dict[str, Any]:

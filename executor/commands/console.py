@@ -1,13 +1,11 @@
-"""Tables for people: coloured where `rich` is installed and the output is a terminal, else plain
-text.
-"""
+"""Prints tables and progress: in colour if `rich` is installed and the output is a terminal."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
-# Verdicts and the like, and the colours that tell them apart.
+# The colours of words in cells.
 _COLOURS = {
     "OK": "green",
     "held": "green",
@@ -18,20 +16,12 @@ _COLOURS = {
     "NOT HELD": "bold red",
     "not promised": "yellow",
 }
-_FAILED = {
-    "WRONG_ANSWER",
-    "RUNTIME_ERROR",
-    "TIMEOUT",
-    "OUT_OF_MEMORY",
-    "OUTPUT_LIMIT",
-    "INVALID_PROGRAM",
-}
+_FAILED = "WRONG_ANSWER RUNTIME_ERROR TIMEOUT OUT_OF_MEMORY OUTPUT_LIMIT INVALID_PROGRAM"
+_COLOURS |= dict.fromkeys(_FAILED.split(), "red")
 
 
-def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
-    """Write a table to standard output. Cells are made harmless to the terminal first; see
-    `harmless`.
-    """
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write a table to standard output, with `harmless` cells."""
     rows = [[harmless(cell) for cell in row] for row in rows]
     try:
         from rich import box
@@ -39,42 +29,32 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str
         from rich.table import Table
         from rich.text import Text
     except ImportError:
-        _show_plain(columns, rows, title)
+        _show_plain(columns, rows)
         return
-    table = Table(
-        title=title or None,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-    )
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell, _colour(cell)) for cell in row))
+        table.add_row(*(Text(cell, _COLOURS.get(cell, "")) for cell in row))
     Console().print(table)
 
 
-def _show_plain(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
-    if title:
-        print(title)
+def _show_plain(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(columns, *rows)]
     for row in (columns, ["-" * width for width in widths], *rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
 
 
-def _colour(cell: str) -> str:
-    return "red" if cell in _FAILED else _COLOURS.get(cell, "")
-
-
 def harmless(text: str, keep: str = "") -> str:
-    """The text with all that is not printable, but for the characters in `keep`, as escapes.
+    """The text with every character that is neither printable nor in `keep` as an escape.
 
     Programs are hostile, and control characters in their output would steer the terminal.
     """
-    return "".join(
-        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text
+    characters = (
+        each if each.isprintable() or each in keep else each.encode("unicode_escape").decode()
+        for each in text
     )
+    return "".join(characters)
 
 
 def cut(text: str, length: int) -> str:
@@ -84,9 +64,7 @@ def cut(text: str, length: int) -> str:
 
 
 def show_progress(text: str) -> None:
-    """Replace the line of progress on standard error by `text`; nothing where that is not a
-    terminal.
-    """
+    """Replace the line of progress on standard error by `text`, if that is a terminal."""
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\033[K{text}")
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Tries the attacks on a pool and says which ones its isolation held against."""
+"""Tries the attacks on a pool and checks which ones its isolation holds against."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _numbers = itertools.count(1)
 
 
 class Bait:
-    """What attacks are to find if they can: a context manager.
+    """Things for attacks to find if they can: a context manager.
 
     A port of 127.0.0.1 and a socket without a name in the file system that listen, this process,
     and a directory where everyone may write, with a file "bait" that everyone may read. `stray` is
@@ -54,10 +54,7 @@ class Bait:
 
     def given(self, first: str) -> str:
         """The input of an attack whose first line is `first`."""
-        return (
-            "\n".join((first, str(self.port), str(os.getpid()), self.stray, str(self.directory)))
-            + "\n"
-        )
+        return f"{first}\n{self.port}\n{os.getpid()}\n{self.stray}\n{self.directory}\n"
 
 
 @dataclass(frozen=True)
@@ -77,24 +74,19 @@ class Attempt:
 
 
 def try_attack(pool: Pool, attack: Attack, bait: Bait, layers: Collection[str]) -> Attempt:
-    """Run `attack`, then look for what it left. `layers`: names of the layers of isolation that are
-    on.
+    """Run `attack`, then look for what it left.
+
+    layers: names of the layers of isolation that are on.
     """
-    before = (
-        (Test(bait.given("0"), "executor-secret-" + secrets.token_hex(16)),)
-        if attack.second
-        else ()
-    )
-    job = Job(attack.program, (*before, Test(bait.given("1"), "2\n")), LIMITS)
-    judged = pool.submit(job).result().tests[-1]
+    tests = [Test(bait.given("1"), "2\n")]
+    if attack.second:
+        tests.insert(0, Test(bait.given("0"), "executor-secret-" + secrets.token_hex(16)))
+    judged = pool.submit(Job(attack.program, tuple(tests), LIMITS)).result().tests[-1]
     seen = []
     if judged.verdict.value not in attack.verdicts:
+        verdict = f"the verdict is {judged.verdict.value}"
         lines = [line for line in judged.output.splitlines() if line.strip() not in ("", "2")]
-        seen += (
-            lines[:3]
-            or judged.error.splitlines()[-1:]
-            or [f"the verdict is {judged.verdict.value}"]
-        )
+        seen += lines[:3] or judged.error.splitlines()[-1:] or [verdict]
     if left := end_strays(bait.stray):
         seen.append(f"{left} processes left")
     if files := sorted(path.name for path in bait.directory.iterdir() if path.name != "bait"):
@@ -108,19 +100,14 @@ def try_attack(pool: Pool, attack: Attack, bait: Bait, layers: Collection[str]) 
 
 
 def judges(pool: Pool) -> bool:
-    """Whether the pool finds a right program right. It is another input each time, so that it has
-    to run.
-    """
+    """Whether the pool finds a right program right, on a fresh input, so that it has to run."""
     number = next(_numbers)
-    return (
-        pool.submit(Job("print(int(input()) + 1)", (Test(f"{number}\n", f"{number + 1}\n"),)))
-        .result()
-        .passed
-    )
+    job = Job("print(int(input()) + 1)", (Test(f"{number}\n", f"{number + 1}\n"),))
+    return pool.submit(job).result().passed
 
 
 def strays(name: str) -> list[int]:
-    """The processes that have called themselves `name`."""
+    """The ids of the processes that have called themselves `name`."""
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -133,7 +120,7 @@ def strays(name: str) -> list[int]:
 
 
 def end_strays(name: str) -> int:
-    """How many processes of that name are left, once they had some time to end; they are killed."""
+    """Give the processes of that name some time to end, kill the rest, and count those."""
     deadline = time.monotonic() + _SECONDS_TO_END
     while (left := strays(name)) and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -1,6 +1,4 @@
-"""Parts of an assert statement: what the program must be asked for, and the rest, which it must not
-see.
-"""
+"""Splits an assert into what the program is asked for and the rest, which it must not see."""
 
 from __future__ import annotations
 
@@ -15,17 +13,17 @@ from executor.types import AssertTest
 
 _BUILTINS = frozenset(dir(builtins))
 _MODULES = sys.stdlib_module_names | {"numpy", "np"}
-# Functions that do nothing to an argument but walk over it once, so that they see no difference
-# between it and a list.
-_WALKING = frozenset(
+# Functions that only iterate over an argument, once: a list in its place makes no difference.
+_ITERATING = frozenset(
     "all any enumerate filter frozenset list map max min set sorted sum tuple zip".split()
 )
-# what literal_eval raises
+# What literal_eval raises.
 NO_LITERAL = (ValueError, TypeError, SyntaxError, MemoryError, RecursionError)
-# Methods of plain data that say yes or no. What they are called on is the program's, but not what
-# they say.
+# Methods of plain data that say yes or no: the program gives what they are called on, and what they
+# say must not come from it.
 _PREDICATES = frozenset(
-    "__contains__ __eq__ __ge__ __gt__ __le__ __lt__ __ne__ endswith is_integer isdisjoint issubset issuperset startswith".split()
+    """__contains__ __eq__ __ge__ __gt__ __le__ __lt__ __ne__ endswith is_integer isdisjoint
+    issubset issuperset startswith""".split()
 ) | {name for name in dir(str) if name.startswith("is")}
 
 
@@ -34,9 +32,8 @@ class Hoisted:
     """An assert in two parts.
 
     expressions: sources of what the program's process evaluates, in order.
-    rest: the expression asserted, where each of them is replaced by the name `prefix` + its index.
-    only_truth: indices of the values of which the rest asks no more than whether they are true or
-        None.
+    rest: the asserted expression, with each of them replaced by the name `prefix` + its index.
+    only_truth: indices of the values of which the rest asks only whether they are true or None.
     note: the assert's own message, with a comma before it, if that is a literal; else empty.
     """
 
@@ -60,18 +57,15 @@ def hoist(test: AssertTest) -> Hoisted:
     such a name, arguments included: `f(1)`, `Solution().solve([1])[0]`. Where no such name occurs,
     and one builtin is called once, the program is taken to define a function of that name.
 
-    Raises ValueError, saying why, where that does not keep apart what the assert expects.
+    Raises ValueError, saying why, where that would show the program what the assert expects.
     """
     statement = _parse(test.source)
     names, constants = _read_setup(test.setup)
     prefix = "_value"
     while prefix in test.source or prefix in test.setup:
         prefix = "_" + prefix
-    called = [
-        node.func.id
-        for node in ast.walk(statement.test)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    ]
+    calls = [node for node in ast.walk(statement.test) if isinstance(node, ast.Call)]
+    called = [call.func.id for call in calls if isinstance(call.func, ast.Name)]
     bound = _bound(statement.test)
     hoister = _Hoister(test.source, names, constants, bound, _BUILTINS, prefix)
     rest = hoister.conjunct(statement.test)
@@ -88,37 +82,31 @@ def _parse(source: str) -> ast.Assert:
     try:
         statements = ast.parse(source.strip()).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(
-            f"AssertTest.source cannot be parsed: {error}: {source[:200]!r}"
-        ) from error
+        why = f"AssertTest.source cannot be parsed: {error}: {source[:200]!r}"
+        raise ValueError(why) from error
     if len(statements) != 1 or not isinstance(statements[0], ast.Assert):
         raise ValueError(f"AssertTest.source must be one assert statement, got {source[:200]!r}")
     return statements[0]
 
 
 def _read_setup(setup: str) -> tuple[set[str], dict[str, ast.expr]]:
-    """The names that a setup defines, and for some an expression that gives the same without it.
+    """The names that a setup defines, and {name: an expression that gives the same without it}.
 
-    Those are names that imports of standard modules bind; and, if there is nothing else in the
-    setup, literals.
+    The latter are names that imports of standard modules bind; and, if the setup has nothing else,
+    literals.
     """
     try:
         tree, table = ast.parse(setup), symtable.symtable(setup, "setup", "exec")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"AssertTest.setup cannot be parsed: {error}: {setup[:200]!r}") from error
-    if any(
-        alias.name == "*"
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    ):
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    if any(alias.name == "*" for node in imports for alias in node.names):
         raise ValueError(
             f"AssertTest.setup must import names one by one, not with a star: {setup[:200]!r}"
         )
+    symbols = table.get_symbols()
     names = {
-        symbol.get_name()
-        for symbol in table.get_symbols()
-        if symbol.is_imported() or symbol.is_assigned()
+        symbol.get_name() for symbol in symbols if symbol.is_imported() or symbol.is_assigned()
     }
     found = [_constants(statement) for statement in tree.body]
     constants: dict[str, ast.expr] = {}
@@ -132,51 +120,37 @@ def _read_setup(setup: str) -> tuple[set[str], dict[str, ast.expr]]:
 
 
 def _constants(statement: ast.stmt) -> dict[str, ast.expr] | None:
-    """Expressions for what an import of a standard module or the assignment of a literal binds;
-    None for the rest.
+    """{name: expression} of an import of standard modules or an assignment of a literal.
+
+    None for any other statement.
     """
-    if (
-        isinstance(statement, ast.Assign)
-        and len(statement.targets) == 1
-        and isinstance(statement.targets[0], ast.Name)
-    ):
-        try:
-            ast.literal_eval(statement.value)
-        except NO_LITERAL:
-            return None
-        return {statement.targets[0].id: statement.value}
     sources = {}
-    if isinstance(statement, ast.Import) and all(
-        _standard(alias.name) for alias in statement.names
-    ):
-        for alias in statement.names:
-            # With a list of names, the import gives the module itself and not the package that it
-            # is in.
-            wanted = f", None, None, {[alias.asname]!r}" if alias.asname else ""
-            sources[alias.asname or alias.name.partition(".")[0]] = (
-                f"__import__({alias.name!r}{wanted})"
-            )
-    elif (
-        isinstance(statement, ast.ImportFrom)
-        and statement.level == 0
-        and _standard(statement.module)
-    ):
-        for alias in statement.names:
-            sources[alias.asname or alias.name] = (
-                f"__import__({statement.module!r}, None, None, {[alias.name]!r}).{alias.name}"
-            )
-    else:
-        return None
+    match statement:
+        case ast.Assign(targets=[ast.Name(name)]):
+            try:
+                ast.literal_eval(statement.value)
+            except NO_LITERAL:
+                return None
+            return {name: statement.value}
+        case ast.Import() if all(_standard(alias.name) for alias in statement.names):
+            for alias in statement.names:
+                # With a list of names, the import gives the module itself, not its package.
+                wanted = f", None, None, {[alias.asname]!r}" if alias.asname else ""
+                name = alias.asname or alias.name.partition(".")[0]
+                sources[name] = f"__import__({alias.name!r}{wanted})"
+        case ast.ImportFrom(module=str(module), level=0) if _standard(module):
+            for alias in statement.names:
+                package = f"__import__({module!r}, None, None, {[alias.name]!r})"
+                sources[alias.asname or alias.name] = f"{package}.{alias.name}"
+        case _:
+            return None
     return {name: ast.parse(source, mode="eval").body for name, source in sources.items()}
 
 
 def _bound(tree: ast.AST) -> set[str]:
     """The names that comprehensions, lambdas and `:=` within an expression bind."""
-    stored = {
-        node.id
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    }
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    stored = {name.id for name in names if isinstance(name.ctx, ast.Store)}
     return stored | {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
 
 
@@ -185,11 +159,11 @@ def _standard(module: str) -> bool:
 
 
 class _Hoister(ast.NodeTransformer):
-    """Replaces what is the program's in an expression by names, and collects it in `expressions`.
+    """Replaces the program's parts of an expression by names, and collects them in `expressions`.
 
-    setup: names that the setup defines; `constants`: see `_read_setup`. bound: names bound within
-        the assert. builtins:
-    names of builtins that are not taken to be the program's.
+    setup, constants: the names that the setup defines, see `_read_setup`.
+    bound: names bound within the assert.
+    builtins: names of builtins that are not taken to be the program's.
     """
 
     def __init__(
@@ -201,24 +175,22 @@ class _Hoister(ast.NodeTransformer):
         builtins: frozenset[str],
         prefix: str,
     ) -> None:
-        self.source, self.setup, self.constants, self.bound, self.prefix = (
-            source,
-            setup,
-            constants,
-            bound,
-            prefix,
-        )
+        self.source, self.setup, self.constants = source, setup, constants
+        self.bound, self.prefix = bound, prefix
         self.known = setup | bound | builtins  # names that are not the program's
         self.expressions: list[str] = []
         self.certain = True  # whether Python evaluates the expression at hand in any case
 
     def refusal(self, why: str) -> ValueError:
-        what = "this assert cannot be judged apart from the program, which must not see what it expects"
-        return ValueError(f"{what}: {why}: {self.source[:200]!r}")
+        return ValueError(
+            "this assert cannot be judged apart from the program, which must not see what it "
+            f"expects: {why}: {self.source[:200]!r}"
+        )
 
     def conjunct(self, node: ast.expr) -> ast.expr:
-        """Transform an expression whose falsity fails the assert, so that its parts may be
-        evaluated in any case.
+        """Transform an expression that must be true for the assert to pass.
+
+        All its parts may then be evaluated in any case.
         """
         if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.And):
             node.values = [self.conjunct(value) for value in node.values]
@@ -228,18 +200,13 @@ class _Hoister(ast.NodeTransformer):
         return self.visit(node)
 
     def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
-        node.values = [
-            self.visit(node.values[0]),
-            *(self.perhaps(value) for value in node.values[1:]),
-        ]
+        first, *others = node.values
+        node.values = [self.visit(first), *map(self.perhaps, others)]
         return node
 
     def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
-        node.test, node.body, node.orelse = (
-            self.visit(node.test),
-            self.perhaps(node.body),
-            self.perhaps(node.orelse),
-        )
+        node.test = self.visit(node.test)
+        node.body, node.orelse = self.perhaps(node.body), self.perhaps(node.orelse)
         return node
 
     def visit_Compare(self, node: ast.Compare) -> ast.expr:
@@ -249,13 +216,11 @@ class _Hoister(ast.NodeTransformer):
         sides = [node.left, *node.comparators]
         for operation, left, right in zip(node.ops, sides, sides[1:]):
             one_is_theirs = self.is_chain(left) or self.is_chain(right)
-            if (
-                isinstance(operation, (ast.Is, ast.IsNot))
-                and one_is_theirs
-                and not (_singleton(left) or _singleton(right))
-            ):
+            by_identity = isinstance(operation, (ast.Is, ast.IsNot))
+            if one_is_theirs and by_identity and not (_singleton(left) or _singleton(right)):
                 raise self.refusal(
-                    "`is` with anything but None, True and False means nothing between two processes"
+                    "`is` with anything but None, True and False means nothing between two "
+                    "processes"
                 )
         node.left, node.comparators[0] = self.visit(node.left), self.visit(node.comparators[0])
         later = self.visit if fails else self.perhaps
@@ -263,7 +228,7 @@ class _Hoister(ast.NodeTransformer):
         return node
 
     def perhaps(self, node: ast.expr) -> ast.expr:
-        """Transform what Python would evaluate only in some cases."""
+        """Transform an expression that Python evaluates only in some cases."""
         certain, self.certain = self.certain, False
         node = self.visit(node)
         self.certain = certain
@@ -272,46 +237,44 @@ class _Hoister(ast.NodeTransformer):
     def visit_Name(self, node: ast.Name) -> ast.expr:
         return self.replaced(node) if self.is_chain(node) else node
 
-    def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
+    def visit_part(self, node: ast.Attribute | ast.Subscript) -> ast.AST:
         return self.replaced(node) if self.is_chain(node) else self.generic_visit(node)
 
-    visit_Subscript = visit_Attribute
+    visit_Attribute = visit_Subscript = visit_part
 
     def visit_Starred(self, node: ast.Starred) -> ast.expr:
-        node.value = self.walked(node.value)
+        node.value = self.iterated(node.value)
         return node
 
     def visit_comprehension(self, node: ast.comprehension) -> ast.comprehension:
-        node.iter = self.walked(node.iter)
+        node.iter = self.iterated(node.iter)
         node.ifs = [self.visit(condition) for condition in node.ifs]
         return node
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         if self.is_chain(node):
             return self.replaced(node)
-        walks = self.walks(node)
-        if _is_predicate(node):
+        iterates = self.iterates(node)
+        if isinstance(node.func, ast.Attribute) and _is_predicate(node):
             node.func.value = self.visit(node.func.value)
         else:
             node.func = self.visit(node.func)
         node.args = [
-            self.walked(part) if at in walks else self.argument(part)
+            self.iterated(part) if at in iterates else self.argument(part)
             for at, part in enumerate(node.args)
         ]
         for keyword in node.keywords:
             keyword.value = self.argument(keyword.value)
         return node
 
-    def walks(self, node: ast.Call) -> range:
-        """The indices of the arguments that the call walks over once."""
+    def iterates(self, node: ast.Call) -> range:
+        """The indices of the arguments that the call only iterates over, once."""
         function, count = node.func, len(node.args)
         if isinstance(function, ast.Attribute):
             return range(function.attr == "join" and isinstance(function.value, ast.Constant))
-        if (
-            not isinstance(function, ast.Name)
-            or function.id in self.setup
-            or function.id not in _WALKING
-        ):
+        if not isinstance(function, ast.Name):
+            return range(0)
+        if function.id in self.setup or function.id not in _ITERATING:
             return range(0)
         if function.id in ("filter", "map"):
             return range(1, count)
@@ -322,14 +285,13 @@ class _Hoister(ast.NodeTransformer):
     def argument(self, node: ast.expr) -> ast.expr:
         if isinstance(node, ast.Name) and self.is_chain(node):
             raise self.refusal(
-                f"{node.id}, a name of the program, cannot be an argument of what is not the program's"
+                f"{node.id}, a name of the program, cannot be an argument of what is not the "
+                "program's"
             )
         return self.visit(node)
 
-    def walked(self, node: ast.expr) -> ast.expr:
-        """Transform what is walked over once: of a generator or a view, the program gives what it
-        yields.
-        """
+    def iterated(self, node: ast.expr) -> ast.expr:
+        """Transform what is only iterated over; a generator is replaced by the list it yields."""
         return self.replaced(node, "[*{}]") if self.is_chain(node) else self.visit(node)
 
     def is_chain(self, node: ast.expr) -> bool:
@@ -353,11 +315,12 @@ class _Hoister(ast.NodeTransformer):
                 raise self.refusal(f"{shown} depends on {node.id}, which is bound outside of it")
             if node.id in self.setup and node.id not in self.constants:
                 raise self.refusal(
-                    f"{shown} depends on {node.id}, which is no literal or standard module of the setup"
+                    f"{shown} depends on {node.id}, which is no literal or standard module of the "
+                    "setup"
                 )
         expression = form.format(ast.unparse(_Substituted(self.constants).visit(chain)))
         if not self.certain and expression in self.expressions:
-            # Python may not get so far as to evaluate it again.
+            # Python might not get so far as to evaluate it a second time.
             return ast.Name(f"{self.prefix}{self.expressions.index(expression)}", ast.Load())
         if not self.certain:
             raise self.refusal(f"whether {shown} is evaluated depends on what comes before it")
@@ -380,39 +343,32 @@ def _singleton(node: ast.expr) -> bool:
 
 
 def _is_predicate(node: ast.expr) -> bool:
-    """Whether this is such as `f(1).startswith("x")`. Of `Trie().startswith("x")`, the program has
-    made the method.
+    """Whether this is a predicate of plain data, as in `f(1).startswith("x")`.
+
+    `Trie().startswith("x")` is not: there the program defines the method.
     """
-    if not (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr in _PREDICATES
-    ):
-        return False
-    receiver = node.func.value
-    if not isinstance(receiver, ast.Call):
-        return False
-    return not (isinstance(receiver.func, ast.Name) and receiver.func.id[:1].isupper())
+    match node:
+        case ast.Call(func=ast.Attribute(value=ast.Call() as receiver, attr=name)):
+            if name in _PREDICATES:
+                return not (isinstance(receiver.func, ast.Name) and receiver.func.id[:1].isupper())
+    return False
 
 
 def _only_truth(rest: ast.expr, prefix: str) -> frozenset[int]:
-    """The indices of the values that occur only where no more than their truth, or whether they are
-    None, matters.
-    """
-    fine, uses = {id(rest)}, []
+    """The indices of the values of which only the truth, or whether they are None, matters."""
+    harmless, uses = {id(rest)}, []
     for node in ast.walk(rest):  # a parent comes before its children
-        harmless: list[ast.expr] = []
-        if isinstance(node, ast.BoolOp) and id(node) in fine:
-            harmless = node.values
-        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-            harmless = [node.operand]
-        elif isinstance(node, ast.IfExp):
-            harmless = [node.test, *((node.body, node.orelse) if id(node) in fine else ())]
-        elif isinstance(node, ast.Compare) and all(
-            isinstance(operation, (ast.Is, ast.IsNot)) for operation in node.ops
-        ):
-            harmless = [node.left, *node.comparators]
-        elif isinstance(node, ast.Name) and (found := re.fullmatch(rf"{prefix}([0-9]+)", node.id)):
-            uses.append((int(found[1]), id(node) in fine))
-        fine |= {id(part) for part in harmless}
-    return frozenset(at for at, _ in uses) - {at for at, is_fine in uses if not is_fine}
+        parts: list[ast.expr] = []
+        match node:
+            case ast.BoolOp(values=values) if id(node) in harmless:
+                parts = values
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                parts = [operand]
+            case ast.IfExp(test=test, body=body, orelse=orelse):
+                parts = [test, body, orelse] if id(node) in harmless else [test]
+            case ast.Compare(ops=ops) if all(isinstance(op, (ast.Is, ast.IsNot)) for op in ops):
+                parts = [node.left, *node.comparators]
+            case ast.Name(id=name) if found := re.fullmatch(rf"{prefix}([0-9]+)", name):
+                uses.append((int(found[1]), id(node) in harmless))
+        harmless |= {id(part) for part in parts}
+    return frozenset(at for at, _ in uses) - {at for at, is_harmless in uses if not is_harmless}

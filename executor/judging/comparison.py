@@ -1,4 +1,4 @@
-"""Does an output match the expected one? Three answers, from the most lenient to the most exact."""
+"""Compares a program's output with the expected one, by one of three rules."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ def check_comparison(name: str) -> None:
 def compare(expected: str, got: str, comparison: str = "strict") -> bool:
     """Whether the output `got` is right where `expected` is expected.
 
-    `codecontests`: as the CodeContests data set judges. Tokens between white space, ASCII case
-        ignored; tokens that both read as numbers (decimal, hexadecimal, inf, nan) are compared as
-        doubles and may differ by less than 1e-5, so integers above 2**53 tie. Made for the figures
-        of the paper.
+    `codecontests`: as the CodeContests data set judges, and so the paper. Tokens between white
+        space, ASCII case ignored; tokens that both read as numbers (decimal, hexadecimal, inf, nan)
+        are compared as doubles and may differ by less than 1e-5, so integers above 2**53 tie.
     `strict`: tokens between white space, case ignored; integers are exact; where the expected token
         has a decimal point or an exponent, numbers may differ by 1e-5, or by 1e-6 of the expected
         one. Infinities and NaN match as words.

@@ -1,17 +1,24 @@
-"""From what a worker saw to verdicts. Expected outputs are compared here, in the parent, and go
-nowhere else.
-"""
+"""Turns what a worker saw into verdicts. Expected outputs are compared here and go nowhere else."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Union
+from typing import NamedTuple
 
 from executor.judging.comparison import check_comparison, compare
 from executor.judging.functions import Check, Judged, checker_call, plan
-from executor.types import Checker, Job, Result, Test, TestResult, Verdict, summarise
+from executor.types import (
+    Checker,
+    Comparison,
+    Job,
+    Result,
+    Test,
+    TestResult,
+    Verdict,
+    summarize,
+)
 from executor.worker.worker_protocol import (
     BROKEN,
     EXITED,
@@ -34,7 +41,7 @@ _VERDICTS = {
 class Outcome:
     """What happened to a program on one input, before its output is compared.
 
-    kind: one of EXITED, TIMED_OUT, NO_MEMORY, TOO_MUCH_OUTPUT, BROKEN.
+    kind: of worker_protocol: EXITED, TIMED_OUT, NO_MEMORY, TOO_MUCH_OUTPUT or BROKEN.
     exit_status: its exit status, or minus the signal that ended it.
     value: what a function test returned, encoded; empty if nothing.
     """
@@ -48,25 +55,25 @@ class Outcome:
 
     @property
     def deterministic(self) -> bool:
-        """Whether the same program would fare alike again, whatever the load of the machine."""
+        """Whether another run would end alike, whatever the load of the machine."""
         return self.kind in (EXITED, TOO_MUCH_OUTPUT)
 
 
 class Deferred(NamedTuple):
-    """A verdict that waits for a check in the sandbox: what to run, and what its outcome makes of
-    the test.
-    """
+    """A verdict that waits for a check in the sandbox; `finish` reads the outcome of the check."""
 
     check: Check
     finish: Callable[[Outcome], TestResult]
 
 
-Judge = Callable[[Outcome], Union[TestResult, Deferred]]
+Judge = Callable[[Outcome], TestResult | Deferred]
 
 
 class Prepared(NamedTuple):
-    """A job made ready for a worker: flags of worker_protocol, the input of each test, and what
-    judges its outcome.
+    """A job made ready for a worker.
+
+    flags: of worker_protocol. inputs, judges: for each test, what the program gets, and the
+    function that judges the outcome.
     """
 
     flags: int
@@ -75,42 +82,44 @@ class Prepared(NamedTuple):
 
 
 def prepare(job: Job) -> Prepared:
-    """Raises ValueError for tests of mixed kinds, an unknown comparison, and asserts that cannot be
+    """Make a job ready for a worker.
+
+    Raises ValueError for tests of mixed kinds, an unknown comparison, and asserts that cannot be
     split.
     """
     if isinstance(job.comparison, str):
         check_comparison(job.comparison)
-    kinds = {isinstance(test, Test) for test in job.tests}
-    if len(kinds) > 1:
+    tests = [test for test in job.tests if isinstance(test, Test)]
+    if len(tests) == len(job.tests):
+        inputs = [test.input.encode("utf-8", "surrogatepass") for test in tests]
+        return Prepared(0, inputs, [_output_judge(test, job.comparison) for test in tests])
+    if tests:
         raise ValueError("a job's tests are either all Test, or all CallTest and AssertTest")
-    if kinds == {False}:
-        if job.shared_process:
-            raise ValueError(
-                "shared_process is for tests of standard input and output, not for calls and asserts"
-            )
-        plans = [plan(test) for test in job.tests]
-        return Prepared(
-            FUNCTIONS,
-            [each.payload for each in plans],
-            [_function_judge(each.judge) for each in plans],
+    if job.shared_process:
+        raise ValueError(
+            "shared_process is for tests of standard input and output, not for calls and asserts"
         )
-    inputs = [test.input.encode("utf-8", "surrogatepass") for test in job.tests]
-    return Prepared(0, inputs, [_output_judge(test, job.comparison) for test in job.tests])
+    plans = [plan(test) for test in job.tests if not isinstance(test, Test)]
+    judges = [_function_judge(each.judge) for each in plans]
+    return Prepared(FUNCTIONS, [each.payload for each in plans], judges)
 
 
 # ---- standard output
-# -------------------------------------------------------------------------------------------------
 
 
-def _output_judge(test: Test, comparison: Any) -> Judge:
+def _output_judge(test: Test, comparison: Comparison) -> Judge:
     if isinstance(comparison, str):
         return lambda outcome: judge_outcome(outcome, test, comparison)
     if isinstance(comparison, Checker):
         return lambda outcome: _check_output(outcome, test, comparison)
-    return lambda outcome: (
-        _stopped(outcome)
-        or _compared(outcome, bool(comparison(test.input, outcome.output, test.expected)))
-    )
+
+    def judge(outcome: Outcome) -> TestResult:
+        stopped = _stopped(outcome)
+        if stopped is not None:
+            return stopped
+        return _compared(outcome, bool(comparison(test.input, outcome.output, test.expected)))
+
+    return judge
 
 
 def judge_outcome(outcome: Outcome, test: Test, comparison: str) -> TestResult:
@@ -122,7 +131,7 @@ def judge_outcome(outcome: Outcome, test: Test, comparison: str) -> TestResult:
 
 
 def _stopped(outcome: Outcome) -> TestResult | None:
-    """The verdict on a program that did not end well; None if it did."""
+    """The verdict on a program that ended badly; None if it ended well."""
     if outcome.kind != EXITED:
         return TestResult(_VERDICTS[outcome.kind], outcome.seconds, outcome.output, outcome.error)
     if outcome.exit_status == 0:
@@ -154,7 +163,6 @@ def _how_it_died(exit_status: int) -> str:
 
 
 # ---- function calls and asserts
-# --------------------------------------------------------------------------------------
 
 
 def _function_judge(judge: Callable[[list], Judged | Check]) -> Judge:
@@ -164,37 +172,25 @@ def _function_judge(judge: Callable[[list], Judged | Check]) -> Judge:
             return stopped
         values = _values(outcome)
         if values is None:
-            return TestResult(
-                Verdict.RUNTIME_ERROR,
-                outcome.seconds,
-                "",
-                "The program ended before the function returned",
-            )
+            why = "The program ended before the function returned"
+            return TestResult(Verdict.RUNTIME_ERROR, outcome.seconds, "", why)
         judged = judge(values)
-        if isinstance(judged, Check):
-            return Deferred(
-                judged, _finisher(judged, lambda judged: _from_judged(outcome, judged), outcome)
-            )
-        return _from_judged(outcome, judged)
+        if not isinstance(judged, Check):
+            return _from_judged(outcome, judged)
+        finish = _finisher(judged, lambda judged: _from_judged(outcome, judged), outcome)
+        return Deferred(judged, finish)
 
     return judge_values
 
 
 def _from_judged(outcome: Outcome, judged: Judged) -> TestResult:
     verdict = Verdict.OK if judged.passed else Verdict.WRONG_ANSWER
-    return TestResult(
-        verdict,
-        outcome.seconds,
-        "" if judged.passed else judged.message,
-        outcome.error,
-        judged.value,
-    )
+    message = "" if judged.passed else judged.message
+    return TestResult(verdict, outcome.seconds, message, outcome.error, judged.value)
 
 
 def _values(outcome: Outcome) -> list | None:
-    """What a function test gave back; None for what is no list of values, which only tampering
-    leaves.
-    """
+    """The values that a function test gave back; None if they are malformed, by tampering."""
     try:
         values = decode(outcome.value)
     except ValueError:
@@ -203,10 +199,13 @@ def _values(outcome: Outcome) -> list | None:
 
 
 def _finisher(
-    check: Check, finish: Callable[[Judged], TestResult], of: Outcome | None = None
+    check: Check, finish: Callable[[Judged], TestResult], program: Outcome | None = None
 ) -> Callable[[Outcome], TestResult]:
-    """Reads the outcome of a check. A checker that fails says nothing about the program; an assert
-    that takes too long on the values of the program, whose outcome is `of`, fails.
+    """The function that reads the outcome of a check.
+
+    program: the outcome of the program that an assert is about; None for a checker. A checker that
+        fails says nothing about the program, but an assert that takes too long on the program's
+        values fails.
     """
 
     def finish_check(outcome: Outcome) -> TestResult:
@@ -214,29 +213,25 @@ def _finisher(
         values = _values(outcome) if stopped is None else None
         if values is not None:
             return finish(check.finish(values))
-        why = (
-            "it gave no answer"
-            if stopped is None
-            else f"{stopped.verdict.value} {stopped.error}".strip()
-        )
-        if of is None or (stopped is not None and stopped.verdict is Verdict.INFRASTRUCTURE):
-            return TestResult(
-                Verdict.INFRASTRUCTURE, error=f"the check of the output failed: {why}"
-            )
-        return TestResult(
-            Verdict.WRONG_ANSWER, of.seconds, f"the assert could not be evaluated: {why}", of.error
-        )
+        why = "it gave no answer"
+        if stopped is not None:
+            why = f"{stopped.verdict.value} {stopped.error}".strip()
+        if program is None or (stopped is not None and stopped.verdict is Verdict.INFRASTRUCTURE):
+            why = f"the check of the output failed: {why}"
+            return TestResult(Verdict.INFRASTRUCTURE, error=why)
+        why = f"the assert could not be evaluated: {why}"
+        return TestResult(Verdict.WRONG_ANSWER, program.seconds, why, program.error)
 
     return finish_check
 
 
 # ---- jobs
-# ------------------------------------------------------------------------------------------------------------
 
 
 def judge_job(job: Job, judged: list[TestResult | None]) -> Result:
-    """The result of a job that compiled. Only after a failure that stopped it may tests lack a
-    result.
+    """The result of a job that compiled.
+
+    None in `judged` is a test that did not run, which is right only after a failure that stops.
     """
     results: list[TestResult] = []
     stopped = False
@@ -248,7 +243,7 @@ def judge_job(job: Job, judged: list[TestResult | None]) -> Result:
         else:
             stopped = job.stop_at_first_failure and result.verdict is not Verdict.OK
         results.append(result)
-    return summarise(tuple(results))
+    return summarize(tuple(results))
 
 
 def invalid_job(job: Job, error: str) -> Result:

@@ -1,5 +1,4 @@
-"""A control group for one worker: memory and processes bounded by the kernel. Part of the worker:
-standard library only.
+"""A control group for one worker: the kernel bounds its memory and its processes.
 
 Version 2 needs the controllers delegated to our group; version 1 needs the right to make a group,
 which root has.
@@ -9,15 +8,14 @@ import os
 import time
 
 _PREFIX = "executor-"
-# above the limit of a program: the zygote, and what the judge sees before the kernel acts
+# Above the limits of a program: for the zygote, and so that the judge acts before the kernel.
 MEMORY_SLACK = 64 << 20
 PROCESS_SLACK = 16
+_MEMORY_FILES = ("memory.max", "memory.limit_in_bytes")
 
 
 class ControlGroup:
-    """The group `name` below that of this process. Raises OSError or RuntimeError, saying why, if
-    it cannot be had.
-    """
+    """The group `name` below that of this process. Raises OSError or RuntimeError, saying why."""
 
     def __init__(self, name):
         self.memory_limit, self.process_limit = 0, 0
@@ -29,10 +27,7 @@ class ControlGroup:
                 os.mkdir(path)
                 made.append(path)
             self.limits = {}
-            for controller, names in (
-                ("memory", ("memory.max", "memory.limit_in_bytes")),
-                ("pids", ("pids.max",)),
-            ):
+            for controller, names in (("memory", _MEMORY_FILES), ("pids", ("pids.max",))):
                 files = [os.path.join(self.paths[controller], file) for file in names]
                 found = [file for file in files if os.path.exists(file)]
                 if not found:
@@ -52,9 +47,7 @@ class ControlGroup:
                 file.write(str(pid))
 
     def limit(self, memory, processes):
-        """Bound the group's memory in bytes and its processes, with what the worker itself needs on
-        top.
-        """
+        """Bound the group's memory, in bytes, and its processes; the worker's own come on top."""
         if memory != self.memory_limit:
             with open(self.limits["memory"], "w") as file:
                 file.write(str(memory + MEMORY_SLACK))
@@ -69,23 +62,22 @@ class ControlGroup:
         for name in ("memory.events", "memory.oom_control"):
             try:
                 with open(os.path.join(self.paths["memory"], name)) as file:
-                    return next(
-                        (int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0
-                    )
+                    for line in file:
+                        if line.startswith("oom_kill "):
+                            return int(line.split()[1])
+                    return 0
             except OSError:
                 continue
         return 0
 
 
 def group_name(parent, judge):
-    """Of the group of a worker: the process ids of the pool and of the judge."""
+    """The name of a worker's group, made of the process ids of the pool and of the judge."""
     return f"{_PREFIX}{parent}-{judge}"
 
 
 def remove_group(paths):
-    """Remove the group at `paths`, once no process is left in it; the kernel may take a moment to
-    see that.
-    """
+    """Remove the group at `paths`, retrying while the kernel still counts processes that ended."""
     for path in dict.fromkeys(paths):
         for _ in range(50):
             try:
@@ -110,9 +102,7 @@ def sweep(paths):
 
 
 def group_paths(name):
-    """{controller: directory of the group `name`}. Raises RuntimeError where there is no such
-    controller.
-    """
+    """{controller: directory of the group `name`}. Raises RuntimeError if one is missing."""
     mounts = {}
     with open("/proc/self/mountinfo") as file:
         for line in file:

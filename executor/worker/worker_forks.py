@@ -1,5 +1,4 @@
-"""A process for each test: forked from a zygote or a submission, given memory files as its streams,
-waited for, cleared up behind. Part of the worker: standard library only, imported by path.
+"""Forks a process for each test, with memory files as its streams, waits for it and clears up.
 
 Each page of memory that either side writes to after the fork costs a copy, which is most of a
 test's time. Hence the plain loop, and the names bound once.
@@ -69,19 +68,18 @@ pack_board = BOARD.pack
 
 
 def run_each(job, depth, jail, code, work, tell):
-    """Run the program on each input in a fork of its own; the last RESULT frame, all others are
-    told.
+    """Run the program on each input in a fork of its own. Stops early if the judge says so.
 
-    Stops early if the judge says so.
+    Gives each RESULT frame to `tell`, but returns the last one.
     """
     functions, source, table, limits = work.flags & FUNCTIONS, work.source, work.table, work.limits
     memory_limit, output_limit = limits[2] >> 10, limits[3]  # in KiB and bytes
-    # The use of resources costs as much as all else here, and nobody fills the memory in so short a
-    # time.
+    # Asking for the use of resources costs as much as all else here, and no program fills the
+    # memory in so short a time.
     quick = limits[2] / FASTEST_FILLING
     user, drop = dropping(jail)
     # The files serve all tests of the program, emptied in between: new ones cost more.
-    stdin, stdout, errors = memfd_create("stdin"), memfd_create("stdout"), memfd_create("stderr")
+    stdin, stdout, stderr = memfd_create("stdin"), memfd_create("stdout"), memfd_create("stderr")
     value = memfd_create("value") if functions else -1
     last, payload, returned = b"", b"", b""
     for index, (offset, size) in enumerate(work.places):
@@ -105,7 +103,7 @@ def run_each(job, depth, jail, code, work, tell):
         pid = fork()
         if pid == 0:
             try:
-                start_program(stdin, stdout, errors, value, table, user, drop)
+                start_program(stdin, stdout, stderr, value, table, user, drop)
             except BaseException as error:
                 fail_setup(job, error)
             if functions:
@@ -124,43 +122,40 @@ def run_each(job, depth, jail, code, work, tell):
             pass  # nothing is left behind
         else:
             end_all_below(jail.inside)
-        written, complained = lseek(stdout, 0, SEEK_END), lseek(errors, 0, SEEK_END)
-        output, error = pread(stdout, min(written, output_limit), 0), b""
+        written, complained = lseek(stdout, 0, SEEK_END), lseek(stderr, 0, SEEK_END)
+        output, errors = pread(stdout, min(written, output_limit), 0), b""
         if written:
             ftruncate(stdout, 0)
             lseek(stdout, 0, SEEK_SET)
         if complained:
-            error = read_ends(errors, complained)
-            ftruncate(errors, 0)
-            lseek(errors, 0, SEEK_SET)
+            errors = read_ends(stderr, complained)
+            ftruncate(stderr, 0)
+            lseek(stderr, 0, SEEK_SET)
         if functions:
             returned = pread(value, min(lseek(value, 0, SEEK_END), output_limit), 0)
             ftruncate(value, 0)
             lseek(value, 0, SEEK_SET)
         outcome, exit_status = EXITED, 0
         if status or written > output_limit or complained > output_limit or peak > memory_limit:
-            exit_status = os.waitstatus_to_exitcode(status)
-            outcome = classify(
-                job, exit_status, max(written, complained), error, peak << 10, limits
-            )
-        last = pack_result(index, outcome, exit_status, seconds, output, error, returned)
-    for file in (stdin, stdout, errors, *((value,) if functions else ())):
+            exit_status, largest = os.waitstatus_to_exitcode(status), max(written, complained)
+            outcome = classify(job, exit_status, largest, errors, peak << 10, limits)
+        last = pack_result(index, outcome, exit_status, seconds, output, errors, returned)
+    for file in (stdin, stdout, stderr, *((value,) if functions else ())):
         close(file)
     return last
 
 
 def run_shared(job, depth, jail, code, work, tell):
-    """Run the program on all inputs in one fork; the SHARED frame with the outputs of those that
-    ended well.
-    """
+    """Run the program on all inputs in one fork; a SHARED frame, of the runs that ended well."""
     chmod(".", 0o700)
     empty_directory(jail.scratch)
     inputs = [pread(job, size, offset) for offset, size in work.places]
-    stdout, errors, value = (memfd_create(name) for name in ("stdout", "stderr", "value"))
-    # it cannot be read: the program finds its inputs at sys.stdin alone
+    stdout, stderr, value = (memfd_create(name) for name in ("stdout", "stderr", "value"))
+    # It cannot be read: the program finds its inputs at sys.stdin alone.
     stdin = os.open(".", os.O_PATH)
+    output_limit = (SHARED_OUTPUT, SHARED_OUTPUT)
     table = [
-        (kind, (SHARED_OUTPUT,) * 2 if kind == resource.RLIMIT_FSIZE else limit)
+        (kind, output_limit if kind == resource.RLIMIT_FSIZE else limit)
         for kind, limit in work.table
     ]
     started = monotonic()
@@ -168,7 +163,7 @@ def run_shared(job, depth, jail, code, work, tell):
     pid = fork()
     if pid == 0:
         try:
-            start_program(stdin, stdout, errors, value, table, *dropping(jail))
+            start_program(stdin, stdout, stderr, value, table, *dropping(jail))
         except BaseException as error:
             fail_setup(job, error)
         run_shared_program(code, inputs, started)
@@ -176,8 +171,8 @@ def run_shared(job, depth, jail, code, work, tell):
     end_all_below(jail.inside)
     output = pread(value, min(lseek(value, 0, SEEK_END), SHARED_OUTPUT), 0)
     if lseek(stdout, 0, SEEK_END):
-        output = b""  # nobody knows which test that belongs to
-    for file in (stdin, stdout, errors, value):
+        output = b""  # which test wrote to the descriptor is unknown
+    for file in (stdin, stdout, stderr, value):
         close(file)
     return frame(SHARED, output)
 
@@ -191,41 +186,33 @@ def copy_range(source, offset, size, target):
 
 
 def read_ends(file, size):
-    """The head and the tail of a memory file."""
+    """A memory file of `size` bytes, whole or its head and its tail."""
     if size <= ERROR_HEAD + ERROR_TAIL:
         return pread(file, size, 0)
     return pread(file, ERROR_HEAD, 0) + b"\n...\n" + pread(file, ERROR_TAIL, size - ERROR_TAIL)
 
 
-def classify(job, exit_status, output_bytes, error, peak_bytes, limits):
-    """What stopped a program that ended by itself."""
+def classify(job, exit_status, output_bytes, errors, peak_bytes, limits):
+    """The outcome of a program that ended by itself; `errors` is its standard error."""
     if pread(job, 1, FAILED_AT) != b"\0":
         return BROKEN
     if exit_status == -signal.SIGXFSZ or output_bytes > limits[3]:
         return TOO_MUCH_OUTPUT
     if exit_status == -signal.SIGXCPU:
         return TIMED_OUT
-    if peak_bytes > limits[2] or (
-        exit_status == 1 and error.rstrip().rpartition(b"\n")[2].startswith(b"MemoryError")
-    ):
+    if peak_bytes > limits[2]:
+        return NO_MEMORY
+    if exit_status == 1 and errors.rstrip().rpartition(b"\n")[2].startswith(b"MemoryError"):
         return NO_MEMORY
     return EXITED
 
 
 def fork_into_new_pid_namespace():
-    """As os.fork, but the child is the first process of a new PID namespace: nothing in there can
-    end it.
-    """
-    python = ctypes.pythonapi
+    """As os.fork, but the child is process 1 of a new PID namespace, where none can end it."""
+    python, no_arguments = ctypes.pythonapi, (None,) * 4
+    number, flags = ctypes.c_long(_CLONE[os.uname().machine]), ctypes.c_long(_CLONE_NEW_PID_SIGCHLD)
     python.PyOS_BeforeFork()
-    pid = libc.syscall(
-        ctypes.c_long(_CLONE[os.uname().machine]),
-        ctypes.c_long(_CLONE_NEW_PID_SIGCHLD),
-        None,
-        None,
-        None,
-        None,
-    )
+    pid = libc.syscall(number, flags, *no_arguments)
     if pid == 0:
         python.PyOS_AfterFork_Child()
         return 0

@@ -1,7 +1,6 @@
-"""The layers around programs, put up one after the other. Part of the worker: standard library
-only, imported by path.
+"""Puts the layers of isolation up around a zygote, one after the other.
 
-Setting a layer up is how it is probed: a layer that fails says why, and the judge starts again
+Putting a layer up is how it is probed: a layer that fails says why, and the judge starts again
 without it.
 """
 
@@ -41,26 +40,21 @@ STACK_BYTES = 120 << 20
 SCRATCH_IN_JAIL = "/scratch"
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _FILES = ("/etc/ld.so.cache", "/etc/localtime")
-_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = (
-    1,
-    2,
-    4,
-    8,
-    32,
-    4096,
-    16384,
-    1 << 18,
-)
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT = 1, 2, 4, 8, 32
+_MS_BIND, _MS_REC, _MS_PRIVATE = 1 << 12, 1 << 14, 1 << 18
 _MNT_DETACH = 2
 _MOUNT_SETATTR = 442
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
-_AT_RECURSIVE = 0x8000
+_AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 _CAPABILITY_HEADER = struct.pack("<Ii", 0x20080522, 0)
 _CAP_DAC_READ_SEARCH, _CAP_SYS_ADMIN = 2, 21
 
-# layers: the names of those that are on. judge, zygote, program: user ids that the zygote and the
-# programs have outside; None where they are ours. inside: the user id that programs have where they
-# are. root: a directory for this worker alone.
+# layers: the names of those that are on.
+# zygote_user, program_user: user ids of zygote and programs outside the jail; None where ours.
+# inside: the user id of programs inside the jail; None where ours.
+# root: a directory for this worker alone. scratch: the directory that programs start in.
+# packages: directories from which programs may import.
+# keep_reading: whether programs keep the capability to read private files.
 Jail = collections.namedtuple(
     "Jail", "layers zygote_user program_user inside root scratch packages keep_reading"
 )
@@ -80,14 +74,14 @@ def layer(name, step, *arguments):
 
 
 def may_administer():
-    """Whether this process can make namespaces without a user namespace."""
+    """Whether this process may make namespaces without a user namespace."""
     with open("/proc/self/status", encoding="ascii") as status:
         effective = next(line for line in status if line.startswith("CapEff:"))
     return bool(int(effective.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
 
 
 def plan_jail(layers, root, packages):
-    """The Jail with `layers`, less those that lack what they need; {name: why} of the latter."""
+    """The Jail with those of `layers` that have what they need, and {name: why} of the others."""
     layers, why = set(layers), {}
     for name, needed in NEEDS.items():
         if name in layers and needed not in layers:
@@ -114,7 +108,8 @@ def plan_jail(layers, root, packages):
     if "root" in layers and not can_end_all(layers, program_user):
         layers -= {"root", "scratch"}
         why["root"] = why["scratch"] = (
-            "needs pid namespace or user: without them, what a program leaves behind is found in /proc"
+            "needs pid namespace or user: without them, what a program leaves behind is found in "
+            "/proc"
         )
     inside = program_user
     if "user namespace" in layers:
@@ -125,19 +120,19 @@ def plan_jail(layers, root, packages):
     if "root" not in layers and program_user is not None:
         os.chmod(root, 0o711)
         os.chown(scratch, program_user, program_user)
-    return Jail(
-        frozenset(layers), zygote_user, program_user, inside, root, scratch, packages, keep_reading
-    ), why
+    on, users = frozenset(layers), (zygote_user, program_user, inside)
+    return Jail(on, *users, root, scratch, packages, keep_reading), why
 
 
 def can_end_all(layers, program_user):
-    """Whether one call ends all that a program leaves behind; see `worker_processes.end_all_below`."""
+    """Whether `worker_processes.end_all_below` ends all that a program leaves with one call."""
     return "pid namespace" in layers or program_user is not None
 
 
 def _choose_user(in_jail):
-    """(user, keep_reading): a user id that this machine accepts, and whether it must keep the right
-    to read private files.
+    """(user, keep_reading): a user id that works here, and whether it must keep reading all files.
+
+    (None, False) if there is none.
     """
     for user in (0x30000001 + 2 * os.getpid(), 20001 + 2 * (os.getpid() % 20000)):
         for keep_reading in (False,) if in_jail else (False, True):
@@ -156,7 +151,6 @@ def _choose_user(in_jail):
 
 
 # ---- namespaces and mounts
-# -------------------------------------------------------------------------------------------
 
 
 def _check(result):
@@ -169,20 +163,18 @@ def _unshare(flag):
 
 
 def enter_user_namespace(ask_for_map):
-    """Enter a new user namespace. `ask_for_map()` returns when the judge has mapped the user ids."""
+    """Enter a new user namespace; `ask_for_map()` returns when the judge has mapped its users."""
     _unshare(NEW_USER)
     ask_for_map()
 
 
 def map_users(pid, jail):
-    """The judge's part: say who the users of the new user namespace of `pid` are outside."""
+    """In the judge: map the users of the new user namespace of `pid` to users outside."""
     if jail.program_user is not None:
         users = groups = f"0 {jail.zygote_user} 1\n1 {jail.program_user} 1\n"
     else:
-        users, groups = (
-            f"{os.geteuid() or 1} {os.geteuid()} 1\n",
-            f"{os.getegid() or 1} {os.getegid()} 1\n",
-        )
+        users = f"{os.geteuid() or 1} {os.geteuid()} 1\n"
+        groups = f"{os.getegid() or 1} {os.getegid()} 1\n"
         if os.geteuid() != 0:
             with open(f"/proc/{pid}/setgroups", "w") as file:
                 file.write("deny")
@@ -192,17 +184,16 @@ def map_users(pid, jail):
 
 
 def enter_namespaces(jail):
-    """Enter those of NAMESPACES that are on. The PID namespace begins with the next fork."""
+    """Enter the NAMESPACES that are on. The PID namespace begins with the next fork."""
     for name, flag in NAMESPACES.items():
         if name in jail.layers:
             layer(name, _unshare, flag)
 
 
 def _mount(source, target, kind=None, flags=0, options=None):
-    encoded = [
-        None if text is None else os.fsencode(text) for text in (source, target, kind, options)
-    ]
-    _check(libc.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3]))
+    texts = (source, target, kind, options)
+    source, target, kind, options = (None if text is None else os.fsencode(text) for text in texts)
+    _check(libc.mount(source, target, kind, ctypes.c_ulong(flags), options))
 
 
 def readable_paths(packages):
@@ -218,11 +209,9 @@ def readable_paths(packages):
 
 
 def enter_root(jail):
-    """Make a root of memory that holds what an interpreter needs, read-only, and a scratch
-    directory; move there.
-    """
+    """Make a root in memory with a read-only interpreter and a scratch directory; move there."""
     new = jail.root
-    os.umask(0o022)  # programs, who are others, must find their way
+    os.umask(0o022)  # programs, which run as another user, must be able to search it
     _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
     _mount("root", new, "tmpfs", _MS_NOSUID, "size=1m,nr_inodes=1k,mode=755")
     for path in (*readable_paths(jail.packages), *_DEVICES):
@@ -231,16 +220,11 @@ def enter_root(jail):
         if os.path.islink(path):
             os.symlink(os.readlink(path), new + path)
     os.makedirs(new + "/proc")
-    # members of this group see all processes: not 0, which may be that of programs
+    flags = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+    # Members of this group see all processes: not 0, which may be that of programs.
     for group in (",gid=65534", ""):
         try:
-            _mount(
-                "proc",
-                new + "/proc",
-                "proc",
-                _MS_NOSUID | _MS_NODEV | _MS_NOEXEC,
-                "hidepid=invisible,subset=pid" + group,
-            )
+            _mount("proc", new + "/proc", "proc", flags, "hidepid=invisible,subset=pid" + group)
             break
         except OSError:
             pass  # programs do without it, but for /dev/stdin
@@ -272,33 +256,27 @@ def _bind(source, target, flags):
     _mount(source, target, None, _MS_BIND | _MS_REC)
     flags |= 0 if source in _DEVICES else _MS_RDONLY
     attributes = struct.pack("<QQQQ", flags, 0, 0, 0)
-    result = libc.syscall(
-        ctypes.c_long(_MOUNT_SETATTR),
-        ctypes.c_int(-100),
-        os.fsencode(target),
-        ctypes.c_uint(_AT_RECURSIVE),
-        attributes,
-        ctypes.c_size_t(len(attributes)),
-    )
-    # before Linux 5.12, and then without what is mounted below
+    place = ctypes.c_int(_AT_FDCWD), os.fsencode(target), ctypes.c_uint(_AT_RECURSIVE)
+    size = ctypes.c_size_t(len(attributes))
+    result = libc.syscall(ctypes.c_long(_MOUNT_SETATTR), *place, attributes, size)
+    # Before Linux 5.12, and then without what is mounted below.
     if result < 0 and ctypes.get_errno() == errno.ENOSYS:
         _mount("none", target, None, _MS_REMOUNT | _MS_BIND | flags)
     else:
         _check(result)
 
 
-# ---- what binds the process itself
-# -----------------------------------------------------------------------------------
+# ---- the zygote's own users, limits and rules
 
 
 def bind_zygote(jail):
-    """The last steps: the zygote's own users and limits, then the rules that programs inherit."""
+    """The last steps: set the zygote's users and limits, then the rules that programs inherit."""
     if "session" in jail.layers:
         layer("session", os.setsid)
     if jail.zygote_user is not None and "user namespace" in jail.layers:
         layer("user", _become_zygote, jail.inside)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
-    prctl(PR_SET_DUMPABLE, 0)  # its memory is nobody's to read
+    prctl(PR_SET_DUMPABLE, 0)  # nobody may read its memory
     for kind, limit in (
         (resource.RLIMIT_NOFILE, MOST_DESCRIPTORS),
         (resource.RLIMIT_CORE, 0),
@@ -342,7 +320,8 @@ def check_packages(jail):
     for path in jail.packages:
         if not _can_open([path], jail):
             raise RuntimeError(
-                f"programs cannot read {path!r}, a directory to import from: it must be open to every user"
+                f"programs cannot read {path!r}, a directory to import from: "
+                "it must be open to every user"
             )
 
 
@@ -363,15 +342,16 @@ def _can_open(paths, jail):
 
 
 def _become_zygote(group):
-    """Be the root of the user namespace, in the programs' group: they then change the user alone."""
+    """Be root of the user namespace, in the programs' group: they then change only the user."""
     os.setgroups([])
     os.setresgid(group, group, group)
     os.setresuid(0, 0, 0)
 
 
 def drop_privileges(user, keep_reading):
-    """Become `user` if that is one, and give up every capability but, where needed, that to read a
-    private interpreter.
+    """Become `user` unless None, and give up every capability.
+
+    keep_reading: keep the capability to read all files, for an interpreter in a private directory.
     """
     if keep_reading:
         prctl(PR_SET_KEEPCAPS, 1)

@@ -1,6 +1,4 @@
-"""The judge at work: hands jobs to the zygote, watches over the test that runs, passes the answers
-on. Part of the worker: standard library only, imported by path.
-"""
+"""The judge: hands jobs to the zygote, watches the test that runs, and passes the answers on."""
 
 import _signal as signal
 import itertools
@@ -70,27 +68,23 @@ def write_all(descriptor, data):
 
 
 def serve_parent(worker):
-    """Run the parent's jobs. Raises ParentGone, or what a broken socket raises, at the end."""
+    """Run the parent's jobs. Ends by raising ParentGone, or what a broken socket raises."""
     for number in itertools.count():
         wait_for_parent(worker.parent)
         kind, body = read_frame()
         if kind != JOB:  # a CANCEL here came too late to matter
             continue
         try:
-            if (
-                number % GROWTH_EVERY == GROWTH_EVERY - 1
-                and resident_bytes(worker.pid) > worker.size + MOST_GROWTH
-            ):
-                worker.replace_zygote()
+            if number % GROWTH_EVERY == GROWTH_EVERY - 1:
+                if resident_bytes(worker.pid) > worker.size + MOST_GROWTH:
+                    worker.replace_zygote()
             run_job(worker, body)
         except RuntimeError as error:
             write_all(CHANNEL, frame(CRASH, CRASH_HEAD.pack(0) + str(error).encode()))
 
 
 def wait_for_parent(parent):
-    """Wait for something to read. Raises ParentGone, even if a fork of the parent holds the socket
-    open.
-    """
+    """Wait for something to read. Raises ParentGone, even if a fork of it holds the socket open."""
     poller = select.poll()
     poller.register(CHANNEL, select.POLLIN)
     while not poller.poll(500):
@@ -101,8 +95,9 @@ def wait_for_parent(parent):
 
 
 def run_job(worker, body):
-    """Have the zygote run a job, and pass its answers on until END or CRASH. Raises RuntimeError if
-    the zygote dies.
+    """Have the zygote run a job, and pass its answers on until END or CRASH.
+
+    Raises RuntimeError if the zygote dies.
     """
     os.ftruncate(worker.job, 0)
     os.pwrite(worker.job, BOARD.pack(-1, 0.0, 0) + bytes(JOB_AT - BOARD.size), 0)
@@ -118,14 +113,14 @@ def run_job(worker, body):
 
 
 class Watch:
-    """One job under way: the answers of the zygote, and the limits of the test that runs."""
+    """A job under way: the answers of the zygote, and the limits of the test that runs."""
 
     def __init__(self, worker, limits):
         self.worker = worker
         self.seconds, self.wall_cap, self.memory, _, processes = limits
         self.buffer = bytearray()
         self.test, self.waited = -1, 0.0
-        self.ended_for = {}  # {test: the limit that it passed}
+        self.ended_for = {}  # {test: the outcome that stands for the limit that it passed}
         self.cancelled = False
         self.kills = 0
         if worker.group is not None:
@@ -150,7 +145,7 @@ class Watch:
                 raise ParentGone
             if self.pass_on():
                 return
-            if self.cancelled:  # again, should a test have begun just then
+            if self.cancelled:  # again each time: a test may have begun just then
                 test, _, depth = self.board()
                 if test >= 0:
                     self.end_test(test, depth, BROKEN)
@@ -158,7 +153,7 @@ class Watch:
                 raise RuntimeError("the zygote died")
             nap = min(2 * nap, LONGEST_NAP)
             test = self.board()[0]
-            # so it has run for a while: quick tests cost no look
+            # Looks only at a test that has run for a while: quick ones cost nothing.
             if not ready and test == looked_at and test >= 0:
                 nap = max(FIRST_NAP, min(nap, self.check()))
             looked_at = test
@@ -172,7 +167,7 @@ class Watch:
         return BOARD.unpack(os.pread(self.worker.job, BOARD.size, 0))
 
     def pass_on(self):
-        """Send what the zygote has written to the parent; whether the job is done."""
+        """Send the parent what the zygote has written; whether the job is done."""
         for descriptor, into in ((self.worker.bell, None), (self.worker.answers, self.buffer)):
             try:
                 while chunk := os.read(descriptor, CHUNK):
@@ -198,19 +193,14 @@ class Watch:
         return done
 
     def correct(self, at):
-        """Put right, in a RESULT, what only the judge knows: which limit ended the test, and what
-        it waited.
-        """
+        """Correct a RESULT, in place, by the limit that ended its test and the time it waited."""
+        group = self.worker.group
         index, kind, status, seconds, output, error = RESULT_HEAD.unpack_from(self.buffer, at)
         if index == self.test:
             seconds = max(0.0, seconds - self.waited)
         if index in self.ended_for and kind != TOO_MUCH_OUTPUT:
             kind = self.ended_for[index]
-        elif (
-            status == -signal.SIGKILL
-            and self.worker.group is not None
-            and self.worker.group.kills() > self.kills
-        ):
+        elif status == -signal.SIGKILL and group is not None and group.kills() > self.kills:
             kind = NO_MEMORY
         elif index != self.test:
             return
@@ -219,19 +209,16 @@ class Watch:
         RESULT_HEAD.pack_into(self.buffer, at, index, kind, status, seconds, output, error)
 
     # ---- limits
-    # --------------------------------------------------------------------------------------------------------
 
     def check(self):
-        """End the test that runs if it has passed a limit; seconds after which it should be looked
-        at again.
-        """
+        """End the test that runs if it has passed a limit; seconds until the next look at it."""
         test, started, depth = self.board()
         if test < 0 or test in self.ended_for:
             return LONGEST_NAP
         wall = time.monotonic() - started
         if test != self.test:
             self.test, self.waited = test, 0.0
-        table = process_table()
+        table, jail = process_table(), self.worker.jail
         levels = descendants(table, self.worker.pid)[depth:]
         pids = [pid for level in levels for pid in level]
         left = self.seconds - wall
@@ -246,34 +233,27 @@ class Watch:
             self.end_test(test, depth, BROKEN)
         elif self.memory_used(pids) > self.memory:
             self.end_test(test, depth, NO_MEMORY)
-        elif (
-            "root" not in self.worker.jail.layers
-            and tree_bytes(self.worker.jail.scratch) > SCRATCH_BYTES
-        ):
+        elif "root" not in jail.layers and tree_bytes(jail.scratch) > SCRATCH_BYTES:
             self.end_test(test, depth, TOO_MUCH_OUTPUT)
         return left
 
     def memory_used(self, pids):
         """Resident bytes of all processes; what they share with the zygote counts once."""
-        sizes = [resident_bytes(pid) for pid in pids]
-        return max(sizes, default=0) + sum(
-            max(0, size - self.worker.size) for size in sorted(sizes)[:-1]
-        )
+        *others, largest = sorted(resident_bytes(pid) for pid in pids) or [0]
+        return largest + sum(max(0, size - self.worker.size) for size in others)
 
     def end_test(self, test, depth, limit):
-        """Kill the process of `test`; the zygote clears up behind it."""
+        """Kill the process of `test`, which ends as `limit`; the zygote clears up behind it."""
         for level in descendants(process_table(), self.worker.pid)[depth : depth + 1]:
             for pid in level:
                 try:
                     process = os.pidfd_open(pid)
                 except ProcessLookupError:
                     continue
-                # a kernel without them: a process number is as good but for its reuse within this
-                # moment
                 except OSError:
-                    process = -1
+                    process = -1  # no pidfd on this kernel: the pid might be reused just now
                 try:
-                    # it runs still, so this is its process and not that of the next
+                    # It still runs, so this is its process and not that of the next test.
                     if self.board()[0] == test:
                         self.ended_for[test] = limit
                         if process < 0:
@@ -288,7 +268,7 @@ class Watch:
 
 
 def tree_bytes(path):
-    """Bytes in the files below `path`, as far as they can be seen."""
+    """Bytes on disk of the files below `path`, as far as they can be seen."""
     total, pending = 0, [path]
     while pending:
         try:

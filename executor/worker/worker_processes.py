@@ -1,8 +1,6 @@
-"""Processes as the kernel shows them, and how to end them. Part of the worker: standard library
-only, imported by path.
-"""
+"""Reads the kernel's tables of processes, and ends all processes below one."""
 
-# without the enum module, which signal imports and each zygote would carry
+# Not `signal`, which imports the enum module, and each zygote would carry that.
 import _signal as signal
 import ctypes
 import os
@@ -11,13 +9,8 @@ import time
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.prctl.argtypes = (ctypes.c_int,) + (ctypes.c_ulong,) * 4
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = (
-    1,
-    4,
-    8,
-    36,
-    38,
-)
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS = 1, 4, 8
+PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
 
 
 def prctl(option, argument):
@@ -26,9 +19,7 @@ def prctl(option, argument):
 
 
 def count_tasks(user):
-    """Threads and processes of `user` now: the process limit counts those of other programs of this
-    user too.
-    """
+    """How many threads and processes `user` has now; the process limit counts all of them."""
     count = 0
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -41,7 +32,7 @@ def count_tasks(user):
 
 
 def process_table():
-    """{pid: fields of its stat file after the name} of every process."""
+    """{pid: fields of its /proc/PID/stat after the name} of every process."""
     table = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -54,7 +45,7 @@ def process_table():
 
 
 def descendants(table, root):
-    """The processes below `root`, by depth: children, then their children, and so on."""
+    """The processes below `root` as sets of pids: its children, then their children, and so on."""
     levels, fresh = [], {root}
     while True:
         fresh = {pid for pid, fields in table.items() if int(fields[1]) in fresh}
@@ -69,7 +60,7 @@ def processor_seconds(table, pids):
 
 
 def longest_wait(pids):
-    """Seconds that a thread of `pids` was ready to run but had no processor: the longest of them."""
+    """The most seconds that a thread of `pids` has been ready to run but without a processor."""
     longest = 0.0
     for pid in pids:
         try:
@@ -90,11 +81,12 @@ def resident_bytes(pid):
 
 
 def end_all_below(user):
-    """Kill and reap all that is left below this process, which is a subreaper. Raises RuntimeError
-    if that takes too long.
+    """Kill and reap all that is left below this process, which is a subreaper.
 
     user: whom the programs run as if that is a user of their own: one call then ends them all.
     In a PID namespace of our own, one call ends everything, and no storm of forks can outrun it.
+
+    Raises RuntimeError if that takes too long.
     """
     deadline = time.monotonic() + 10.0
     while True:

@@ -1,6 +1,4 @@
-"""What happens in the process of a program. Part of the worker: standard library only, imported by
-path.
-"""
+"""Runs a program in its own process: confines it, executes it, exits as the interpreter would."""
 
 import _signal as signal
 import builtins
@@ -20,9 +18,11 @@ from worker_protocol import FAILED_AT, JOB_AT, SHARED_RECORD
 from worker_seccomp import build_signal_filter, install_filter
 from worker_trace import describe, format_chain
 
+# To type checkers sys.__stdin__ and its like are final; here they are replaced.
+# mypy: disable-error-code="misc"
+
 ADDRESS_HEADROOM = 1 << 30  # thread stacks and allocator arenas are reserved, seldom used
-# the descriptor that takes what function tests return, and the outputs of a shared process
-VALUE = 3
+VALUE = 3  # the descriptor for what function tests return, and for the outputs of a shared process
 
 _MODULE = type(sys)
 _FILES = frozenset((io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom))
@@ -44,9 +44,10 @@ _REHEARSALS = 12  # enough for the interpreter to settle on specialised instruct
 
 
 def start_program(stdin, stdout, stderr, value, table, user, drop):
-    """Turn a fresh fork into a confined process that has nothing but its streams, and `value` as
-    VALUE if that is not -1.
+    """Turn a fresh fork into a confined process that has nothing but its streams.
 
+    value: a descriptor that the process has as VALUE; -1 for none.
+    table: limits to set, see `limit_table`.
     user: the user id to become; None where that takes more, and then `drop` is called.
     """
     setpgid(0, 0)  # a signal to its own group reaches nobody else
@@ -59,7 +60,7 @@ def start_program(stdin, stdout, stderr, value, table, user, drop):
         drop()
     else:
         setresuid(user, user, user)  # the zygote has the group already
-    # At the end, so that until then a failure can be told where no program can tell it.
+    # Last, so that until then a failure can be reported in the job's file, which programs lack.
     if value < 0:
         closerange(VALUE, MOST_DESCRIPTORS)
     else:
@@ -68,7 +69,7 @@ def start_program(stdin, stdout, stderr, value, table, user, drop):
 
 
 def dropping(jail):
-    """What `start_program` needs to know of the jail: (user, drop)."""
+    """The (user, drop) of `start_program` for a jail."""
 
     def drop():
         drop_privileges(jail.inside, jail.keep_reading)
@@ -77,15 +78,16 @@ def dropping(jail):
             if "seccomp" in jail.layers and jail.inside is None:
                 install_filter(build_signal_filter(os.uname().machine, os.getpid()))
 
-    # In a user namespace a change of user takes the zygote's rights away, and what a PID namespace
-    # holds ends with it.
+    # In a user namespace a change of user takes the zygote's rights away, and the processes of a
+    # PID namespace end with it.
     simple = jail.inside is not None and {"user namespace", "pid namespace"} <= jail.layers
     return (jail.inside, drop) if simple else (None, drop)
 
 
 def limit_table(limits, tasks):
-    """What `start_program` sets: [(kind, (soft, hard))]. `tasks`: those of the same user that are
-    not the program's.
+    """The limits that `start_program` sets: [(kind, (soft, hard))].
+
+    tasks: how many tasks of the same user are not the program's.
     """
     seconds, _, memory, output, processes = limits
     cpu = int(seconds) + 2
@@ -113,22 +115,17 @@ def new_main():
 
 
 def open_streams():
-    """Fresh standard streams over descriptors 0, 1 and 2, as the interpreter makes them."""
-    sys.stdin = sys.__stdin__ = open(
-        0, encoding="utf-8", errors="surrogateescape", newline="\n", closefd=False
-    )
-    sys.stdout = sys.__stdout__ = open(
-        1, "w", encoding="utf-8", errors="surrogateescape", closefd=False
-    )
-    raw = open(2, "wb", closefd=False)
-    sys.stderr = sys.__stderr__ = io.TextIOWrapper(
-        raw, encoding="utf-8", errors="backslashreplace", line_buffering=True
-    )
+    """Open standard streams over descriptors 0, 1 and 2, as the interpreter does."""
+    text = {"encoding": "utf-8", "errors": "surrogateescape", "closefd": False}
+    sys.stdin = sys.__stdin__ = open(0, newline="\n", **text)
+    sys.stdout = sys.__stdout__ = open(1, "w", **text)
+    stderr = open(2, "wb", closefd=False)
+    stderr = io.TextIOWrapper(stderr, "utf-8", "backslashreplace", line_buffering=True)
+    sys.stderr = sys.__stderr__ = stderr
 
 
 def rehearse():
-    """Run a small program in this process, the zygote, again and again, then start afresh with
-    clean streams.
+    """Run a small program in the zygote several times, then open clean streams.
 
     What the interpreter sets up on first use (method caches, specialised instructions, decoders) is
     then ready before the fork. Otherwise each process would write it anew, and each page written to
@@ -149,9 +146,7 @@ def rehearse():
 
 
 def run_program(code, source):
-    """Run `code` as the main module, end as the interpreter would, and leave with its exit status.
-    Never returns.
-    """
+    """Run `code` as the main module, and exit as the interpreter would. Never returns."""
     status = 1
     try:
         status = run_main(code, source)
@@ -160,7 +155,7 @@ def run_program(code, source):
 
 
 def run_main(code, source):
-    """Run `code` as the main module, with what the interpreter does at the end; its exit status."""
+    """Run `code` as the main module, then what the interpreter does at the end; the exit status."""
     namespace, modules = new_main(), sys.modules
     gc.enable()
     try:
@@ -178,15 +173,14 @@ def run_main(code, source):
     for value in namespace.values():
         if type(value) in _FILES:
             flush(value)
-    # the program has put others in their places
-    if stdout is not sys.__stdout__ or stderr is not sys.__stderr__:
+    if stdout is not sys.__stdout__ or stderr is not sys.__stderr__:  # the program replaced them
         flush(sys.__stdout__)
         flush(sys.__stderr__)
     return status
 
 
 def finish(module, ending, source):
-    """Wait for threads, or call what was registered for the end; the exit status."""
+    """Call `module.ending()`, which waits for threads or runs exit functions; the exit status."""
     try:
         getattr(module, ending)()
         return 0
@@ -195,9 +189,7 @@ def finish(module, ending, source):
 
 
 def run_function(code, source, payload, encode, decode):
-    """Run `code`, then evaluate the payload's expressions in its namespace; their values go to
-    VALUE. Never returns.
-    """
+    """Run `code`, evaluate the payload's expressions, write their values to VALUE, and exit."""
     status = 1
     write, evaluate = os.pwrite, eval
     try:
@@ -220,22 +212,19 @@ def run_function(code, source, payload, encode, decode):
 
 
 def run_shared_program(code, inputs, started):
-    """Run `code` on each input in this one process, and note the outputs of runs that end well.
-    Never returns.
+    """Run `code` on each input in this one process, write outputs of good runs to VALUE, exit.
 
-    Reading from descriptor 0 fails, and writing to descriptor 1 voids all that was noted; see
-    run_shared. The parent runs again all that is not noted.
+    Reading from descriptor 0 fails, and writing to descriptor 1 voids all outputs; see run_shared.
+    The parent runs again the tests that have no output.
     """
     write = os.write
     try:
         for index, data in enumerate(inputs):
-            sys.stdin = sys.__stdin__ = io.TextIOWrapper(
-                io.BytesIO(data), encoding="utf-8", errors="surrogateescape", newline="\n"
-            )
+            stdin = io.TextIOWrapper(io.BytesIO(data), "utf-8", "surrogateescape", "\n")
+            sys.stdin = sys.__stdin__ = stdin
             raw = io.BytesIO()
-            sys.stdout = sys.__stdout__ = stdout = io.TextIOWrapper(
-                raw, encoding="utf-8", errors="surrogateescape"
-            )
+            stdout = io.TextIOWrapper(raw, "utf-8", "surrogateescape")
+            sys.stdout = sys.__stdout__ = stdout
             try:
                 good = ends_well(code)
                 stdout.flush()
@@ -253,9 +242,7 @@ def run_shared_program(code, inputs, started):
 
 
 def ends_well(code):
-    """Run `code` as run_main does, but leave everything in place for more; whether its exit status
-    would be 0.
-    """
+    """As run_main, but leaves everything in place for more runs; whether it would exit with 0."""
     namespace, modules = new_main(), sys.modules
     try:
         exec(code, namespace)
@@ -283,7 +270,7 @@ def flush(file):
 
 
 def report(error, source):
-    """Write what the interpreter would to standard error; the exit status."""
+    """Write to standard error what the interpreter would write; the exit status."""
     if isinstance(error, SystemExit):
         if error.code is None:
             return 0
@@ -299,13 +286,13 @@ def report(error, source):
             flush(sys.stderr)
             os.write(2, format_chain(error, source.splitlines()).encode("utf-8", "replace"))
     except BaseException:
-        # Not even the trace could be written; the name may still tell that memory ran out.
+        # Not even the trace could be written; the name may still show that memory ran out.
         os.write(2, f"{type(error).__name__}\n".encode())
     return 1
 
 
 def fail_setup(job, error):
-    """Leave with the zygote told that nothing of the program has run."""
+    """Tell the zygote that nothing of the program has run, and exit."""
     try:
         os.pwrite(job, b"\1", FAILED_AT)
         os.write(2, describe(error).encode("utf-8", "replace"))

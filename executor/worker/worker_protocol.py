@@ -1,11 +1,10 @@
-"""What the parent, the judge and the zygote say to each other. Imported by all, so it imports next
-to nothing.
+"""The messages between parent, judge and zygote. Imported by all, so it imports next to nothing.
 
-A frame is a kind, the length of its body, and the body. The judge says READY once, with a line for
-each layer that is off. The parent sends a JOB, and may CANCEL it. The answers are RESULT frames in
-the order of the tests, or one INVALID with the compiler's message, then END; or CRASH in place of
-END if the job could not be carried through. A job in one shared process has one SHARED frame in
-place of results.
+A frame is a kind, the length of its body, and the body. The judge sends READY once, with a line for
+each layer that was asked for and is off. The parent sends a JOB, and may CANCEL it. The answers are
+RESULT frames in the order of the tests, or one INVALID with the compiler's message, then END; or
+CRASH in place of END if the job could not be carried through. A job in one shared process has one
+SHARED frame in place of results.
 
 The judge writes the job to a memory file that it shares with the zygote: first BOARD, which the
 zygote keeps up to date so that the judge knows which test runs since when, then the body of the JOB
@@ -20,33 +19,16 @@ READY, JOB, CANCEL, RESULT, SHARED, INVALID, END, CRASH = range(8)
 # What became of one test, as far as the worker can know.
 EXITED, TIMED_OUT, NO_MEMORY, TOO_MUCH_OUTPUT, BROKEN = range(5)
 
-# How a job is run. IN_SUBMISSION: compiled in a process of its own, so that a crash of the compiler
+# Flags of a job. IN_SUBMISSION: compiled in a process of its own, so that a crash of the compiler
 # is recognised.
 IN_SUBMISSION, FUNCTIONS, SHARED_PROCESS = 1, 2, 4
 
-# Layers that can be missing. Having a process and limits of its own cannot.
-LAYERS = (
-    "user namespace",
-    "mount namespace",
-    "network namespace",
-    "ipc namespace",
-    "pid namespace",
-    "cgroup",
-    "root",
-    "session",
-    "scratch",
-    "user",
-    "landlock",
-    "seccomp",
-)
-
-# the test that runs or -1, the monotonic time at its start, processes between it and the zygote
+# The test that runs or -1, the monotonic time at its start, processes between it and the zygote.
 BOARD = struct.Struct("<qdi")
 CANCELLED_AT = BOARD.size  # a byte that the judge sets
 FAILED_AT = BOARD.size + 1  # a byte that the process of a test sets if it could not be confined
 JOB_AT = 64
-# wait status of the submission as an exit code; the message follows
-CRASH_HEAD = struct.Struct("<i")
+CRASH_HEAD = struct.Struct("<i")  # exit code of the submission; the message follows
 SHARED_RECORD = struct.Struct("<IdI")  # test, seconds, length of the output that follows
 JOB_HEAD = struct.Struct("<BddQQIII")
 RESULT_HEAD = struct.Struct("<IBidII")
@@ -57,11 +39,12 @@ def frame(kind, body=b""):
     return FRAME.pack(kind, len(body)) + body
 
 
-def pack_job(flags, seconds, wall_cap, memory, output, processes, program, inputs):
-    """Times in seconds, sizes in bytes; `program` and `inputs` are bytes."""
-    head = JOB_HEAD.pack(
-        flags, seconds, wall_cap, memory, output, processes, len(inputs), len(program)
-    )
+def pack_job(flags, limits, program, inputs):
+    """The frame of a JOB; `program` and each of `inputs` are bytes.
+
+    limits: (seconds, seconds of wall clock, bytes of memory, bytes of output, processes).
+    """
+    head = JOB_HEAD.pack(flags, *limits, len(inputs), len(program))
     lengths = struct.pack(f"<{len(inputs)}I", *map(len, inputs))
     return frame(JOB, b"".join((head, lengths, program, *inputs)))
 
@@ -75,8 +58,10 @@ def pack_result(index, outcome, exit_status, seconds, output, error, value):
 
 
 def unpack_result(body):
-    """(index, outcome, exit_status, seconds, output, error, value); exit_status is minus the signal
-    that ended the program.
+    """(index, outcome, exit_status, seconds, output, error, value) of the body of a RESULT.
+
+    exit_status is minus the signal if one ended the program. Raises ValueError or struct.error for
+    a body that is malformed.
     """
     index, outcome, exit_status, seconds, output_size, error_size = RESULT_HEAD.unpack_from(body)
     at = RESULT_HEAD.size
@@ -87,7 +72,7 @@ def unpack_result(body):
 
 
 def unpack_shared(body):
-    """[(index, seconds, output)] from a shared process, which may have been cut short anywhere."""
+    """[(index, seconds, output)] of the body of a SHARED, which may be cut off anywhere."""
     found, at = [], 0
     while at + SHARED_RECORD.size <= len(body):
         index, seconds, size = SHARED_RECORD.unpack_from(body, at)

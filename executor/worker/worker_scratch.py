@@ -1,14 +1,10 @@
-"""The directory that programs start in. Part of the worker: standard library only, imported by
-path.
-"""
+"""The scratch directory, which programs start in."""
 
 import os
 
 
 def enter_scratch(path, user):
-    """Make `path` the current directory, empty and owned by `user` if that is one. Raises OSError
-    if that cannot be had.
-    """
+    """Make `path` the current directory, empty, and owned by `user` unless None. Raises OSError."""
     os.chdir("/")
     if os.path.islink(path):
         os.unlink(path)
@@ -21,7 +17,7 @@ def enter_scratch(path, user):
 
 
 def empty_directory(path):
-    """Remove all that is in `path`. What lies deep is moved up first, so that no depth is too much."""
+    """Remove all that is in `path`. Moves deep directories up first, so no depth is too much."""
     os.chmod(path, 0o700)
     moved = 0
     while names := os.listdir(path):

@@ -1,5 +1,4 @@
-"""Starting and ending a zygote: the judge's side and the zygote's side of putting up the jail. Part
-of the worker.
+"""Starts and ends a zygote: the judge's side and the zygote's side of putting up the jail.
 
 Nothing that the judge alone needs is imported here: a zygote keeps the memory of what was loaded
 when it was forked.
@@ -52,9 +51,7 @@ class Worker:
         self.off[name] = " ".join(why.split())
 
     def start_zygote(self):
-        """Start a zygote in the layers wanted; False, and one layer less is wanted, if that layer
-        fails.
-        """
+        """Start a zygote in the layers wanted. If one fails, drop it and return False."""
         self.jail, lacking = plan_jail(self.wanted, self.root, self.packages)
         for name, why in lacking.items():
             self.drop(name, why)
@@ -83,9 +80,7 @@ class Worker:
             return False
 
     def help_zygote(self, outer):
-        """Do the judge's part of the set-up, as the zygote asks for it, until it is ready. Raises
-        LayerFailed.
-        """
+        """Do the judge's part of the set-up as the zygote asks for it. Raises LayerFailed."""
         self.pid = outer
         with open(self.answers, encoding="utf-8", closefd=False) as lines:
             for line in lines:
@@ -96,7 +91,7 @@ class Worker:
                 elif word == "pid":
                     self.pid = int(rest[0])
                     if self.pid != outer:
-                        os.waitpid(outer, 0)  # now the zygote is our child
+                        os.waitpid(outer, 0)  # from here on the zygote is our child
                     if self.group is not None:
                         layer("cgroup", self.group.add, self.pid)
                     os.write(self.orders, b"a")
@@ -111,7 +106,7 @@ class Worker:
         return True
 
     def replace_zygote(self):
-        """Raises RuntimeError if the new one cannot have the layers of the old."""
+        """Start a new zygote. Raises RuntimeError if it cannot have the layers of the old one."""
         self.stop_zygote()
         if not self.start_zygote():
             raise RuntimeError(f"a layer that was on cannot be had again: {self.off}")
@@ -132,7 +127,7 @@ class Worker:
         if self.group is not None:
             remove_group(self.group.paths.values())
         scratch = os.path.join(self.root, "scratch")
-        # a dead pool's, once it is empty
+        # The directory above is the pool's: if the pool is dead, the last worker removes it.
         above = [os.path.dirname(self.root)] if os.getppid() != self.parent else []
         for path in (scratch, self.root, *above):
             try:
@@ -144,12 +139,12 @@ class Worker:
 
 
 # ---- the zygote's side
-# -----------------------------------------------------------------------------------------------
 
 
 def become_zygote(jail, orders, answers, bell, job):
-    """In a fork of the judge: enter the jail and serve jobs. Tells the judge, line by line, what it
-    should do.
+    """In a fork of the judge: enter the jail and serve jobs.
+
+    What the judge has to do for it, the zygote writes to `answers`, a line each.
     """
 
     def say(*words):

@@ -1,6 +1,4 @@
-"""Stack traces as a reader of the program wants them: alike on every Python, without the frames
-that ran the program. Part of the worker: standard library only, imported by path.
-"""
+"""Stack traces that are alike on every Python, without the frames that ran the program."""
 
 import os
 
@@ -12,10 +10,8 @@ def format_chain(error, source_lines):
     while error is not None and id(error) not in seen and len(parts) < 10:
         seen.add(id(error))
         if error.__cause__ is not None:
-            link, following = (
-                "The above exception was the direct cause of the following exception:",
-                error.__cause__,
-            )
+            link = "The above exception was the direct cause of the following exception:"
+            following = error.__cause__
         else:
             link = "During handling of the above exception, another exception occurred:"
             following = None if error.__suppress_context__ else error.__context__
@@ -29,7 +25,7 @@ def format_error(error, source_lines):
     frames, trace = [], error.__traceback__
     while trace is not None:
         file = trace.tb_frame.f_code.co_filename
-        if not file.startswith(_OURS):  # our own frames are nobody's business
+        if not file.startswith(_OURS):
             frames.append((file, trace.tb_lineno, trace.tb_frame.f_code.co_name))
         trace = trace.tb_next
     lines, last, repeats = [], None, 0

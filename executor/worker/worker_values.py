@@ -1,20 +1,20 @@
-"""Python values as bytes and back: how arguments reach a program, and how what it returns leaves
-it. Imported by the worker by path, and by the parent.
+"""Python values to bytes and back: the arguments that a program gets, and what it returns.
 
-A value is a tag of one byte, then what the tag announces: a number of fixed size, a length and that
-many bytes, or a count and that many values (twice as many for a dict). Numbers are little-endian.
-What is not data becomes an Opaque.
+Imported by the worker by path, and by the parent. A value is a tag of one byte, then what the tag
+announces: a number of fixed size, a length and that many bytes, or a count and that many values
+(twice as many for a dict). Numbers are little-endian. What is not data becomes an Opaque.
 """
 
 import struct
 
 DEEPEST = 200  # containers within containers
 LONGEST_TEXT = 1000  # characters of an Opaque
-# Keys of a dict or set that hash alike are compared one with another, which for a million of them
-# would take hours, and comparing sets takes such comparisons in turn. So many may be alike, by how
-# many sets there are within one another.
-MOST_ALIKE = {0: 64, 1: 8}  # else 1
+# How many keys of a dict or set may hash alike, by how deep their frozensets are nested; else 1.
+# Such keys are compared one with another, which for a million of them would take hours, and
+# comparing sets takes such comparisons in turn.
+MOST_ALIKE = {0: 64, 1: 8}
 
+_TOO_DEEP = f"the value is nested too deep: more than {DEEPEST} containers within one another"
 _SIZE = struct.Struct("<I")
 _HEAD = struct.Struct("<cI")
 _INT = struct.Struct("<cq")
@@ -24,8 +24,7 @@ _SMALL = 1 << 63
 
 
 class Opaque:
-    """What stands for a value that is no data: the name of its type, its repr, and whether it was
-    true.
+    """Stands for a value that is not data: its type's name, its repr, and its truth.
 
     Equal to itself alone.
     """
@@ -43,16 +42,17 @@ class Opaque:
 
 
 # ---- to bytes
-# --------------------------------------------------------------------------------------------------------
 
 
 def encode(value):
-    """The bytes of None, bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set
-    and frozenset.
+    """The bytes of a value.
 
-    A subclass counts as its base, read by the base's own methods. Scalars and arrays of numpy
-    become what their `tolist` gives. Anything else becomes an Opaque. Raises ValueError for a value
-    that is nested too deep, as one that contains itself is, and for 4 GiB in one piece.
+    Data are None, bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set and
+    frozenset. A subclass counts as its base, read by the base's own methods. Scalars and arrays of
+    numpy become what their `tolist` gives. Anything else becomes an Opaque.
+
+    Raises ValueError for a value that is nested too deep, as one that contains itself is, and for
+    4 GiB in one piece.
     """
     parts, outer = [], []
     put, items = parts.append, iter((value,))
@@ -68,9 +68,7 @@ def encode(value):
             elements = elements_of(item)
             put(_head(tag, len(elements) // per_count))
             if len(outer) == DEEPEST:
-                raise ValueError(
-                    f"the value is nested too deep: more than {DEEPEST} containers within one another"
-                )
+                raise ValueError(_TOO_DEEP)
             outer.append(items)
             items = iter(elements)
             break
@@ -87,7 +85,7 @@ def _head(tag, size):
 
 
 def _encode_int(value):
-    # Methods of the base, here and below: those of a subclass may do anything.
+    # Methods of the base, here and below: methods of a subclass may do anything.
     value = int.__index__(value)
     if -_SMALL <= value < _SMALL:
         return _INT.pack(b"i", value)
@@ -117,9 +115,8 @@ def _encode_bytearray(value):
 
 def _encode_opaque(value):
     kind, text = (part.encode("utf-8", "backslashreplace") for part in (value.kind, value.text))
-    return b"".join(
-        (_head(b"o", len(kind)), kind, _SIZE.pack(len(text)), text, b"T" if value.truth else b"F")
-    )
+    truth = b"T" if value.truth else b"F"
+    return b"".join((_head(b"o", len(kind)), kind, _SIZE.pack(len(text)), text, truth))
 
 
 _SCALARS = {
@@ -175,14 +172,13 @@ def _opaque(value):
 
 
 # ---- from bytes
-# ------------------------------------------------------------------------------------------------------
 
 
 def decode(data):
-    """The value of which `data` are the bytes. Raises ValueError, and nothing else, for any other
-    bytes.
+    """The value that `encode` gave as `data`, or ValueError.
 
-    `data` may come from a hostile program. Memory and time stay in proportion to their length.
+    `data` may come from a hostile program. For bytes of no value, nothing but ValueError is raised,
+    and memory and time stay in proportion to their length.
     """
     at, outer = 0, []
     tag, missing, items = b"", 1, []
@@ -203,23 +199,16 @@ def decode(data):
             items.append(value)
         elif head in _COUNTED:
             per_count, at = _COUNTED[head], at + _SIZE.size
-            count = per_count * _read_size(data, at - _SIZE.size)
-            if count > len(data) - at:
-                raise ValueError(
-                    f"{count} elements announced where {len(data) - at} bytes are left"
-                )
+            count, left = per_count * _read_size(data, at - _SIZE.size), len(data) - at
+            if count > left:
+                raise ValueError(f"{count} elements announced where {left} bytes are left")
             if len(outer) == DEEPEST:
-                raise ValueError(
-                    f"the value is nested too deep: more than {DEEPEST} containers within one another"
-                )
+                raise ValueError(_TOO_DEEP)
             outer.append((tag, missing, items))
             tag, missing, items = head, count, []
         else:
-            raise ValueError(
-                f"tag {bytes(head)!r} at byte {at - 1} is unknown"
-                if head
-                else "the value is cut off"
-            )
+            unknown = f"tag {bytes(head)!r} at byte {at - 1} is unknown"
+            raise ValueError(unknown if head else "the value is cut off")
 
 
 def _read_size(data, at):
@@ -310,7 +299,7 @@ def _check_hashes(keys):
 
 
 def _sets_within(key):
-    """How many frozensets there are within one another."""
+    """How deep frozensets are nested in a key."""
     most, pending = 0, [(key, 0)]
     while pending:
         part, depth = pending.pop()

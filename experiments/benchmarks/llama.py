@@ -213,7 +213,7 @@ def run(config, steps: int) -> dict:
     )
     params = jax.device_put(params, sharding.shardings(params, mesh))
     found["agreement"] = agreement(model, mesh, params, tokens_BT)
-    devices, chip = chips.here()
+    devices, chip = chips.local()
     planned = max(need.total for need in programs.plan(config, devices, chip)[2]) / chips.GIB
     found["memory_gib"] = {"peak_gib": memory, "planned_gib": planned}
     if all(importlib.util.find_spec(name) for name in ("torch", "transformers")):

@@ -1,6 +1,4 @@
-"""The settings of a run: their defaults, the checks before anything is compiled, and the command
-line.
-"""
+"""The settings of a run: their defaults, the checks of them, and the command line."""
 
 from rlef_jax.config.defaults import (
     CHOICES,

@@ -1,6 +1,4 @@
-"""What is asked of a configuration before anything is compiled: known fields, of the right type, in
-range, and in agreement.
-"""
+"""Checks a configuration before anything is compiled: fields, types, ranges, and agreement."""
 
 import os
 
@@ -10,18 +8,15 @@ from rlef_jax.config import CHOICES, default, leaves, stream_capacity, suggestio
 
 
 def validate(config: ConfigDict) -> None:
-    """Raises ValueError, in one sentence that names the field, for a configuration that cannot be
-    run.
-    """
+    """Raises ValueError, in one sentence that names the field, if the configuration is wrong."""
     known, given = dict(leaves(default())), dict(leaves(config))
     for path in given:
         if path not in known:
             raise ValueError(f"unknown config field {path}.{suggestion(path)}")
     for path, reference in known.items():
         if path not in given:
-            raise ValueError(
-                f"config field {path} is missing: start from rlef_jax.config.default()"
-            )
+            advice = "start from rlef_jax.config.default()"
+            raise ValueError(f"config field {path} is missing: {advice}")
         _check_type(path, reference, given[path])
     for path, choices in CHOICES.items():
         if given[path] not in choices:
@@ -32,19 +27,18 @@ def validate(config: ConfigDict) -> None:
 
 def _check_type(path: str, reference, value) -> None:
     kind = type(reference)
-    fine = isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
-    if not fine or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(
-            f"{path} is {value!r}, a {type(value).__name__}: it must be a {kind.__name__}"
-        )
-    if kind is tuple:
-        number = (int, float) if isinstance(reference[0], float) else int
-        if not value or not all(
-            isinstance(item, number) and not isinstance(item, bool) for item in value
-        ):
-            raise ValueError(
-                f"{path} is {value!r}: it must be a non-empty tuple of numbers like {reference!r}"
-            )
+    if not _is_a(value, kind):
+        must = f"it must be a {kind.__name__}"
+        raise ValueError(f"{path} is {value!r}, a {type(value).__name__}: {must}")
+    if kind is tuple and not (value and all(_is_a(item, type(reference[0])) for item in value)):
+        must = f"it must be a non-empty tuple of numbers like {reference!r}"
+        raise ValueError(f"{path} is {value!r}: {must}")
+
+
+def _is_a(value, kind: type) -> bool:
+    """Whether a value can stand for a setting of this type; an int is a float, a bool no int."""
+    allowed = (int, float) if kind is float else kind
+    return isinstance(value, allowed) and (kind is bool or not isinstance(value, bool))
 
 
 def _check_ranges(given: dict) -> None:
@@ -116,17 +110,14 @@ def _check_ranges(given: dict) -> None:
         "model.norm_eps",
     )
     probability = ("sampler.share", "sft.fix_probability", "sft.repeat_probability")
+    below_1 = ("ppo.adam_b1", "ppo.adam_b2", "sft.broken_probability")
     for paths, fine, rule in (
         (at_least_1, lambda v: v >= 1, "at least 1"),
         (at_least_0, lambda v: v >= 0, "at least 0"),
         (positive, lambda v: v > 0, "greater than 0"),
         (probability, lambda v: 0 <= v <= 1, "between 0 and 1"),
         (("eval.top_p",), lambda v: 0 < v <= 1, "greater than 0 and at most 1"),
-        (
-            ("ppo.adam_b1", "ppo.adam_b2", "sft.broken_probability"),
-            lambda v: 0 <= v < 1,
-            "at least 0 and below 1",
-        ),
+        (below_1, lambda v: 0 <= v < 1, "at least 0 and below 1"),
     ):
         for path in paths:
             if not fine(given[path]):
@@ -134,55 +125,51 @@ def _check_ranges(given: dict) -> None:
 
 
 def _check_sizes(config: ConfigDict) -> None:
-    if config.ppo.rollouts % config.ppo.minibatches:
+    """Raises ValueError where fields do not fit together, or name a file that is not there."""
+    evaluation, lengths, ppo = config.eval, config.batch.lengths, config.ppo
+    if ppo.rollouts % ppo.minibatches:
         raise ValueError(
-            f"ppo.rollouts ({config.ppo.rollouts}) must be a multiple of ppo.minibatches ({config.ppo.minibatches}): "
-            "every optimiser step takes the same number of episodes"
+            f"ppo.rollouts ({ppo.rollouts}) must be a multiple of ppo.minibatches"
+            f" ({ppo.minibatches}): every optimiser step takes the same number of episodes"
         )
-    if config.eval.rollouts < config.eval.turn_limit:
+    if evaluation.rollouts < evaluation.turn_limit:
         raise ValueError(
-            f"eval.rollouts is {config.eval.rollouts}: it must be at least eval.turn_limit ({config.eval.turn_limit}), "
-            "since the first responses of that many rollouts are the independent samples at equal budget"
+            f"eval.rollouts is {evaluation.rollouts}: it must be at least eval.turn_limit"
+            f" ({evaluation.turn_limit}), since the first responses of that many rollouts are the"
+            " independent samples at equal budget"
         )
-    if min(config.eval.temperatures) <= 0:
-        raise ValueError(
-            f"eval.temperatures is {config.eval.temperatures}: each must be greater than 0"
-        )
-    if (
-        list(config.batch.lengths) != sorted(set(config.batch.lengths))
-        or config.batch.lengths[0] < 2
-    ):
-        raise ValueError(
-            f"batch.lengths is {config.batch.lengths}: it must be increasing, and at least 2"
-        )
+    if min(evaluation.temperatures) <= 0:
+        found = evaluation.temperatures
+        raise ValueError(f"eval.temperatures is {found}: each must be greater than 0")
+    if list(lengths) != sorted(set(lengths)) or lengths[0] < 2:
+        raise ValueError(f"batch.lengths is {lengths}: it must be increasing, and at least 2")
     capacity = stream_capacity(config)
-    if config.batch.lengths[-1] < capacity:
+    if lengths[-1] < capacity:
         raise ValueError(
-            f"the last of batch.lengths is {config.batch.lengths[-1]}, but a conversation can take {capacity} tokens "
-            "(episode.max_prompt_tokens + the responses of all turns + the feedback between them): add a longer one"
+            f"the last of batch.lengths is {lengths[-1]}, but a conversation can take {capacity}"
+            " tokens (episode.max_prompt_tokens + the responses of all turns + the feedback between"
+            " them): add a longer one"
         )
-    if len(config.sft.batch) != 3 or len(config.sft.demonstrations) != 3:
-        raise ValueError(
-            "sft.batch and sft.demonstrations need three numbers: demonstrations of 1, 2 and 3 turns"
-        )
-    if min(*config.sft.batch, *config.sft.demonstrations) < 0:
-        raise ValueError("sft.batch and sft.demonstrations must not be negative")
-    if config.sft.fix_probability + config.sft.repeat_probability > 1:
-        raise ValueError("sft.fix_probability and sft.repeat_probability must add up to at most 1")
-    if config.sft.steps and (sum(config.sft.batch) < 1 or sum(config.sft.demonstrations) < 1):
-        raise ValueError(
-            "sft.steps is positive, but sft.batch or sft.demonstrations is all zeros: nothing to train on"
-        )
-    for turns, (batch, pool) in enumerate(
-        zip(config.sft.batch, config.sft.demonstrations), start=1
-    ):
-        if config.sft.steps and batch > pool:
-            raise ValueError(
-                f"sft.batch takes {batch} demonstrations of {turns} turn(s) a step, but sft.demonstrations makes {pool}"
-            )
+    _check_demonstrations(config.sft)
     if config.tokenizer.path and not os.path.exists(config.tokenizer.path):
         raise ValueError(f"tokenizer.path: there is no file or directory {config.tokenizer.path}")
-    if config.model.hf_dir and not os.path.isfile(os.path.join(config.model.hf_dir, "config.json")):
-        raise ValueError(
-            f"model.hf_dir: there is no {os.path.join(config.model.hf_dir, 'config.json')}"
-        )
+    hf_config = os.path.join(config.model.hf_dir, "config.json")
+    if config.model.hf_dir and not os.path.isfile(hf_config):
+        raise ValueError(f"model.hf_dir: there is no {hf_config}")
+
+
+def _check_demonstrations(sft: ConfigDict) -> None:
+    both = "sft.batch and sft.demonstrations"
+    if len(sft.batch) != 3 or len(sft.demonstrations) != 3:
+        raise ValueError(f"{both} need three numbers: demonstrations of 1, 2 and 3 turns")
+    if min(*sft.batch, *sft.demonstrations) < 0:
+        raise ValueError(f"{both} must not be negative")
+    if sft.fix_probability + sft.repeat_probability > 1:
+        raise ValueError("sft.fix_probability and sft.repeat_probability must add up to at most 1")
+    if sft.steps and (sum(sft.batch) < 1 or sum(sft.demonstrations) < 1):
+        nothing = "sft.batch or sft.demonstrations is all zeros: nothing to train on"
+        raise ValueError(f"sft.steps is positive, but {nothing}")
+    for turns, (batch, pool) in enumerate(zip(sft.batch, sft.demonstrations), start=1):
+        if sft.steps and batch > pool:
+            takes = f"sft.batch takes {batch} demonstrations of {turns} turn(s) a step"
+            raise ValueError(f"{takes}, but sft.demonstrations makes {pool}")

@@ -1,6 +1,4 @@
-"""Command lines that take --config FILE and --config.path.to.field=VALUE: whatever is wrong with
-one is a line on stderr.
-"""
+"""Command lines with --config FILE and --config.path.to.field=VALUE; every error is one line."""
 
 import sys
 
@@ -11,12 +9,9 @@ from rlef_jax.config import checks, field_names, suggestion
 
 
 def define_config():
-    """The --config flag; the holder's value is the ConfigDict, once `parse` has read the command
-    line.
-    """
-    return config_flags.DEFINE_config_file(
-        "config", help_string="Python file with get_config(arg=None)", lock_config=True
-    )
+    """Defines the --config flag; the holder's value is the ConfigDict after `parse`."""
+    help_string = "Python file with get_config(arg=None)"
+    return config_flags.DEFINE_config_file("config", help_string=help_string, lock_config=True)
 
 
 def given(argv: list[str]) -> list[str]:
@@ -25,11 +20,10 @@ def given(argv: list[str]) -> list[str]:
 
 
 def parse(holder, argv: list[str]) -> None:
-    """Reads flags and configuration file, and validates what comes out."""
+    """Reads flags and configuration file, and validates the configuration."""
     names = given(argv)
-    if "config" not in names:
-        if not any(name.startswith("help") for name in names):
-            sys.exit("error: --config is missing: name a file such as experiments/configs/mini.py")
+    if "config" not in names and not any(name.startswith("help") for name in names):
+        sys.exit("error: --config is missing: name a file such as experiments/configs/mini.py")
     for name in names:
         path = name.removeprefix("config.")
         if path != name and path not in field_names():
@@ -39,15 +33,13 @@ def parse(holder, argv: list[str]) -> None:
         checks.validate(holder.value)
     except (flags.Error, ValueError) as error:
         sys.exit(f"error: {_last_line(str(error))}")
-    # raised by the configuration file, which may be missing and may hold any code
-    except Exception as error:
+    except Exception as error:  # from the configuration file: missing, or any code
         sys.exit(f"error: --config: {_last_line(f'{type(error).__name__}: {error}')}")
     if rest:
-        sys.exit(
-            f"error: unexpected argument {rest[0]!r}: settings are given as --config.path.to.field=VALUE"
-        )
+        usage = "settings are given as --config.path.to.field=VALUE"
+        sys.exit(f"error: unexpected argument {rest[0]!r}: {usage}")
 
 
 def _last_line(text: str) -> str:
-    """The reason: ml_collections tells a long story and ends with it."""
+    """The last line of a message, with which ml_collections gives the reason."""
     return text.strip().splitlines()[-1].strip()

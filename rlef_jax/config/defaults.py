@@ -1,5 +1,4 @@
-"""Every setting of a run, with the paper's value as the default; `config_checks.validate` says what
-can be run.
+"""Every setting of a run, with the paper's value as the default; `checks.validate` checks them.
 
 Marks: [paper] stated in arXiv 2410.02089; [open] the paper is silent and the value is this
 project's choice. Configuration files (`experiments/configs/*.py`) start from `default()` and
@@ -12,11 +11,13 @@ from ml_collections import ConfigDict
 
 import executor
 
+# {field: its possible values}. Names of what lies above this part of the library are repeated here,
+# and a test compares them.
 CHOICES = {
     "data.name": ("mini_contest", "code_contests", "humaneval_plus", "mbpp_plus", "json_lines"),
     "data.level": ("standard", "hard"),
     "data.prompt": ("mini", "code_contests", "humaneval_plus", "mbpp_plus"),
-    "data.comparison": ("strict", "codecontests", "exact-lines"),
+    "data.comparison": executor.COMPARISONS,
     "executor.isolation": executor.ISOLATIONS,
     "episode.feedback": ("true", "random", "none"),
     "episode.cut_response": ("turn", "end"),
@@ -33,13 +34,11 @@ CHOICES = {
 
 
 def default() -> ConfigDict:
-    """The paper's settings where it states them. Locked: a misspelt field is an error, not a new
-    field.
-    """
+    """The paper's settings where it states them; locked, so that a misspelt field is an error."""
     config = ConfigDict()
     config.name = "default"  # names the default workdir, runs/<name>
     config.seed = 0  # of weights, data order, demonstrations and sampling noise
-    # collections between those whose conversations are written to <workdir>/episodes; 0: none
+    # how often, in collections, conversations are written to <workdir>/episodes; 0: never
     config.episodes_every = 10
     config.data = _data()
     config.tokenizer = _tokenizer()
@@ -60,11 +59,11 @@ def _data() -> ConfigDict:
     """Problems, their wording, and how their outputs are compared."""
     c = ConfigDict()
     c.name = "mini_contest"  # the data set
-    c.dir = ""  # where prepared data sets live; empty: <workdir>/data
+    c.dir = ""  # the folder of prepared data sets; empty: <workdir>/data
     # CodeContests: generated tests are private tests too [paper: in evaluation; open: in training]
     c.generated = True
-    # a file with names of problems that are left out, one a line: `python -m rlef_jax.datasets
-    # lint` writes one
+    # a file with the names of problems to leave out, one a line: `python -m rlef_jax.datasets lint`
+    # writes one
     c.exclude = ""
     c.seed = 0  # mini contest: which problems are made
     c.train = 4096  # mini contest: problems of the train split
@@ -83,19 +82,17 @@ def _tokenizer() -> ConfigDict:
     # directory. Empty: that of model.hf_dir, and without one a SentencePiece model is trained on
     # the data set's train split.
     c.path = ""
-    # tokens around messages: those of the trained tokenizer, Llama 2, Llama 3, or ChatML
-    c.layout = "mini"
+    c.layout = "mini"  # tokens around messages; mini goes with the trained tokenizer
     c.system = ""  # [open] a system message before the conversation (llama3, chatml); empty: none
-    c.vocab_size = 768  # of the trained one
+    c.vocab_size = 768  # of the trained tokenizer
     return c
 
 
 def _model() -> ConfigDict:
     """The shape of the Llama; this default is tiny."""
     c = ConfigDict()
-    # A Hugging Face directory: weights, shape, rotary settings and tokenizer come from it, and
-    # whatever is said about the shape below is for planning without the weights. Empty: random
-    # weights of the shape below.
+    # A Hugging Face directory: weights, shape, rotary settings and tokenizer come from it, and the
+    # shape below serves planning without the weights. Empty: random weights of the shape below.
     c.hf_dir = ""
     c.vocab_size = 0  # 0: as many as the tokenizer has
     c.d_model = 64  # width
@@ -106,20 +103,19 @@ def _model() -> ConfigDict:
     c.d_ff = 192  # width of the feed-forward layer
     c.rope_theta = 10_000.0  # base of the rotary wavelengths
     c.rope_factor = 1.0  # Llama 3.1's stretching of long wavelengths; 1: none
-    # wavelengths above rope_original_context over this are stretched in full
+    # wavelengths above rope_original_context / this are stretched in full
     c.rope_low_freq_factor = 1.0
-    # ... below rope_original_context over this not at all; between them in part
+    # ... below rope_original_context / this not at all; between them in part
     c.rope_high_freq_factor = 4.0
     c.rope_original_context = 8192  # tokens of context before the stretching
     c.norm_eps = 1e-5  # of RMSNorm
     c.tied_embeddings = True  # the output layer is the embedding table
     c.qkv_bias = False  # query, key and value have a bias (Qwen2)
-    # the longest sequence the weights were made for; 0: not known, nothing is checked
-    c.context_length = 0
+    c.context_length = 0  # longest sequence the weights were made for; 0: not known, not checked
     # of activations and the sampler's weights; bfloat16 keeps float32 weights and moments in the
     # learner
     c.dtype = "float32"
-    # of training: cudnn (GPU, bfloat16), splash (TPU), xla (anywhere); auto: the best there is
+    # kernel in training: cudnn (GPU, bfloat16), splash (TPU), xla (anywhere); auto: the best
     c.attention = "auto"
     c.unroll_layers = False  # faster on a CPU for a small model
     c.remat = False  # recompute each block in the backward pass: less memory, a third more time
@@ -135,7 +131,7 @@ def _mesh() -> ConfigDict:
     c.data = -1  # rows are split, weights copied
     c.fsdp = 1  # rows and weights are split
     c.tensor = 1  # heads and the feed-forward width are split; divides n_heads and n_kv_heads
-    # networks and moments rest in the host's memory while it is not their turn: for a single chip
+    # networks and moments are kept in the host's memory while not in use: for a single chip
     c.offload = False
     return c
 
@@ -155,26 +151,25 @@ def _episode() -> ConfigDict:
 
 
 def _executor() -> ConfigDict:
-    """Who runs the programs."""
+    """The processes that run programs."""
     c = ConfigDict()
-    c.workers = 0  # processes that run programs; 0: one for each CPU core
+    c.workers = 0  # number of processes; 0: one for each CPU core
     # Layers between programs and the machine: best: all that can be had; strict: refuse to start
     # where one is missing; minimal: start even where there is none.
     c.isolation = "best"
-    # folders, separated by commas, from which programs may import beside the standard library
+    # folders that programs may import from beside the standard library, separated by commas
     c.packages = ""
     return c
 
 
 def _sampler() -> ConfigDict:
-    """How conversations are sampled; but for the temperature this changes speed, not results."""
+    """How conversations are sampled; all but the temperature changes speed, not results."""
     c = ConfigDict()
     c.slots = 64  # conversations in flight
-    c.chunk = 32  # tokens sampled between two looks at the host
-    c.splice_length = 128  # tokens spliced at a time; longer ones take several calls
-    # sample, or splice, once this share of the slots takes part (or no program is running)
-    c.share = 0.25
-    # weights whole along mesh.fsdp while sampling: no gathering at every token, more memory
+    c.chunk = 32  # tokens sampled in one call
+    c.splice_length = 128  # tokens spliced in one call; longer messages take several
+    c.share = 0.25  # share of the slots that a call waits for, unless no program is running
+    # sample with weights that are whole along mesh.fsdp: no gathering at every token, more memory
     c.gather_weights = True
     c.temperature = 1.0  # [paper] in training, with no top-p
     return c
@@ -184,8 +179,7 @@ def _batch() -> ConfigDict:
     """How sequences are laid out for the learner; changes speed, not results."""
     c = ConfigDict()
     c.rows = 16  # sequences in a microbatch; gradients accumulate over microbatches
-    # padded lengths; the longest stream fits into the last
-    c.lengths = (512, 1024, 2048, 4096, 8192)
+    c.lengths = (512, 1024, 2048, 4096, 8192)  # padded lengths; every stream fits into the last
     return c
 
 
@@ -198,18 +192,18 @@ def _sft() -> ConfigDict:
     c.learning_rate = 1e-3  # at its peak; it decays to a tenth along a cosine
     c.warmup_steps = 30  # linear
     c.weight_decay = 0.1  # of AdamW, on matrices
-    c.fix_probability = 0.25  # a later attempt is the right program
+    c.fix_probability = 0.25  # that a later attempt is the right program
     c.repeat_probability = 0.45  # ... repeats the attempt before it; else it is a fresh guess
-    c.broken_probability = 0.04  # any attempt is spoilt
+    c.broken_probability = 0.04  # that an attempt is broken and does not compile
     return c
 
 
 def _ppo() -> ConfigDict:
-    """RLEF proper."""
+    """RLEF: PPO on collections of episodes."""
     c = ConfigDict()
     c.updates = 3000  # collections; the paper's 12,000 updates are 4 to a collection
     c.rollouts = 1024  # [paper] episodes a collection
-    c.rollouts_per_problem = 1  # [open] episodes about each problem that is drawn
+    c.rollouts_per_problem = 1  # [open] episodes of each problem that is drawn
     c.minibatches = 4  # [paper] 4 updates of 256 sequences
     c.epochs = 1  # [paper] one pass
     c.learning_rate = 2e-7  # [paper] of the policy
@@ -224,8 +218,7 @@ def _ppo() -> ConfigDict:
     c.kl_coefficient = 0.05  # [paper] beta
     c.invalid_penalty = 0.2  # [paper] taken off at a non-final turn without valid code
     c.value = "turn"  # [paper] turn; token is its ablation
-    # [paper] to mean 0 and deviation 1; over the whole collection [open]
-    c.normalize_advantages = True
+    c.normalize_advantages = True  # [paper] to mean 0 and deviation 1; of a whole collection [open]
     # [open] every token of a minibatch counts alike; turn_mean: every response
     c.loss_aggregation = "token_mean"
     c.moments_dtype = "float32"  # Adam's moments between steps; bfloat16 halves their memory
@@ -233,9 +226,10 @@ def _ppo() -> ConfigDict:
     # before the update, which bfloat16 needs, where sampler and learner round differently.
     c.old_logprobs = "sampler"
     c.value_head_std = 0.01  # [open] of the value network's random output layer
-    # of the first policy to its reference, which it is, in nats; more stops it
+    # KL in nats of the first policy to its reference, which is the same; more stops the run
     c.max_first_kl = 1e-6
-    # sampler against learner, in nats; more stops it. For float32: bfloat16 needs about 0.5
+    # largest difference in nats of log-probs between sampler and learner; more stops the run. For
+    # float32: bfloat16 needs about 0.5
     c.max_logprob_gap = 1e-4
     return c
 
@@ -243,10 +237,10 @@ def _ppo() -> ConfigDict:
 def _eval() -> ConfigDict:
     """Solve rates on held-out problems."""
     c = ConfigDict()
-    c.split = "test"  # that is evaluated before and after
+    c.split = "test"  # the split that is evaluated before and after training
     c.turn_limit = 3  # [paper] of a conversation in evaluation
     c.feedback = "true"  # [paper] in evaluation, as episode.feedback
-    # per problem; the first responses of 3 are the single-turn samples at equal budget
+    # episodes of each problem; their first responses are the single-turn samples at equal budget
     c.rollouts = 3
     c.temperatures = (0.2, 1.0)  # [paper] 0.2 for 1@3
     c.top_p = 0.95  # [paper] nucleus sampling, in evaluation alone
@@ -258,11 +252,11 @@ def _eval() -> ConfigDict:
 
 
 def _checkpoint() -> ConfigDict:
-    """When the state is written down."""
+    """When the state of training is saved."""
     c = ConfigDict()
     c.every = 50  # collections between checkpoints of RLEF
     c.sft_every = 200  # steps between checkpoints of the warm start
-    c.keep = 2  # checkpoints of a phase that are kept, the last ones
+    c.keep = 2  # the last checkpoints of each phase that are kept
     return c
 
 
@@ -281,22 +275,20 @@ def field_names() -> list[str]:
 
 
 def suggestion(path: str) -> str:
-    """' Did you mean ppo.clip?' or '' for an unknown field."""
+    """' Did you mean ppo.clip?' for an unknown field, or ''."""
     close = difflib.get_close_matches(path, field_names(), n=1)
     return f" Did you mean {close[0]}?" if close else ""
 
 
 def most_turns(config: ConfigDict) -> int:
-    """The longest conversation of the run in turns: training, evaluation or demonstrations."""
-    demonstrated = [
-        turns
-        for turns, n in enumerate(config.sft.demonstrations, start=1)
-        if n and config.sft.steps
-    ]
+    """Turns of the longest conversation of a run, in training, evaluation or demonstrations."""
+    pools = config.sft.demonstrations if config.sft.steps else ()
+    demonstrated = [turns for turns, size in enumerate(pools, start=1) if size]
     return max(config.episode.turn_limit, config.eval.turn_limit, *demonstrated, 1)
 
 
 def stream_capacity(config: ConfigDict) -> int:
-    """The longest conversation in tokens: what a sampler slot must hold."""
-    e, turns = config.episode, most_turns(config)
-    return e.max_prompt_tokens + turns * e.max_response_tokens + (turns - 1) * e.max_feedback_tokens
+    """Tokens of the longest conversation of a run, which a slot of the sampler must hold."""
+    episode, turns = config.episode, most_turns(config)
+    feedback = (turns - 1) * episode.max_feedback_tokens
+    return episode.max_prompt_tokens + turns * episode.max_response_tokens + feedback

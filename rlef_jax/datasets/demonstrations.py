@@ -1,8 +1,7 @@
-"""Demonstrations for the supervised warm start: what a solver that reads its feedback now and then
-would have tried.
+"""Makes demonstrations for the supervised warm start: programs of a solver that rarely repairs.
 
-They teach the form of a conversation and that an answer may change, without teaching to repair
-reliably: that is left to reinforcement learning. More fixes than repeats would hide what it gains.
+They teach the form of a conversation, and that an answer may change. Reliable repair is left to
+reinforcement learning: more fixes than repeats would hide what it gains.
 """
 
 import warnings
@@ -10,10 +9,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from executor import CODE_CONTESTS
 from rlef_jax.types import Problem
 
-# The error lines that programs of these data sets end in most often, for the tokenizer's training
-# text.
+# The most frequent last lines of errors in these data sets, for the tokenizer's training text.
 _ERRORS = (
     "ValueError: max() iterable argument is empty",
     "ValueError: min() iterable argument is empty",
@@ -41,11 +40,12 @@ def attempts(
 
     The first attempt is a guess: a draw from `solutions[1:] + incorrect_solutions`. Each later one
     is a right program (`fix_probability`), the attempt before it word for word
-    (`repeat_probability`), or a fresh guess. Guesses and fixes are broken with
-    `broken_probability`, so that they do not compile. A conversation goes on only after a failure,
-    so the process is conditioned on all attempts but the last being wrong: each of those is drawn
-    again until it is wrong, which leaves repeats and fresh wrong guesses in their proportions. The
-    last is drawn freely, right or wrong.
+    (`repeat_probability`), or a new guess. With `broken_probability`, guesses and fixes are broken
+    so that they do not compile.
+
+    A conversation goes on only after a failure. So every attempt but the last is drawn again until
+    it is wrong, which keeps the proportions of repeats and new wrong guesses; the last may be right
+    or wrong.
 
     Args:
       problem: needs `solutions` and, for several turns, `incorrect_solutions`.
@@ -57,25 +57,20 @@ def attempts(
     """
     if turns < 1:
         raise ValueError(f"turns is {turns}: a demonstration has at least 1")
-    if not (
-        0 <= fix_probability
-        and 0 <= repeat_probability
-        and fix_probability + repeat_probability <= 1
-    ):
+    smaller = min(fix_probability, repeat_probability)
+    if not (smaller >= 0 and fix_probability + repeat_probability <= 1):
         raise ValueError(
-            f"fix_probability {fix_probability} and repeat_probability {repeat_probability} must not be negative"
-            " and must add up to at most 1"
+            f"fix_probability {fix_probability} and repeat_probability {repeat_probability} must "
+            "not be negative and must add up to at most 1"
         )
     if not 0 <= broken_probability < 1:
-        raise ValueError(
-            f"broken_probability is {broken_probability}: it must be at least 0 and below 1"
-        )
+        given = f"broken_probability is {broken_probability}"
+        raise ValueError(f"{given}: it must be at least 0 and below 1")
     if not problem.solutions:
         raise ValueError(f"{problem.name} has no solutions: demonstrations need a right program")
     if turns > 1 and not problem.incorrect_solutions:
-        raise ValueError(
-            f"{problem.name} has no incorrect_solutions: choose another problem for {turns} turns"
-        )
+        lack = f"{problem.name} has no incorrect_solutions"
+        raise ValueError(f"{lack}: choose another problem for {turns} turns")
     guesses = (*problem.solutions[1:], *problem.incorrect_solutions) or problem.solutions
     right = frozenset(problem.solutions)
     programs: list[str] = []
@@ -93,21 +88,22 @@ def attempts(
 
 
 def tokenizer_texts(problems: Sequence[Problem]) -> Iterator[str]:
-    """Texts like those of conversations about the problems, to train a tokenizer on: statements,
-    programs and feedback.
+    """Statements, programs and feedback as in conversations about the problems.
 
-    Nothing is run: the outputs shown as wrong are the expected ones of another problem, which look
-    the same.
+    They are the training text of a tokenizer. Nothing is run: the outputs shown as wrong are the
+    expected ones of another problem, which look the same.
     """
     for number, problem in enumerate(problems):
         yield problem.statement
         for program in (*problem.solutions[:1], *problem.incorrect_solutions[:2]):
             yield f"```python\n{program}\n```"
-        other = problems[number - 1].public_tests
-        for test, wrong in zip(problem.public_tests, other):
-            yield f"- input `{test.input}` failed:\nExpected output `{test.expected}` but got `{wrong.expected}`"
+        tests = problem.public_tests
+        for test, other in zip(tests, problems[number - 1].public_tests):
+            texts = {"input": test.input, "expected": test.expected, "got": other.expected}
+            yield CODE_CONTESTS.wrong_output.format(**texts)
         if number % 10 == 0:
-            yield f"- input `{problem.public_tests[0].input}` failed:\n{_ERRORS[number // 10 % len(_ERRORS)]}"
+            error = _ERRORS[number // 10 % len(_ERRORS)]
+            yield CODE_CONTESTS.error.format(input=tests[0].input, error=error)
 
 
 def _pick(programs: Sequence[str], rng: np.random.Generator) -> str:

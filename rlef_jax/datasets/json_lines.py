@@ -1,14 +1,14 @@
-"""A data set of one's own: a folder with `train.jsonl`, `valid.jsonl` and `test.jsonl`, a problem
-on each line.
+"""Reads a user's own problems: `train.jsonl`, `valid.jsonl` and `test.jsonl`, a problem a line.
 
     {"name": "sum", "statement": "Read two numbers and print their sum.",
-     "public_tests": [{"input": "1 2\\n", "expected": "3\\n"}], "private_tests": [{"input": "5
-     6\\n", "expected": "11\\n"}], "solutions": ["print(sum(map(int, input().split())))"],
-     "incorrect_solutions": [], "tags": [], "example": ""}
+     "public_tests": [{"input": "1 2\\n", "expected": "3\\n"}],
+     "private_tests": [{"input": "5 6\\n", "expected": "11\\n"}],
+     "solutions": ["print(sum(map(int, input().split())))"], "incorrect_solutions": [],
+     "tags": [], "example": ""}
 
-All but the first four may be left out. Tests are those of `executor.testfile`, and what stands
-beside them there may stand here: `limits`, a `checker` instead of `data.comparison`, or
-`entry_point`, `tolerance` and `setup` for tests of functions.
+All but the first four fields may be left out. Tests are those of `executor.testfile`. Its further
+fields are allowed too: `limits`, a `checker` instead of `data.comparison`, and for tests of
+functions `entry_point`, `tolerance` and `setup`.
 """
 
 import json
@@ -30,14 +30,13 @@ _FIELDS = (*_NEEDED, "example", *_LISTS, *_BESIDE_TESTS)
 def load(directory: str | os.PathLike, split: str) -> list[Problem]:
     """The problems of `directory`/`split`.jsonl, in their order; empty lines are skipped.
 
-    Raises FileNotFoundError where there is no such file, and ValueError, naming file, line and
-    field, for what is no problem.
+    Raises FileNotFoundError if there is no such file, and ValueError, naming file, line and field,
+    for a malformed problem.
     """
     path = os.path.join(directory, f"{split}.jsonl")
     if not os.path.isfile(path):
-        raise FileNotFoundError(
-            f"there is no {path}: json_lines needs train.jsonl, valid.jsonl and test.jsonl in data.dir"
-        )
+        needed = "train.jsonl, valid.jsonl and test.jsonl in data.dir"
+        raise FileNotFoundError(f"there is no {path}: json_lines needs {needed}")
     lines, problems = {}, []
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
@@ -46,9 +45,8 @@ def load(directory: str | os.PathLike, split: str) -> list[Problem]:
             try:
                 problem = parse(line)
                 if problem.name in lines:
-                    raise ValueError(
-                        f"name: {problem.name!r} is that of line {lines[problem.name]} already"
-                    )
+                    first = lines[problem.name]
+                    raise ValueError(f"name: {problem.name!r} is that of line {first} already")
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error
             lines[problem.name] = number

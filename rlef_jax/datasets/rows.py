@@ -1,17 +1,40 @@
-"""From a stored row to a `Problem`: one schema for every data set."""
+"""Defines the columns of a stored problem, and turns a stored row into a `Problem`.
+
+The mini contest and CodeContests share them; CodeContests has more columns.
+"""
 
 from collections.abc import Mapping
+
+import numpy as np
 
 import executor
 from rlef_jax.types import Problem
 
 
-def problem(row: Mapping, generated: bool = True) -> Problem:
-    """The problem of a row as tensorflow-datasets reads it. Limits that are absent or 0 are those
-    of `executor.Limits`.
+def features() -> dict:
+    """The columns of a row, for tensorflow-datasets. Limits that are absent are 0."""
+    import tensorflow_datasets as tfds
 
-    `generated`: generated tests, where the row has any, are private tests too, and follow the
-        others.
+    text = tfds.features.Text()
+    tests = tfds.features.Sequence({"input": text, "output": text})
+    return {
+        "name": text,
+        "description": text,
+        "public_tests": tests,
+        "private_tests": tests,
+        "solutions": tfds.features.Sequence(text),
+        "incorrect_solutions": tfds.features.Sequence(text),
+        "tags": tfds.features.Sequence(text),
+        "time_limit": {"seconds": np.int64, "nanos": np.int64},
+        "memory_limit_bytes": np.int64,
+    }
+
+
+def problem(row: Mapping, generated: bool = True) -> Problem:
+    """The problem of a row as tensorflow-datasets reads it.
+
+    With `generated`, the generated tests of a row that has any follow its private tests. Limits
+    that are 0 become those of `executor.Limits`.
     """
     private = _tests(row["private_tests"])
     if generated and "generated_tests" in row:
@@ -37,10 +60,8 @@ def _limits(row: Mapping) -> executor.Limits:
 
 
 def _tests(tests: Mapping) -> tuple[executor.Test, ...]:
-    return tuple(
-        executor.Test(_text(given), _text(output))
-        for given, output in zip(tests["input"], tests["output"])
-    )
+    pairs = zip(tests["input"], tests["output"])
+    return tuple(executor.Test(_text(given), _text(output)) for given, output in pairs)
 
 
 def _text(value: bytes | str) -> str:

@@ -38,7 +38,7 @@ def digest(result: executor.Result) -> str | None:
 
     White space and case in the output do not count. None where the sandbox failed.
     """
-    if result.verdict == executor.Verdict.INFRASTRUCTURE:
+    if result.lost:
         return None
     behaviour = json.dumps(list(map(_shown, result.tests)))
     return hashlib.sha256(behaviour.encode()).hexdigest()[:16]

@@ -16,8 +16,7 @@ from rlef_jax.rollout import Collector
 from rlef_jax.runtime import checkpoint, files
 from rlef_jax.runtime.progress import compiling, progress
 from rlef_jax.runtime.workdir import Workdir
-from rlef_jax.tokenizer import Tokenizer
-from rlef_jax.tokenizer import open as load_tokenizer
+from rlef_jax.tokenizer import Tokenizer, load_tokenizer
 from rlef_jax.types import Episode, Noise, Problem
 
 

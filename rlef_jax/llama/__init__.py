@@ -1,8 +1,12 @@
-"""Llama: configuration, model, and KV cache. The only part of the library that imports flax."""
+"""Llama: configuration, model, KV cache, kernels, value network, and Hugging Face's files.
+
+The only part of the library that imports flax.
+"""
 
 from rlef_jax.llama.cache import KVCache, init_cache
 from rlef_jax.llama.config import LlamaConfig, RopeScaling
-from rlef_jax.llama.hf import load_hf, save_hf
+from rlef_jax.llama.hf import load_hf
+from rlef_jax.llama.hf_export import save_hf
 from rlef_jax.llama.model import (
     compute_params,
     hidden,

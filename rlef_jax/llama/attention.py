@@ -1,8 +1,8 @@
-"""Attention, and the one place where its kernel is chosen.
+"""Attention, and the choice of its kernel.
 
-Over a KV cache, and wherever no kernel serves, it is plain XLA. Without a cache (scoring and
-training on whole sequences) bfloat16 goes through cuDNN on GPUs and splash attention on TPUs:
-neither ever holds the scores of all pairs of positions.
+Without a KV cache (scoring and training on whole sequences), bfloat16 takes cuDNN's kernel on GPUs
+and splash attention on TPUs; neither holds the scores of all pairs of positions. With a cache, and
+everywhere else, attention is plain XLA.
 """
 
 import functools
@@ -14,15 +14,16 @@ from jax.sharding import PartitionSpec as P
 from rlef_jax.llama.config import LlamaConfig
 from rlef_jax.sharding import BATCH
 
-# Queries that the XLA path takes at a time. Keys after a block are not multiplied: half the
-# arithmetic, and less memory.
+# Queries of the XLA path at a time. Keys after a block are not multiplied, which saves half of the
+# arithmetic, and memory.
 _BLOCK = 256
 _LANES = 128  # of a TPU: splash attention takes lengths and head sizes in multiples of it
 
 
 def attend(q_BTHK, k_BGSK, v_BGSK, mask_BTS, precision=None):
-    """Grouped-query attention with a float32 softmax; query head h reads key/value head h // (H /
-    G). -> [B, T, H, K]
+    """Grouped-query attention with a float32 softmax, [B, T, H, K].
+
+    Query head h reads key/value head h // (H / G).
     """
     B, T, H, K = q_BTHK.shape
     G = k_BGSK.shape[1]
@@ -35,36 +36,35 @@ def attend(q_BTHK, k_BGSK, v_BGSK, mask_BTS, precision=None):
 
 
 def kernel_for(config: LlamaConfig, mesh=None) -> str:
-    """'cudnn', 'splash' or 'xla': what attention without a cache runs on, for the devices of a mesh
-    (default: this machine's).
+    """The kernel of attention without a cache: 'cudnn', 'splash' or 'xla'.
 
-    Raises ValueError when `config.attention` asks for a kernel that these devices or this dtype
-    cannot have.
+    It is chosen for the devices of `mesh`, by default this machine's.
+
+    Raises ValueError when `config.attention` names a kernel that these devices or this dtype cannot
+    have.
     """
     device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
-    half = config.dtype == "bfloat16"
+    half, asked = config.dtype == "bfloat16", config.attention
+    is_gpu = device.platform in ("gpu", "cuda")
+    is_new_gpu = is_gpu and float(getattr(device, "compute_capability", 8.0)) >= 8.0
     can = {
-        "cudnn": half
-        and device.platform in ("gpu", "cuda")
-        and float(getattr(device, "compute_capability", 8.0)) >= 8.0,
+        "cudnn": half and is_new_gpu,
         "splash": half and device.platform == "tpu",
         "xla": True,
     }
-    if config.attention == "auto":
+    if asked == "auto":
         return next(name for name, possible in can.items() if possible)
-    if not can[config.attention]:
-        needs = {"cudnn": "a GPU of compute capability 8.0 or more", "splash": "a TPU"}[
-            config.attention
-        ]
+    if not can[asked]:
+        needs = {"cudnn": "a GPU of compute capability 8.0 or more", "splash": "a TPU"}
         raise ValueError(
-            f"model.attention is {config.attention!r}: it needs {needs} and model.dtype=bfloat16, but this is "
-            f"{config.dtype} on a {device.platform}; choose xla or auto"
+            f"model.attention is {asked!r}: it needs {needs[asked]} and model.dtype=bfloat16,"
+            f" but this is {config.dtype} on a {device.platform}; choose xla or auto"
         )
-    return config.attention
+    return asked
 
 
 def causal(config: LlamaConfig, q_BTHK, k_BTGK, v_BTGK, mesh=None):
-    """Every token attends to its row up to itself. -> [B, T, H, K]"""
+    """Attention of every token to its row up to itself, [B, T, H, K]."""
     kernel = kernel_for(config, mesh)
     if kernel == "cudnn":
         return jax.nn.dot_product_attention(
@@ -76,7 +76,7 @@ def causal(config: LlamaConfig, q_BTHK, k_BTGK, v_BTGK, mesh=None):
 
 
 def blocked(q_BTHK, k_BTGK, v_BTGK, precision=None, block: int = _BLOCK):
-    """Causal attention in plain XLA, a block of queries at a time against the keys up to its end."""
+    """Causal attention in plain XLA: a block of queries at a time, with the keys up to its end."""
     T = q_BTHK.shape[1]
     k_BGTK, v_BGTK = k_BTGK.swapaxes(1, 2), v_BTGK.swapaxes(1, 2)
 
@@ -97,7 +97,7 @@ def blocked(q_BTHK, k_BTGK, v_BTGK, precision=None, block: int = _BLOCK):
 
 
 def splash(q_BTHK, k_BTGK, v_BTGK, mesh=None, interpret: bool = False):
-    """Causal attention by the TPU's splash kernel, each device on its own rows and heads.
+    """Causal attention with the TPU's splash kernel, each device on its own rows and heads.
 
     Lengths and head sizes are padded to whole lanes: no real token sees the padded ones behind it,
     and zeros add nothing to a product. `interpret` runs the kernel without a TPU.
@@ -107,20 +107,14 @@ def splash(q_BTHK, k_BTGK, v_BTGK, mesh=None, interpret: bool = False):
 
     T, K = q_BTHK.shape[1], q_BTHK.shape[3]
     length = -(-T // _LANES) * _LANES
-    pad = lambda x_BTHK: jnp.pad(
-        x_BTHK, ((0, 0), (0, length - T), (0, 0), (0, -K % _LANES))
-    ).swapaxes(1, 2)
+    padding = ((0, 0), (0, length - T), (0, 0), (0, -K % _LANES))
+
+    def padded(x_BTHK):
+        return jnp.pad(x_BTHK, padding).swapaxes(1, 2)
+
     size = next(size for size in (512, 384, 256, _LANES) if length % size == 0)
-    sizes = kernels.BlockSizes(
-        block_q=size,
-        block_kv=size,
-        block_kv_compute=size,
-        block_q_dkv=size,
-        block_kv_dkv=size,
-        block_kv_dkv_compute=size,
-        block_q_dq=size,
-        block_kv_dq=size,
-    )
+    names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
+    sizes = kernels.BlockSizes(**{f"block_{name}": size for name in names})
 
     def local(q_BHTK, k_BGTK, v_BGTK):
         mask = masks.MultiHeadMask([masks.CausalMask((length, length))] * q_BHTK.shape[1])
@@ -130,13 +124,9 @@ def splash(q_BTHK, k_BTGK, v_BTGK, mesh=None, interpret: bool = False):
         return jax.vmap(kernel)(q_BHTK, k_BGTK, v_BGTK)
 
     if mesh is not None:
-        by_row_and_head = P(BATCH, "tensor")
+        spec = P(BATCH, "tensor")
         local = jax.shard_map(
-            local,
-            mesh=mesh,
-            in_specs=(by_row_and_head,) * 3,
-            out_specs=by_row_and_head,
-            check_vma=False,
+            local, mesh=mesh, in_specs=(spec,) * 3, out_specs=spec, check_vma=False
         )
-    mixed_BHTK = local(pad(q_BTHK * K**-0.5), pad(k_BTGK), pad(v_BTGK))
+    mixed_BHTK = local(padded(q_BTHK * K**-0.5), padded(k_BTGK), padded(v_BTGK))
     return mixed_BHTK.swapaxes(1, 2)[:, :T, :, :K]

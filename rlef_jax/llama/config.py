@@ -1,20 +1,19 @@
-"""The shape of a Llama, and the arithmetic that follows from it."""
+"""The sizes and numerics of a Llama."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 
-# Tensors of a block that `remat_save` may keep for the backward pass.
+# Names of tensors of a block that `remat_save` may keep for the backward pass.
 SAVEABLE = ("query", "key", "value", "attended", "gate", "up")
 ATTENTION = ("auto", "xla", "cudnn", "splash")
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """Llama 3.1's stretching of the rotary frequencies: long wavelengths slow down by `factor`,
-    short ones stay.
-    """
+    """Llama 3.1's scaling of the rotary embedding: long wavelengths grow by `factor`."""
 
     factor: float = 8.0
     low_freq_factor: float = 1.0
@@ -24,8 +23,7 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig:
-    """Sizes and numerics of one Llama; hashable, so that it can be a static argument of a jitted
-    function.
+    """Sizes and numerics of one Llama; hashable, to be a static argument of jitted functions.
 
     Raises ValueError, naming the field, for sizes that cannot form a model.
     """
@@ -54,66 +52,49 @@ class LlamaConfig:
     logit_chunk: int = 0
 
     def __post_init__(self):
-        for name in (
-            "vocab_size",
-            "d_model",
-            "n_layers",
-            "n_heads",
-            "n_kv_heads",
-            "head_dim",
-            "d_ff",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} is {getattr(self, name)}: it must be at least 1")
+        sizes = ("vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "head_dim", "d_ff")
+        least = dict.fromkeys(sizes, 1) | {"logit_chunk": 0, "context_length": 0}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if value < bound:
+                raise ValueError(f"model.{name} is {value}: it must be at least {bound}")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(
-                f"model.n_heads ({self.n_heads}) must be a multiple of model.n_kv_heads ({self.n_kv_heads}): "
-                "each key/value head serves an equal group of query heads"
+                f"model.n_heads ({self.n_heads}) must be a multiple of model.n_kv_heads"
+                f" ({self.n_kv_heads}): each key/value head serves an equal group of query heads"
             )
         if self.head_dim % 2:
-            raise ValueError(
-                f"model.head_dim is {self.head_dim}: rotary embeddings rotate pairs, so it must be even"
-            )
-        if self.logit_chunk < 0:
-            raise ValueError(f"model.logit_chunk is {self.logit_chunk}: it must be at least 0")
-        unknown = set(self.saved) - set(SAVEABLE)
-        if unknown:
-            raise ValueError(
-                f"model.remat_save names {', '.join(sorted(unknown))}: choose from {', '.join(SAVEABLE)}"
-            )
+            reason = "rotary embeddings rotate pairs, so it must be even"
+            raise ValueError(f"model.head_dim is {self.head_dim}: {reason}")
+        if unknown := sorted(set(self.saved) - set(SAVEABLE)):
+            choices = f"choose from {', '.join(SAVEABLE)}"
+            raise ValueError(f"model.remat_save names {', '.join(unknown)}: {choices}")
         if self.attention not in ATTENTION:
-            raise ValueError(
-                f"model.attention is {self.attention!r}: choose one of {', '.join(ATTENTION)}"
-            )
-        if self.context_length < 0:
-            raise ValueError(
-                f"model.context_length is {self.context_length}: it must be at least 0"
-            )
-        if self.dtype not in ("float32", "bfloat16"):
+            choices = f"choose one of {', '.join(ATTENTION)}"
+            raise ValueError(f"model.attention is {self.attention!r}: {choices}")
+        if self.dtype not in DTYPES:
             raise ValueError(f"model.dtype is {self.dtype!r}: choose 'float32' or 'bfloat16'")
 
     @classmethod
     def from_settings(cls, settings, vocab_size: int) -> "LlamaConfig":
-        """The model that the `model` section of a run's configuration describes; its hf_dir is not
-        looked into.
+        """The model of the `model` section of a run's configuration, whose hf_dir does not count.
 
         Raises ValueError, naming the field, for a vocabulary with less than the tokenizer's
         `vocab_size` ids.
         """
-        s = dict(settings)
-        if s["vocab_size"] and s["vocab_size"] < vocab_size:
-            raise ValueError(
-                f"model.vocab_size is {s['vocab_size']}, but the tokenizer has {vocab_size} ids"
-            )
+        size = settings["vocab_size"] or vocab_size
+        if size < vocab_size:
+            raise ValueError(f"model.vocab_size is {size}, but the tokenizer has {vocab_size} ids")
         scaling = RopeScaling(
-            s["rope_factor"],
-            s["rope_low_freq_factor"],
-            s["rope_high_freq_factor"],
-            s["rope_original_context"],
+            settings["rope_factor"],
+            settings["rope_low_freq_factor"],
+            settings["rope_high_freq_factor"],
+            settings["rope_original_context"],
         )
-        fields = {field.name for field in dataclasses.fields(cls)} & set(s)
-        sizes = {name: s[name] for name in fields} | {"vocab_size": s["vocab_size"] or vocab_size}
-        return cls(**sizes, rope_scaling=scaling if scaling.factor != 1 else None)
+        names = {field.name for field in dataclasses.fields(cls)} & set(settings)
+        given = {name: settings[name] for name in names}
+        given |= {"vocab_size": size, "rope_scaling": scaling if scaling.factor != 1 else None}
+        return cls(**given)
 
     def to_dict(self) -> dict:
         """Every field, ready for JSON; `from_dict` reads it."""
@@ -121,14 +102,14 @@ class LlamaConfig:
 
     @classmethod
     def from_dict(cls, fields: dict) -> "LlamaConfig":
-        """The configuration that `to_dict` wrote; ValueError for a field that is unknown or
-        missing.
+        """The configuration that `to_dict` wrote.
+
+        Raises ValueError for a field that is unknown or missing.
         """
-        fields = dict(fields)
-        if fields.get("rope_scaling") is not None:
-            fields["rope_scaling"] = _from_fields(
-                RopeScaling, fields["rope_scaling"], "model.rope_scaling"
-            )
+        scaling = fields.get("rope_scaling")
+        if scaling is not None:
+            scaling = _from_fields(RopeScaling, scaling, "model.rope_scaling")
+            fields = fields | {"rope_scaling": scaling}
         return _from_fields(cls, fields, "model")
 
     @property
@@ -137,8 +118,9 @@ class LlamaConfig:
 
     @property
     def precision(self) -> jax.lax.Precision:
-        """Of matrix products. float32 means float32: by default, GPUs and TPUs round its operands
-        to fewer bits.
+        """Precision of matrix products; float32 needs the highest.
+
+        By default, GPUs and TPUs round operands in float32 to fewer bits.
         """
         return jax.lax.Precision.HIGHEST if self.dtype == "float32" else jax.lax.Precision.DEFAULT
 
@@ -149,7 +131,7 @@ class LlamaConfig:
 
     @property
     def n_params(self) -> int:
-        """Trainable scalars, the output projection counted once when it is tied to the embedding."""
+        """Number of parameters; an output projection tied to the embedding counts once."""
         attention = self.d_model * self.head_dim * (2 * self.n_heads + 2 * self.n_kv_heads)
         if self.qkv_bias:
             attention += self.head_dim * (self.n_heads + 2 * self.n_kv_heads)
@@ -160,16 +142,10 @@ class LlamaConfig:
 
 def _from_fields(cls, fields: dict, where: str):
     known = dataclasses.fields(cls)
-    unknown = sorted(set(fields) - {field.name for field in known})
-    missing = [
-        field.name
-        for field in known
-        if field.default is dataclasses.MISSING and field.name not in fields
-    ]
-    if unknown:
-        raise ValueError(
-            f"{where} has no field {unknown[0]!r}: it was written by another version of the library"
-        )
-    if missing:
-        raise ValueError(f"{where}.{missing[0]} is missing")
+    if unknown := sorted(set(fields) - {field.name for field in known}):
+        reason = "it was written by another version of the library"
+        raise ValueError(f"{where} has no field {unknown[0]!r}: {reason}")
+    for field in known:
+        if field.default is dataclasses.MISSING and field.name not in fields:
+            raise ValueError(f"{where}.{field.name} is missing")
     return cls(**fields)

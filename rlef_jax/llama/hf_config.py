@@ -1,10 +1,10 @@
-"""The config.json of a Hugging Face checkpoint, read and written: Llama and Qwen2, in any spelling
-of the rotary fields.
+"""Reads and writes the config.json of a Hugging Face checkpoint of Llama or Qwen2.
 
-Whatever a checkpoint says that this model does not compute is refused by name: weights that load
-and are subtly wrong are worse than an error. Fields nobody knows are ignored, and logged.
+What a checkpoint asks for and this model does not compute is refused by name: weights that load and
+are subtly wrong are worse than an error. Unknown fields are ignored, and logged.
 """
 
+import functools
 import json
 import logging
 import os
@@ -13,7 +13,7 @@ from rlef_jax.llama.config import LlamaConfig, RopeScaling
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 
-# What transformers assumes where a field is absent, for each model type.
+# What transformers assumes of each model type where a field is absent.
 _CONTEXT = {"llama": 2048, "qwen2": 32768}
 _KV_HEADS = {"llama": None, "qwen2": 32}  # None: as many as heads
 
@@ -60,7 +60,7 @@ _WITHOUT_EFFECT = {
 
 
 def read(directory: str | os.PathLike) -> LlamaConfig:
-    """The model that a checkpoint's directory describes.
+    """The model in the directory of a checkpoint.
 
     Raises:
       FileNotFoundError: when there is no such directory, or no config.json in it.
@@ -68,9 +68,8 @@ def read(directory: str | os.PathLike) -> LlamaConfig:
     """
     path = os.path.join(directory, "config.json")
     if not os.path.isdir(directory):
-        raise FileNotFoundError(
-            f"there is no directory {directory}: name one that holds a Hugging Face checkpoint"
-        )
+        advice = "name one that holds a Hugging Face checkpoint"
+        raise FileNotFoundError(f"there is no directory {directory}: {advice}")
     if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no {path}: a Hugging Face checkpoint has one")
     try:
@@ -84,8 +83,7 @@ def read(directory: str | os.PathLike) -> LlamaConfig:
 
 
 def parse(fields: dict, where: str) -> LlamaConfig:
-    """The model that the fields of a config.json describe; absent ones get the defaults of
-    transformers.
+    """The model of the fields of a config.json; absent ones get the defaults of transformers.
 
     Raises ValueError, naming `where` and the field, for what is missing, ill-typed, or not
     supported.
@@ -94,15 +92,13 @@ def parse(fields: dict, where: str) -> LlamaConfig:
     _refuse(fields, kind, where)
     unknown = sorted(set(fields) - _READ - _WITHOUT_EFFECT)
     if unknown:
-        logging.getLogger(__name__).warning(
-            "%s: unknown fields are ignored: %s", where, ", ".join(unknown)
-        )
-    whole = lambda name, default=None: _number(fields, name, int, where, default)
+        text = "%s: unknown fields are ignored: %s"
+        logging.getLogger(__name__).warning(text, where, ", ".join(unknown))
+    whole = functools.partial(_number, fields, where, int)
     d_model, n_heads = whole("hidden_size"), whole("num_attention_heads")
     if fields.get("head_dim") is None and d_model % n_heads:
-        raise ValueError(
-            f"{where}: hidden_size ({d_model}) is no multiple of num_attention_heads ({n_heads}): give head_dim"
-        )
+        multiple = f"hidden_size ({d_model}) is no multiple of num_attention_heads ({n_heads})"
+        raise ValueError(f"{where}: {multiple}: give head_dim")
     n_kv_heads = fields.get("num_key_value_heads", _KV_HEADS[kind])
     theta, scaling = _rotary(fields, where)
     shape = dict(
@@ -115,7 +111,7 @@ def parse(fields: dict, where: str) -> LlamaConfig:
         d_ff=whole("intermediate_size"),
         rope_theta=theta,
         rope_scaling=scaling,
-        norm_eps=_number(fields, "rms_norm_eps", float, where, 1e-6),
+        norm_eps=_number(fields, where, float, "rms_norm_eps", 1e-6),
         tied_embeddings=_flag(fields, "tie_word_embeddings", where),
         qkv_bias=kind == "qwen2",
         context_length=whole("max_position_embeddings", _CONTEXT[kind]),
@@ -140,9 +136,8 @@ def write_fields(
     Raises ValueError for a model that transformers refuses to open.
     """
     if config.d_model % config.n_heads:
-        raise ValueError(
-            f"model.d_model ({config.d_model}) is no multiple of model.n_heads ({config.n_heads}): transformers would refuse it"
-        )
+        multiple = f"({config.d_model}) is no multiple of model.n_heads ({config.n_heads})"
+        raise ValueError(f"model.d_model {multiple}: transformers would refuse it")
     kind, scaling = "qwen2" if config.qkv_bias else "llama", config.rope_scaling
     fields = {
         "architectures": [ARCHITECTURES[kind]],
@@ -176,8 +171,9 @@ def write_fields(
 
 
 def token_fields(bos_id: int | None, eos_ids: tuple[int, ...], pad_id: int | None) -> dict:
-    """Null where there is no such token: transformers would assume the ids of Llama 2 if the fields
-    were absent.
+    """The ids of special tokens; null where there is none.
+
+    Were the fields absent, transformers would assume the ids of Llama 2.
     """
     eos = list(eos_ids) if len(eos_ids) > 1 else next(iter(eos_ids), None)
     return {"bos_token_id": bos_id, "eos_token_id": eos, "pad_token_id": pad_id}
@@ -185,98 +181,84 @@ def token_fields(bos_id: int | None, eos_ids: tuple[int, ...], pad_id: int | Non
 
 def _model_type(fields: dict, where: str) -> str:
     kind = fields.get("model_type")
-    supported = ", ".join(ARCHITECTURES)
     if kind not in ARCHITECTURES:
+        supported = ", ".join(ARCHITECTURES)
         raise ValueError(f"{where}: model_type is {kind!r}: supported are {supported}")
-    architectures = fields.get("architectures")
-    if architectures is not None and architectures != [ARCHITECTURES[kind]]:
+    found, supported = fields.get("architectures"), [ARCHITECTURES[kind]]
+    if found is not None and found != supported:
         raise ValueError(
-            f"{where}: architectures is {architectures!r}: a supported {kind} is [{ARCHITECTURES[kind]!r}]"
+            f"{where}: architectures is {found!r}: a supported {kind} is {supported!r}"
         )
     return kind
 
 
 def _refuse(fields: dict, kind: str, where: str) -> None:
-    """ValueError for what the checkpoint's model computes and this one does not."""
+    """Raises ValueError for what the checkpoint's model computes and this one does not."""
+    windows = "asks for sliding windows: only full attention is supported"
+    reason = ""
     if kind == "llama" and _flag(fields, "attention_bias", where):
-        raise ValueError(
-            f"{where}: attention_bias is true: a bias is supported on the query, key and value of qwen2 models, not on a llama's "
-            "four projections"
+        reason = (
+            "attention_bias is true: a bias is supported on the query, key and value of qwen2"
+            " models, not on a llama's four projections"
         )
-    if _flag(fields, "mlp_bias", where):
-        raise ValueError(
-            f"{where}: mlp_bias is true: feed-forward layers with a bias are not supported"
-        )
-    if fields.get("hidden_act", "silu") != "silu":
-        raise ValueError(f"{where}: hidden_act is {fields['hidden_act']!r}: supported is 'silu'")
-    if _flag(fields, "use_sliding_window", where) or set(fields.get("layer_types") or ()) - {
-        "full_attention"
-    }:
-        name = "use_sliding_window" if fields.get("use_sliding_window") else "layer_types"
-        raise ValueError(
-            f"{where}: {name} asks for sliding windows: only full attention is supported"
-        )
-    if fields.get("quantization_config") is not None:
-        raise ValueError(
-            f"{where}: quantization_config is set: only weights in float32, bfloat16 or float16 are supported"
-        )
+    elif _flag(fields, "mlp_bias", where):
+        reason = "mlp_bias is true: feed-forward layers with a bias are not supported"
+    elif fields.get("hidden_act", "silu") != "silu":
+        reason = f"hidden_act is {fields['hidden_act']!r}: supported is 'silu'"
+    elif _flag(fields, "use_sliding_window", where):
+        reason = f"use_sliding_window {windows}"
+    elif set(fields.get("layer_types") or ()) - {"full_attention"}:
+        reason = f"layer_types {windows}"
+    elif fields.get("quantization_config") is not None:
+        weights = "only weights in float32, bfloat16 or float16 are supported"
+        reason = f"quantization_config is set: {weights}"
+    if reason:
+        raise ValueError(f"{where}: {reason}")
 
 
 def _rotary(fields: dict, where: str) -> tuple[float, RopeScaling | None]:
-    """(theta, scaling) from `rope_theta` and `rope_scaling`, or from `rope_parameters`, which holds
-    both.
-    """
+    """(theta, scaling) in any spelling: `rope_theta` and `rope_scaling`, or `rope_parameters`."""
     rope = {}
     for name in ("rope_parameters", "rope_scaling"):
         given = fields.get(name) or {}
         if not isinstance(given, dict) or any(isinstance(value, dict) for value in given.values()):
-            raise ValueError(
-                f"{where}: {name} is {given!r}: it must be an object of plain fields, the same for all layers"
-            )
+            must = "it must be an object of plain fields, the same for all layers"
+            raise ValueError(f"{where}: {name} is {given!r}: {must}")
         rope |= given
     partial = rope.get("partial_rotary_factor", fields.get("partial_rotary_factor", 1.0))
     if partial != 1:
-        raise ValueError(
-            f"{where}: partial_rotary_factor is {partial!r}: only the rotation of whole heads (1.0) is supported"
-        )
-    theta = _number(
-        {"rope_theta": rope.get("rope_theta", fields.get("rope_theta"))},
-        "rope_theta",
-        float,
-        where,
-        10_000.0,
-    )
+        supported = "only the rotation of whole heads (1.0) is supported"
+        raise ValueError(f"{where}: partial_rotary_factor is {partial!r}: {supported}")
+    given = {"rope_theta": fields.get("rope_theta")} | rope
+    theta = _number(given, where, float, "rope_theta", 10_000.0)
     kind = rope.get("rope_type", rope.get("type", None if "factor" in rope else "default"))
     if kind == "default":
         return theta, None
     if kind != "llama3":
-        raise ValueError(
-            f"{where}: the rotary scaling is of type {kind!r}: supported are 'default' and 'llama3'"
-        )
-    number = lambda name, kind: _number(rope, name, kind, f"{where}: rotary scaling")
+        supported = "supported are 'default' and 'llama3'"
+        raise ValueError(f"{where}: the rotary scaling is of type {kind!r}: {supported}")
+    number = functools.partial(_number, rope, f"{where}: rotary scaling")
     scaling = RopeScaling(
-        number("factor", float),
-        number("low_freq_factor", float),
-        number("high_freq_factor", float),
-        number("original_max_position_embeddings", int),
+        number(float, "factor"),
+        number(float, "low_freq_factor"),
+        number(float, "high_freq_factor"),
+        number(int, "original_max_position_embeddings"),
     )
     if scaling.low_freq_factor >= scaling.high_freq_factor:
-        raise ValueError(
-            f"{where}: rotary scaling: high_freq_factor must be greater than low_freq_factor"
-        )
+        must = "high_freq_factor must be greater than low_freq_factor"
+        raise ValueError(f"{where}: rotary scaling: {must}")
     return theta, scaling
 
 
-def _number(fields: dict, name: str, kind: type, where: str, default=None):
+def _number(fields: dict, where: str, kind: type, name: str, default=None):
     """A positive int, or float (which may be written as an int); null counts as absent."""
     value = fields.get(name)
     value = default if value is None else value
     if value is None:
         raise ValueError(f"{where}: {name} is missing")
     if isinstance(value, bool) or not isinstance(value, (int, kind)) or not value > 0:
-        raise ValueError(
-            f"{where}: {name} is {value!r}: it must be {'an int' if kind is int else 'a number'} greater than 0"
-        )
+        wanted = "an int" if kind is int else "a number"
+        raise ValueError(f"{where}: {name} is {value!r}: it must be {wanted} greater than 0")
     return kind(value)
 
 

@@ -1,4 +1,4 @@
-"""Llama in thin flax.linen: one module serves training (no cache) and sampling (with one).
+"""Llama in flax.linen: one module serves training (no cache) and sampling (with one).
 
 Parameter names and the half-rotation layout of the rotary embedding follow the Hugging Face
 checkpoints, so that weights move between the two without permutation. Kernels are [in, out]; the
@@ -14,7 +14,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from rlef_jax.llama import attention
-from rlef_jax.llama import cache as kv
+from rlef_jax.llama.cache import KVCache
 from rlef_jax.llama.config import LlamaConfig
 from rlef_jax.sharding import constrain_batch, gathered, path_of
 
@@ -23,24 +23,19 @@ _embed_init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=
 
 
 def rope_frequencies(config: LlamaConfig) -> np.ndarray:
-    """Angular frequency of each rotated pair, float32 [head_dim / 2], radians a position (Llama 3
-    scaling included).
+    """Angular frequency of each rotated pair, float32 [head_dim / 2], in radians a position.
 
-    A pair's wavelength is 2π / frequency. Wavelengths beyond original_context / low_freq_factor are
-    stretched by `factor`, those below original_context / high_freq_factor stay, and between the two
-    the frequency is interpolated.
+    With Llama 3's scaling, wavelengths (2π / frequency) beyond original_context / low_freq_factor
+    are stretched by `factor`, those below original_context / high_freq_factor stay, and between the
+    two the frequency is interpolated.
     """
-    frequency = 1.0 / config.rope_theta ** (
-        np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
-    )
+    exponent = np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
+    frequency = 1.0 / config.rope_theta**exponent
     scaling = config.rope_scaling
     if scaling is not None:
-        # full rotations within the original context
-        turns = scaling.original_context * frequency / (2 * np.pi)
-        keep = (turns - scaling.low_freq_factor) / (
-            scaling.high_freq_factor - scaling.low_freq_factor
-        )
-        keep = np.clip(keep, 0.0, 1.0)
+        low, high = scaling.low_freq_factor, scaling.high_freq_factor
+        rotations = scaling.original_context * frequency / (2 * np.pi)  # in the original context
+        keep = np.clip((rotations - low) / (high - low), 0.0, 1.0)
         frequency = keep * frequency + (1 - keep) * frequency / scaling.factor
     return frequency.astype(np.float32)
 
@@ -49,9 +44,8 @@ def rotate(x_BTHK, cos_BTK, sin_BTK):
     """Rotates the pair (k, k + head_dim/2) of every head by its position's angle."""
     low, high = jnp.split(x_BTHK, 2, axis=-1)
     cos, sin = cos_BTK[:, :, None], sin_BTK[:, :, None]
-    return jnp.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1).astype(
-        x_BTHK.dtype
-    )
+    rotated_BTHK = jnp.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
+    return rotated_BTHK.astype(x_BTHK.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -66,12 +60,11 @@ class RMSNorm(nn.Module):
 
 
 def _dense(features, config, name, bias=False):
-    precision, dtype = config.precision, config.compute_dtype
     return nn.Dense(
         features,
         use_bias=bias,
-        dtype=dtype,
-        precision=precision,
+        dtype=config.compute_dtype,
+        precision=config.precision,
         kernel_init=_kernel_init,
         name=name,
     )
@@ -83,30 +76,29 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD, cache, layer, context):
-        c = self.config
+        config = self.config
         B, T, _ = x_BTD.shape
-        project = lambda heads, name: _dense(heads * c.head_dim, c, name, c.qkv_bias)(
-            x_BTD
-        ).reshape(B, T, heads, c.head_dim)
-        q_BTHK, k_BTGK, v_BTGK = (
-            project(c.n_heads, "q_proj"),
-            project(c.n_kv_heads, "k_proj"),
-            project(c.n_kv_heads, "v_proj"),
-        )
+
+        def project(heads, name):
+            dense = _dense(heads * config.head_dim, config, name, config.qkv_bias)
+            return dense(x_BTD).reshape(B, T, heads, config.head_dim)
+
+        q_BTHK = project(config.n_heads, "q_proj")
+        k_BTGK = project(config.n_kv_heads, "k_proj")
+        v_BTGK = checkpoint_name(project(config.n_kv_heads, "v_proj"), "value")
         q_BTHK = checkpoint_name(rotate(q_BTHK, context["cos_BTK"], context["sin_BTK"]), "query")
         k_BTGK = checkpoint_name(rotate(k_BTGK, context["cos_BTK"], context["sin_BTK"]), "key")
-        v_BTGK = checkpoint_name(v_BTGK, "value")
         if cache is None:
-            mixed_BTHK = attention.causal(c, q_BTHK, k_BTGK, v_BTGK, self.mesh)
+            mixed_BTHK = attention.causal(config, q_BTHK, k_BTGK, v_BTGK, self.mesh)
         else:
-            cache = kv.write(
-                cache, layer, context["slots_BT"], k_BTGK.swapaxes(1, 2), v_BTGK.swapaxes(1, 2)
-            )
+            k_BGTK, v_BGTK = k_BTGK.swapaxes(1, 2), v_BTGK.swapaxes(1, 2)
+            cache = cache.write(layer, context["slots_BT"], k_BGTK, v_BGTK)
+            k_BGSK, v_BGSK = cache.read(layer)
             mixed_BTHK = attention.attend(
-                q_BTHK, *kv.read(cache, layer), context["mask_BTS"], c.precision
+                q_BTHK, k_BGSK, v_BGSK, context["mask_BTS"], config.precision
             )
         mixed_BTHK = checkpoint_name(mixed_BTHK, "attended")
-        return _dense(c.d_model, c, "o_proj")(mixed_BTHK.reshape(B, T, -1)), cache
+        return _dense(config.d_model, config, "o_proj")(mixed_BTHK.reshape(B, T, -1)), cache
 
 
 class FeedForward(nn.Module):
@@ -114,10 +106,10 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD):
-        c = self.config
-        gate_BTF = checkpoint_name(_dense(c.d_ff, c, "gate_proj")(x_BTD), "gate")
-        up_BTF = checkpoint_name(_dense(c.d_ff, c, "up_proj")(x_BTD), "up")
-        return _dense(c.d_model, c, "down_proj")(nn.silu(gate_BTF) * up_BTF)
+        config = self.config
+        gate_BTF = checkpoint_name(_dense(config.d_ff, config, "gate_proj")(x_BTD), "gate")
+        up_BTF = checkpoint_name(_dense(config.d_ff, config, "up_proj")(x_BTD), "up")
+        return _dense(config.d_model, config, "down_proj")(nn.silu(gate_BTF) * up_BTF)
 
 
 class Block(nn.Module):
@@ -128,14 +120,11 @@ class Block(nn.Module):
     def __call__(self, carry, layer, context):
         x_BTD, cache = carry
         norm = functools.partial(RMSNorm, self.config.norm_eps)
-        attention_block = Attention(self.config, self.mesh, name="self_attn")
-        mixed_BTD, cache = attention_block(
-            norm(name="input_layernorm")(x_BTD), cache, layer, context
-        )
+        attend = Attention(self.config, self.mesh, name="self_attn")
+        feed_forward = FeedForward(self.config, name="mlp")
+        mixed_BTD, cache = attend(norm(name="input_layernorm")(x_BTD), cache, layer, context)
         x_BTD = x_BTD + mixed_BTD
-        x_BTD = x_BTD + FeedForward(self.config, name="mlp")(
-            norm(name="post_attention_layernorm")(x_BTD)
-        )
+        x_BTD = x_BTD + feed_forward(norm(name="post_attention_layernorm")(x_BTD))
         return (constrain_batch(x_BTD, self.mesh), cache), None
 
 
@@ -155,33 +144,32 @@ class Llama(nn.Module):
 
         Returns (hidden_BTD, cache).
         """
-        c = self.config
-        table_VD = self.param("embed_tokens", _embed_init, (c.vocab_size, c.d_model), jnp.float32)
-        if not c.tied_embeddings:
-            self.param("lm_head", _kernel_init, (c.d_model, c.vocab_size), jnp.float32)
-        x_BTD = constrain_batch(
-            gathered(table_VD.astype(c.compute_dtype), self.mesh)[tokens_BT], self.mesh
-        )
-        angles_BTK = positions_BT[:, :, None].astype(jnp.float32) * rope_frequencies(c)
+        config, V, D = self.config, self.config.vocab_size, self.config.d_model
+        table_VD = self.param("embed_tokens", _embed_init, (V, D), jnp.float32)
+        if not config.tied_embeddings:
+            self.param("lm_head", _kernel_init, (D, V), jnp.float32)
+        table_VD = gathered(table_VD.astype(config.compute_dtype), self.mesh)
+        x_BTD = constrain_batch(table_VD[tokens_BT], self.mesh)
+        angles_BTK = positions_BT[:, :, None].astype(jnp.float32) * rope_frequencies(config)
         context = {"cos_BTK": jnp.cos(angles_BTK), "sin_BTK": jnp.sin(angles_BTK)}
         if cache is not None:
             mask_BTS = jnp.arange(cache.capacity) <= positions_BT[:, :, None]
             context |= {"mask_BTS": mask_BTS, "slots_BT": slots_BT}
         block = Block
-        if c.remat:
+        if config.remat:
             # Within a loop XLA cannot undo the recomputation; unrolled, it has to be told not to.
-            policy = jax.checkpoint_policies.save_only_these_names(*c.saved)
-            block = nn.remat(Block, prevent_cse=c.unroll_layers, policy=policy)
+            policy = jax.checkpoint_policies.save_only_these_names(*config.saved)
+            block = nn.remat(Block, prevent_cse=config.unroll_layers, policy=policy)
         layers = nn.scan(
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast),
-            length=c.n_layers,
-            unroll=c.n_layers if c.unroll_layers else 1,
-        )(c, self.mesh, name="layers")
-        (x_BTD, cache), _ = layers((x_BTD, cache), jnp.arange(c.n_layers), context)
-        return RMSNorm(c.norm_eps, name="norm")(x_BTD), cache
+            length=config.n_layers,
+            unroll=config.n_layers if config.unroll_layers else 1,
+        )(config, self.mesh, name="layers")
+        (x_BTD, cache), _ = layers((x_BTD, cache), jnp.arange(config.n_layers), context)
+        return RMSNorm(config.norm_eps, name="norm")(x_BTD), cache
 
 
 def init(config: LlamaConfig, key) -> dict:
@@ -197,7 +185,7 @@ def hidden(config: LlamaConfig, params, tokens_BT, mesh=None):
 
 
 def hidden_cached(
-    config: LlamaConfig, params, tokens_BT, positions_BT, slots_BT, cache: kv.KVCache, mesh=None
+    config: LlamaConfig, params, tokens_BT, positions_BT, slots_BT, cache: KVCache, mesh=None
 ):
     """(hidden_BTD, cache) of tokens that continue the rows of a cache; see `Llama.__call__`."""
     return Llama(config, mesh).apply({"params": params}, tokens_BT, positions_BT, cache, slots_BT)
@@ -218,8 +206,7 @@ def logits(config: LlamaConfig, params, tokens_BT, mesh=None):
 
 
 def token_logprobs(config: LlamaConfig, params, tokens_BT, temperature: float = 1.0, mesh=None):
-    """Log-probability of each token given those before it, and the entropy of the distribution it
-    was drawn from.
+    """Log-probability of each token given those before it, and the entropy of its distribution.
 
     Both float32 [B, T], in nats; index 0, which nothing precedes, is 0. The distribution is
     softmax(logits / temperature).
@@ -228,16 +215,14 @@ def token_logprobs(config: LlamaConfig, params, tokens_BT, temperature: float = 
     targets_BT = tokens_BT[:, 1:]
     # In float32, although products are in the compute dtype, so that the gradients of all chunks
     # are summed in it.
-    head = {
-        name: params[name].astype(jnp.float32)
-        for name in ("embed_tokens", "lm_head")
-        if name in params
-    }
+    names = [name for name in ("embed_tokens", "lm_head") if name in params]
+    head = {name: params[name].astype(jnp.float32) for name in names}
 
     def score(hidden_BCD, targets_BC):
         logprobs_BCV = jax.nn.log_softmax(unembed(config, head, hidden_BCD) / temperature, axis=-1)
         entropy_BC = -jnp.sum(jnp.exp(logprobs_BCV) * logprobs_BCV, axis=-1)
-        return jnp.take_along_axis(logprobs_BCV, targets_BC[..., None], axis=-1)[..., 0], entropy_BC
+        logprobs_BC1 = jnp.take_along_axis(logprobs_BCV, targets_BC[..., None], axis=-1)
+        return logprobs_BC1[..., 0], entropy_BC
 
     B, T = targets_BT.shape
     if 0 < config.logit_chunk < T:
@@ -248,8 +233,9 @@ def token_logprobs(config: LlamaConfig, params, tokens_BT, temperature: float = 
 
 
 def _in_chunks(score, size: int, *arrays_BT):
-    """`score` of [B, T, ...] arrays, `size` positions at a time in a loop, forward and backward:
-    one chunk's logits exist.
+    """`score` of [B, T, ...] arrays, `size` positions at a time.
+
+    In a loop, forward and backward, so that the logits of only one chunk exist.
     """
     B, T = arrays_BT[0].shape[:2]
     n = -(-T // size)
@@ -263,11 +249,10 @@ def _in_chunks(score, size: int, *arrays_BT):
 
 
 def compute_params(config: LlamaConfig, params):
-    """The parameters as the forward pass reads them: all but the scales of the norms in the compute
-    dtype.
+    """The parameters in the compute dtype, but for the scales of the norms.
 
-    The same numbers come out as from the float32 originals, bit for bit, at half the memory for
-    bfloat16.
+    The forward pass gives the same numbers as with the float32 originals, bit for bit, at half the
+    memory for bfloat16.
     """
 
     def cast(path, leaf):

@@ -59,7 +59,7 @@ def _shown(value: float | None, unit: float, form: str = ".2f") -> str:
 def main(config, topology: str, all_lengths: bool, path: str) -> None:
     """Prints the plan, writes it to `path` as JSON, and exits with 1 if a program does not fit."""
     try:
-        devices, chip = chips.of(topology) if topology else chips.here()
+        devices, chip = chips.for_topology(topology) if topology else chips.local()
         model, mesh, needs, on_host = plan(config, devices, chip, all_lengths)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")

@@ -131,7 +131,7 @@ def _say_prompt(environment: Environment, problem: Problem) -> None:
 
 def _say_memory(model: LlamaConfig, config) -> None:
     """Compiles the run's programs for this machine's devices; ValueError where it does not fit."""
-    devices, chip = chips.here()
+    devices, chip = chips.local()
     try:
         mesh = build.mesh(config, model, devices)
     except ValueError as error:

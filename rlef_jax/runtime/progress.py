@@ -7,8 +7,10 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Collection, Iterable, Sequence
 
 from rich.console import Console
+from rich.table import Table
 from tqdm import tqdm
 
 from rlef_jax.runtime import interrupt
@@ -89,3 +91,15 @@ def console() -> Console:
     """Where tables go: as wide as the terminal, or wide enough for any table when it is none."""
     terminal = Console()
     return terminal if terminal.is_terminal else Console(width=150)
+
+
+def table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence], left: Collection[str] = ()
+) -> Table:
+    """A table to print on `console()`; numbers are aligned right, columns named in `left` left."""
+    found = Table(title=title or None, title_justify="left")
+    for column in columns:
+        found.add_column(column, justify="left" if column in left else "right")
+    for row in rows:
+        found.add_row(*row)
+    return found

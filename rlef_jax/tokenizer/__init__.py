@@ -1,7 +1,6 @@
-"""Text to token ids and back. No text encodes to a special token, so nothing a program prints can
-forge a turn boundary.
+"""Text to token ids and back, with every kind of tokenizer that Llamas come with.
 
-`open` takes every kind of tokenizer that Llamas come with; `train_sentencepiece` makes a small one.
+No text encodes to a special token, so nothing a program prints can forge a turn boundary.
 """
 
 import os
@@ -34,11 +33,12 @@ __all__ = [
     "SentencePieceTokenizer",
     "Tokenizer",
     "kind_of",
-    "open",
+    "load_tokenizer",
     "train_sentencepiece",
 ]
 
-# Where a directory keeps its tokenizer: Hugging Face's, the first that is there, or Meta's.
+# Files of a directory that may hold its tokenizer, in Hugging Face's layout and in Meta's: the
+# first that is there counts.
 _FILES = ("tokenizer.json", "tokenizer.model", os.path.join("original", "tokenizer.model"))
 
 
@@ -69,11 +69,11 @@ class Tokenizer(Protocol):
         """The id of a special token."""
 
 
-def open(path: str | os.PathLike) -> Tokenizer:
-    """The tokenizer at `path`: a SentencePiece model, Llama 3's ranks, a tokenizer.json, or a
-    directory with one of them.
+def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
+    """The tokenizer in a file, or in a directory that holds such a file.
 
-    Files are told apart by what they hold, not by their names.
+    The file may be a SentencePiece model, Llama 3's ranks, or a tokenizer.json. Its content tells
+    which, not its name.
 
     Raises:
       FileNotFoundError: when there is nothing at `path`, or no tokenizer in the directory.
@@ -87,7 +87,7 @@ def open(path: str | os.PathLike) -> Tokenizer:
 
 
 def kind_of(path: str) -> str:
-    """What a tokenizer's file is by its first bytes: json, ranks, or else sentencepiece."""
+    """The kind of a tokenizer's file by its first bytes: json, ranks, or else sentencepiece."""
     with pathlib.Path(path).open("rb") as file:
         head = file.read(4096)
     if head.lstrip().startswith(b"{"):

@@ -1,6 +1,4 @@
-"""Tokenizers of Hugging Face's `tokenizer.json`: byte-level BPE (Llama 3, Qwen2, SmolLM2) and
-SentencePiece's kind (Phi-3).
-"""
+"""BPE from a `tokenizer.json`: byte-level (Llama 3, Qwen2, SmolLM2) or SentencePiece's (Phi-3)."""
 
 import json
 import re
@@ -12,8 +10,7 @@ from rlef_jax.tokenizer.vocabulary import SPACE_MARK, Vocabulary, named_tokens, 
 
 
 class BpeTokenizer(Vocabulary):
-    """A BPE that `tokenizers` runs, without the special tokens: what is not there cannot be
-    produced from text.
+    """A BPE that `tokenizers` runs without its special tokens, so that no text gives one.
 
     `decode(encode(text)) == text` but for tokenizers that lose text by themselves: Qwen2 normalises
     (NFC), and SmolLM2 leaves out bytes that its vocabulary lacks, those of very rare characters.
@@ -22,22 +19,20 @@ class BpeTokenizer(Vocabulary):
     """
 
     def __init__(self, path: str, spec: dict):
-        """Takes the content of a `tokenizer.json`, from `read_spec`; `path` is the file it was read
-        from.
+        """Takes the content of a `tokenizer.json`, from `read_spec`, and the path of its file.
 
-        Raises:
-          ValueError: when it neither spells texts in bytes nor falls back to them, or `tokenizers`
-              refuses it.
+        Raises ValueError when it neither spells texts in bytes nor falls back to them, or when
+        `tokenizers` refuses it.
         """
         model = spec["model"]
         parts = [*_parts(spec.get("normalizer")), *_parts(spec.get("pre_tokenizer"))]
+        byte_pieces = [f"<0x{byte:02X}>" for byte in range(256)]
         marked = model.get("byte_fallback") and all(
-            f"<0x{byte:02X}>" in model["vocab"] for byte in range(256)
+            piece in model["vocab"] for piece in byte_pieces
         )
         if not (marked or any(part.get("type") == "ByteLevel" for part in parts)):
-            raise ValueError(
-                f"{path} is no byte-level BPE, nor one with byte fallback: some texts would have no ids"
-            )
+            reason = "is no byte-level BPE, nor one with byte fallback"
+            raise ValueError(f"{path} {reason}: some texts would have no ids")
         to_bytes = marked_piece if marked else byte_level_piece
         pieces = {i: to_bytes(piece) for piece, i in model["vocab"].items()}
         added = {token["content"]: token["id"] for token in spec.get("added_tokens") or []}
@@ -48,10 +43,9 @@ class BpeTokenizer(Vocabulary):
         try:
             self._model = tokenizers.Tokenizer.from_str(json.dumps(backend))
         except Exception as error:  # the library raises nothing narrower
-            raise ValueError(
-                f"{path} is not a tokenizer.json that `tokenizers` reads: {error}"
-            ) from error
-        mark = [model["vocab"][f"<0x{byte:02X}>"] for byte in SPACE_MARK.encode()] if marked else []
+            text = f"{path} is not a tokenizer.json that `tokenizers` reads: {error}"
+            raise ValueError(text) from error
+        mark = [model["vocab"][byte_pieces[byte]] for byte in SPACE_MARK.encode()] if marked else []
         super().__init__(path, pieces, specials, any(blanks), mark)
 
     def _encode_part(self, text: str) -> list[int]:
@@ -59,58 +53,43 @@ class BpeTokenizer(Vocabulary):
 
 
 def read_spec(path: str) -> dict:
-    """The content of a `tokenizer.json`. Raises ValueError when it is not whole or something else."""
+    """The content of a `tokenizer.json`; ValueError when it is not whole or not that of a BPE."""
     spec = read_json(path)
     model = spec.get("model")
-    if (
-        type(model) is not dict
-        or model.get("type", "BPE") != "BPE"
-        or not {"vocab", "merges"} <= model.keys()
-    ):
-        raise ValueError(
-            f"{path} is no tokenizer.json of a BPE: it has no such model with a vocabulary and merges"
-        )
+    is_bpe = type(model) is dict and model.get("type", "BPE") == "BPE"
+    if not is_bpe or not {"vocab", "merges"} <= model.keys():
+        reason = "it has no such model with a vocabulary and merges"
+        raise ValueError(f"{path} is no tokenizer.json of a BPE: {reason}")
     return spec
 
 
 def byte_alphabet() -> list[str]:
-    """The character that byte-level BPE writes for each byte: itself where it can be seen, else one
-    from U+0100 on.
+    """The character that byte-level BPE writes for each byte.
+
+    The byte's own character where it is visible, else the next one from U+0100 on.
     """
-    seen = [
-        *range(ord("!"), ord("~") + 1),
-        *range(ord("¡"), ord("¬") + 1),
-        *range(ord("®"), ord("ÿ") + 1),
-    ]
+    ranges = (("!", "~"), ("¡", "¬"), ("®", "ÿ"))
+    visible = {byte for first, last in ranges for byte in range(ord(first), ord(last) + 1)}
     others = iter(range(256, 512))
-    return [chr(byte if byte in seen else next(others)) for byte in range(256)]
+    return [chr(byte if byte in visible else next(others)) for byte in range(256)]
 
 
 def special_token(i: int, name: str) -> dict:
     """An entry of `added_tokens`."""
-    flags = {
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-        "normalized": False,
-        "special": True,
-    }
-    return {"id": i, "content": name, **flags}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": i, "content": name, **flags, "special": True}
 
 
 def merges(vocab: dict[str, int]) -> list[list[str]]:
-    """The merges of a vocabulary in order of rank: every pair of pieces that makes a piece.
+    """The merges of a vocabulary {piece: rank}, in order of rank: every pair that makes a piece.
 
-    For vocabularies that say what may arise but not from which pair, as BPE joins the neighbours
-    that make the piece of lowest rank.
+    For vocabularies that do not say which pair makes a piece, since BPE joins the neighbours that
+    make the piece of lowest rank.
     """
     found = []
     for piece in vocab:
-        pairs = [
-            [piece[:i], piece[i:]]
-            for i in range(1, len(piece))
-            if piece[:i] in vocab and piece[i:] in vocab
-        ]
+        pairs = [[piece[:i], piece[i:]] for i in range(1, len(piece))]
+        pairs = [pair for pair in pairs if pair[0] in vocab and pair[1] in vocab]
         found += sorted(pairs, key=lambda pair: (vocab[pair[0]], vocab[pair[1]]))
     return found
 
@@ -126,14 +105,14 @@ def byte_level_piece(piece: str) -> bytes:
 
 
 def marked_piece(piece: str) -> bytes:
-    """The bytes of a piece as SentencePiece writes them: a byte as <0x0A>, a blank as `SPACE_MARK`."""
+    """The bytes of a piece in SentencePiece's spelling: <0x0A> for a byte, ▁ for a blank."""
     if re.fullmatch(r"<0x[0-9A-F]{2}>", piece):
         return bytes([int(piece[3:5], 16)])
     return piece.replace(SPACE_MARK, " ").encode()
 
 
 def _parts(component: dict | None) -> Iterator[dict]:
-    """The normalisers, or pre-tokenizers, that a component is made of."""
+    """The single normalisers or pre-tokenizers of a component, which may be a nested sequence."""
     if component is None:
         return
     members = component.get("normalizers") or component.get("pretokenizers")
@@ -144,17 +123,15 @@ def _parts(component: dict | None) -> Iterator[dict]:
 
 
 def _drop_blank(part: dict) -> bool:
-    """Stops a part from putting a blank before the text; whether it did."""
+    """Changes a part that puts a blank before the text to put none; returns whether it did."""
     kind = part.get("type")
     if kind == "Prepend":
         found, part["prepend"] = part["prepend"] == SPACE_MARK, ""
         return found
     if kind == "Metaspace":
-        scheme = part.get("prepend_scheme") or (
-            "always" if part.get("add_prefix_space", True) else "never"
-        )
+        add = part.pop("add_prefix_space", True)  # of old files, which have no prepend_scheme
+        scheme = part.get("prepend_scheme") or ("always" if add else "never")
         part["prepend_scheme"] = "never"
-        part.pop("add_prefix_space", None)
         return scheme != "never"
     if kind == "ByteLevel":
         found, part["add_prefix_space"] = bool(part.get("add_prefix_space")), False
@@ -163,47 +140,36 @@ def _drop_blank(part: dict) -> bool:
 
 
 def _specials(spec: dict, added: dict[str, int], named: dict[str, str]) -> dict[str, int]:
-    """The tokens that no text may encode to: those added to the vocabulary but for white space, and
-    those with a role.
+    """{token: id} of the tokens that no text may encode to.
 
-    A padding token is not taken at its word: some models pad with an ordinary piece such as "!".
+    These are the tokens added to the vocabulary, but for white space, and those with a role. The
+    role of padding does not count: some models pad with an ordinary piece such as "!".
     """
     vocab = spec["model"]["vocab"]
-    roles = {
-        named.get("bos_token"),
-        named.get("eos_token"),
-        named.get("unk_token"),
-        spec["model"].get("unk_token"),
-    }
+    roles = {named.get(role) for role in ("bos_token", "eos_token", "unk_token")}
+    roles.add(spec["model"].get("unk_token"))
     found = {token: i for token, i in added.items() if not token.isspace()}
     return found | {token: vocab[token] for token in roles if token in vocab}
 
 
 def _without(spec: dict, specials: dict[str, int]) -> dict:
-    """The tokenizer without its special tokens: neither added, nor in the vocabulary, nor the
-    result of merges.
+    """The tokenizer without its special tokens, added or in the vocabulary, and their merges.
 
-    Added tokens of white space stay. They are put into the vocabulary, where their ids are sure:
-    those of other added tokens `tokenizers` counts on from the size of the vocabulary, whatever the
-    file says.
+    Added tokens of white space stay. They are put into the vocabulary so that they keep their ids:
+    `tokenizers` numbers other added tokens from the size of the vocabulary on, whatever the file
+    says.
     """
     model = {**spec["model"], "unk_token": None}
     if not specials.keys().isdisjoint(model["vocab"]):
         model["vocab"] = {piece: i for piece, i in model["vocab"].items() if piece not in specials}
-        pairs = (
-            (merge, merge.split(" ", 1) if isinstance(merge, str) else merge)
-            for merge in model["merges"]
-        )
-        model["merges"] = [
-            merge for merge, pair in pairs if specials.keys().isdisjoint((*pair, "".join(pair)))
-        ]
+        model["merges"] = [merge for merge in model["merges"] if not _concerns(merge, specials)]
     kept = [token for token in spec.get("added_tokens") or [] if token["content"] not in specials]
     model["vocab"] = model["vocab"] | {token["content"]: token["id"] for token in kept}
-    return {
-        **spec,
-        "model": model,
-        "added_tokens": kept,
-        "truncation": None,
-        "padding": None,
-        "post_processor": None,
-    }
+    none = dict.fromkeys(("truncation", "padding", "post_processor"))
+    return {**spec, "model": model, "added_tokens": kept, **none}
+
+
+def _concerns(merge: str | list[str], specials: dict[str, int]) -> bool:
+    """Whether a merge, 'a b' or ['a', 'b'], reads or makes a special token."""
+    pair = merge.split(" ", 1) if isinstance(merge, str) else merge
+    return not specials.keys().isdisjoint((*pair, "".join(pair)))

@@ -1,6 +1,4 @@
-"""Llama 3's `tokenizer.model`, lines of a piece in base64 and its rank, as the content of a
-`tokenizer.json`.
-"""
+"""Reads Llama 3's `tokenizer.model`, lines of a piece in base64 and its rank."""
 
 import base64
 import binascii
@@ -16,7 +14,7 @@ _SPLIT = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-# The names of Llama 3.1, from the id behind the last rank on; the reserved tokens have no use yet.
+# Special tokens of Llama 3.1, counted from the id after the last rank; the others are reserved.
 _NAMED = {
     0: "<|begin_of_text|>",
     1: "<|end_of_text|>",
@@ -30,11 +28,10 @@ _NAMED = {
 
 
 def read_spec(path: str) -> dict:
-    """The tokenizer in the form of a `tokenizer.json`, special tokens included.
+    """The content of a `tokenizer.json` of the same tokenizer, special tokens included.
 
-    Raises:
-      ValueError: naming the line, when the file is not whole or not Llama 3's (others split texts
-          in other ways).
+    Raises ValueError, naming the line, when the file is not whole or not Llama 3's, since others
+    split texts in other ways.
     """
     vocab = _read_vocab(path)
     split = {"type": "Split", "pattern": {"Regex": _SPLIT}, "behavior": "Isolated", "invert": False}
@@ -51,11 +48,10 @@ def read_spec(path: str) -> dict:
         "vocab": vocab,
         "merges": merges(vocab),
     }
+    names = enumerate(special_names(), start=_COUNT)
     return {
         "version": "1.0",
-        "added_tokens": [
-            special_token(i, name) for i, name in enumerate(special_names(), start=_COUNT)
-        ],
+        "added_tokens": [special_token(i, name) for i, name in names],
         "normalizer": None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, to_bytes]},
         "post_processor": None,
@@ -81,12 +77,10 @@ def _read_vocab(path: str) -> dict[str, int]:
                 if int(number) != rank or not piece:
                     raise ValueError(f"rank {rank} should stand here")
             except (ValueError, binascii.Error) as error:
-                raise ValueError(
-                    f"{path}, line {rank + 1}: no piece in base64 and its rank ({error})"
-                ) from error
+                text = f"{path}, line {rank + 1}: no piece in base64 and its rank ({error})"
+                raise ValueError(text) from error
             vocab["".join(alphabet[byte] for byte in piece)] = rank
     if len(vocab) != _COUNT:
-        raise ValueError(
-            f"{path} has {len(vocab)} ranks, and Llama 3 has {_COUNT}: the file is not whole, or another's"
-        )
+        counted = f"has {len(vocab)} ranks, and Llama 3 has {_COUNT}"
+        raise ValueError(f"{path} {counted}: the file is not whole, or another's")
     return vocab

@@ -1,4 +1,4 @@
-"""SentencePiece models: our own, which are trained here, and those of Llama 2 and Code Llama."""
+"""Opens SentencePiece models, such as those of Llama 2 and Code Llama, and trains small ones."""
 
 import io
 import os
@@ -8,25 +8,25 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import sentencepiece
 
+from rlef_jax.runtime import files
 from rlef_jax.tokenizer.bpe import marked_piece
 from rlef_jax.tokenizer.vocabulary import SPACE_MARK, Vocabulary
 
 PAD, START, USER, ASSISTANT, END = "<pad>", "<s>", "<|user|>", "<|assistant|>", "<|end|>"
 SPECIAL_TOKENS = (PAD, START, USER, ASSISTANT, END)
 
-# A model is a protocol buffer, and of a field given twice the last counts: appended, this says
-# `add_dummy_prefix: false` (field 3) in `normalizer_spec` (field 3). The blank before a text is
-# then ours to add, once, whatever the text is cut into.
+# `add_dummy_prefix: false` (field 3) in `normalizer_spec` (field 3), to append to a model. It is a
+# protocol buffer, and of a field given twice the last counts. `Vocabulary` adds the blank before a
+# text itself, since it encodes texts in parts.
 _NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
-# Pieces that are special by their looks, whatever the model calls them: Code Llama's ▁<PRE>, or
-# <|im_start|>.
+# Pieces that count as special by their looks, such as Code Llama's ▁<PRE>, or <|im_start|>.
 _LOOKS_SPECIAL = re.compile(rf"{SPACE_MARK}?<([A-Z_]+|\|[^<>|]+\|)>")
 # A text that shows whether a model changes texts: blanks at either end and in a row, a tab, a
 # ligature, a wide character.
 _PROBE = "  a\t b  \ufb01\uff21\u00e9 \n "
-# Pieces do not cross this mark in the training text; it is no part of what is learnt.
+# Pieces do not cross this mark in the training text, and it is not learnt.
 _CUT = "\x1e"
-# What keeps to itself, with the blank before it: a number that stands alone, a string literal, a
+# Pieces of their own, with the blank before them: a number that stands alone, a string literal, a
 # comparison. A clause begins a new piece with its comma. So the same choice is the same piece
 # wherever it stands, and lists of numbers can be compared token by token, while the idioms between
 # become one piece each.
@@ -51,9 +51,8 @@ class SentencePieceTokenizer(Vocabulary):
         """
         path = os.fspath(path)
         if not os.path.isfile(path):
-            raise FileNotFoundError(
-                f"there is no tokenizer model at {path}: correct the path or train one"
-            )
+            text = f"there is no tokenizer model at {path}: correct the path or train one"
+            raise FileNotFoundError(text)
         content = pathlib.Path(path).read_bytes()
         blank_first = _loaded(path, content).encode("a", out_type=str)[0].startswith(SPACE_MARK)
         self.model = _loaded(path, content + _NO_DUMMY_PREFIX)
@@ -62,21 +61,16 @@ class SentencePieceTokenizer(Vocabulary):
         self._byte_ids = {marked_piece(names[i])[0]: i for i in ids if self.model.is_byte(i)}
         if len(self._byte_ids) != 256:
             raise ValueError(f"{path} has no byte fallback: some texts would have no ids")
-        special = lambda i: (
-            self.model.is_control(i)
-            or self.model.is_unknown(i)
-            or _LOOKS_SPECIAL.fullmatch(names[i])
-        )
-        specials = {names[i]: i for i in ids if special(i)}
-        pieces = {
-            i: names[i].encode() if names[i] in specials else marked_piece(names[i]) for i in ids
-        }
-        self._spelled = {i: self._in_bytes(marked_piece(names[i])) for i in specials.values()}
+        named_special = {i for i in ids if self.model.is_control(i) or self.model.is_unknown(i)}
+        looks_special = {i for i in ids if _LOOKS_SPECIAL.fullmatch(names[i])}
+        specials = {names[i]: i for i in sorted(named_special | looks_special)}
+        pieces = {i: marked_piece(names[i]) for i in ids}
+        self._spelled = {i: self._in_bytes(pieces[i]) for i in specials.values()}
+        pieces |= {i: name.encode() for name, i in specials.items()}
         super().__init__(path, pieces, specials, blank_first, self._in_bytes(SPACE_MARK.encode()))
         if self.decode(self.encode(_PROBE)) != _PROBE:
-            raise ValueError(
-                f"{path} changes white space or characters, so programs would not come through: it is of no use here"
-            )
+            reason = "changes white space or characters, so programs would not come through"
+            raise ValueError(f"{path} {reason}: it is of no use here")
 
     def _encode_part(self, text: str) -> list[int]:
         ids = self.model.encode(text)
@@ -93,9 +87,8 @@ def _loaded(path: str, content: bytes) -> sentencepiece.SentencePieceProcessor:
     try:
         model.load_from_serialized_proto(content)
     except (OSError, RuntimeError) as error:
-        raise ValueError(
-            f"{path} is not a SentencePiece model, a tokenizer.json or Llama 3's ranks: {error}"
-        ) from error
+        kinds = "a SentencePiece model, a tokenizer.json or Llama 3's ranks"
+        raise ValueError(f"{path} is not {kinds}: {error}") from error
     return model
 
 
@@ -105,11 +98,9 @@ def train_sentencepiece(
     vocab_size: int = 768,
     special_tokens: Sequence[str] = SPECIAL_TOKENS,
 ) -> None:
-    """Trains a BPE model on the texts and writes it to `model_path`; the same texts give the same
-    ids.
+    """Trains a BPE model on texts and writes it to `model_path`; the same texts give the same ids.
 
-    Pieces may span blanks, so that whole idioms become one piece; see `_ATOM` for what they may not
-    span.
+    Pieces may span blanks, so that whole idioms become one piece, but not an `_ATOM`.
 
     Args:
       vocab_size: number of ids in all: 256 byte pieces, the special tokens, every character of the
@@ -119,9 +110,8 @@ def train_sentencepiece(
       ValueError: when `special_tokens` lacks `<pad>`, or `vocab_size` does not suit the texts.
     """
     if PAD not in special_tokens or len(set(special_tokens)) != len(special_tokens):
-        raise ValueError(
-            f"special_tokens is {tuple(special_tokens)}: it must hold {PAD} and no token twice"
-        )
+        listed = tuple(special_tokens)
+        raise ValueError(f"special_tokens is {listed}: it must hold {PAD} and no token twice")
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -150,15 +140,10 @@ def train_sentencepiece(
         )
     except RuntimeError as error:
         reason = str(error).rpartition("] ")[2]  # after the place in SentencePiece's source
-        raise ValueError(
-            f"tokenizer.vocab_size is {vocab_size}, which does not suit the texts: {reason}"
-        ) from error
-    path = os.fspath(model_path)
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    # Renamed when complete, so that a killed run leaves no half-written model behind.
-    with open(f"{path}.part", "wb") as file:
+        text = f"tokenizer.vocab_size is {vocab_size}, which does not suit the texts: {reason}"
+        raise ValueError(text) from error
+    with files.replacing(model_path, "wb") as file:
         file.write(model.getvalue())
-    os.replace(f"{path}.part", path)
 
 
 def _training_lines(texts: Iterable[str]) -> Iterator[str]:

@@ -1,30 +1,25 @@
-"""What all tokenizers here share: the way back from ids to text, the special tokens, and the id
-that pads.
-"""
+"""The base of all tokenizers: ids back to text, the special tokens, and the padding id."""
 
 import codecs
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
-# SentencePiece writes a blank as this character, so a literal one in a text must take the byte
-# pieces instead.
+# SentencePiece writes a blank as this character; a literal one in a text takes its byte pieces.
 SPACE_MARK = "\u2581"
 
-# Ids beyond the vocabulary, such as rows added to round an embedding table up, decode to the
-# replacement character.
+# Ids beyond the vocabulary decode to the replacement character. They exist: an embedding table may
+# be rounded up.
 _UNKNOWN = "\ufffd".encode()
 
-# What fills rows where no file names a padding token, and what must not: the tokens that end a turn
-# in some layout.
+# Tokens to pad with where no file names one, and tokens that end a turn in some layout, which must
+# not pad.
 _PADS = ("<pad>", "<unk>", "<|finetune_right_pad_id|>", "<|reserved_special_token_0|>")
 _ENDS = ("</s>", "<|end|>", "<|eot_id|>", "<|im_end|>")
 
 
 class Vocabulary:
-    """A tokenizer but for its core, `_encode_part`, which a subclass adds: text to ids with no
-    blank put before it.
-    """
+    """A tokenizer without `_encode_part`, which each subclass adds."""
 
     def __init__(
         self,
@@ -34,7 +29,7 @@ class Vocabulary:
         blank_first: bool,
         mark: Sequence[int],
     ):
-        """Keeps what the subclass found.
+        """Takes what the subclass has read from its file.
 
         Args:
           path: the file that the tokenizer was opened from.
@@ -59,7 +54,7 @@ class Vocabulary:
         return self._pad_id
 
     def encode(self, text: str) -> list[int]:
-        """The ids of plain text. Lone surrogates, which are no Unicode text, become question marks."""
+        """The ids of plain text. Lone surrogates, which are no text, become question marks."""
         text = text.encode("utf-8", "replace").decode()
         if text and self.blank_first:
             text = " " + text
@@ -70,17 +65,13 @@ class Vocabulary:
         return ids
 
     def decode(self, ids: Iterable[int], keep_special: bool = False) -> str:
-        """The text of the ids; bytes that are no valid UTF-8, as a model may sample, become
-        replacement characters.
-        """
+        """The text of the ids; invalid UTF-8, which a model may sample, becomes U+FFFD."""
         return b"".join(self._bytes_of(ids, keep_special)).decode("utf-8", "replace")
 
     def texts(self, ids: Iterable[int]) -> list[str]:
-        """What each id adds to the text, special tokens spelled out: joined, `decode(ids,
-        keep_special=True)`.
+        """What each id adds to the text; joined, they are `decode(ids, keep_special=True)`.
 
-        A character made of several tokens stands at the last of them, and those before it add
-        nothing.
+        A character made of several tokens is added by the last of them.
         """
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         found = [decoder.decode(piece) for piece in self._bytes_of(ids, keep_special=True)]
@@ -108,37 +99,31 @@ class Vocabulary:
         if special not in self.specials:
             known = [name for name in self.specials if "reserved" not in name]
             listed = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
-            raise KeyError(
-                f"the tokenizer has no special token {special!r}: it has {listed or 'none'}"
-            )
+            has = f"it has {listed or 'none'}"
+            raise KeyError(f"the tokenizer has no special token {special!r}: {has}")
         return self.specials[special]
 
     def _encode_part(self, text: str) -> list[int]:
+        """The ids of a text that is not empty, without a blank put before it."""
         raise NotImplementedError
 
 
 def named_tokens(path: str) -> dict[str, str]:
-    """What the files beside a tokenizer call its tokens: {"bos_token": "<s>", "pad_token": ...},
-    without those not named.
-    """
-    named = {}
+    """{"bos_token": "<s>", "pad_token": ...}: the roles that the files beside a tokenizer name."""
+    roles, named = ("bos_token", "eos_token", "unk_token", "pad_token"), {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         file = os.path.join(os.path.dirname(path), name)
         if not os.path.isfile(file):
             continue
         for key, token in read_json(file).items():
             token = token.get("content") if isinstance(token, dict) else token
-            if key in ("bos_token", "eos_token", "unk_token", "pad_token") and isinstance(
-                token, str
-            ):
+            if key in roles and isinstance(token, str):
                 named[key] = token
     return named
 
 
 def read_json(path: str) -> dict:
-    """A JSON object. Raises ValueError, naming the file, when it holds something else or is not
-    whole.
-    """
+    """The JSON object in a file; ValueError, naming the file, when there is none in it."""
     with open(path, encoding="utf-8") as file:
         try:
             found = json.load(file)
@@ -150,12 +135,10 @@ def read_json(path: str) -> dict:
 
 
 def _choose_pad(specials: dict[str, int], named: dict[str, str]) -> int:
-    """The padding token, unless it ends a turn (SmolLM2 pads with `<|im_end|>`), else an id that
-    ends none.
-    """
+    """The named padding token, unless it ends a turn, as in SmolLM2; else an id that ends none."""
     ends = {*_ENDS, named.get("eos_token")}
     for name in (named.get("pad_token"), named.get("unk_token"), *_PADS):
         if name in specials and name not in ends:
             return specials[name]
     taken = {specials[name] for name in ends if name in specials}
-    return min(set(range(len(taken) + 1)) - taken)
+    return next(i for i in range(len(taken) + 1) if i not in taken)

@@ -1,6 +1,4 @@
-"""The configurations that come with the project: each is sound, is the model it is named after, and
-runs on its weights.
-"""
+"""Each of the project's configurations is sound, is the model it names, and runs on its weights."""
 
 import dataclasses
 import importlib
@@ -21,9 +19,8 @@ from rlef_jax.llama import LlamaConfig, RopeScaling
 from rlef_jax.train import train
 
 ROOT = pathlib.Path(__file__).parents[2]
-NAMES = sorted(
-    path.stem for path in (ROOT / "experiments" / "configs").glob("*.py") if path.stem != "common"
-)
+CONFIGS = ROOT / "experiments" / "configs"
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem != "common")
 FROM_NOTHING = ("code_contests_smoke", "mini")
 # What the model cards say.
 PUBLISHED = {
@@ -68,9 +65,8 @@ def test_a_configuration_is_sound_and_its_conversations_fit(name):
     checks.validate(config)
     assert config.name == name
     model, capacity = build.model(config), stream_capacity(config)
-    assert capacity <= config.batch.lengths[-1] and (
-        name in FROM_NOTHING or capacity <= model.context_length
-    )
+    assert capacity <= config.batch.lengths[-1]
+    assert name in FROM_NOTHING or capacity <= model.context_length
     ways, tensor = abs(config.mesh.data * config.mesh.fsdp), config.mesh.tensor
     assert config.sampler.slots % ways == 0 and config.batch.rows % ways == 0
     sharding.check_heads(tensor, model.n_heads, model.n_kv_heads)
@@ -87,9 +83,7 @@ def test_its_model_has_the_published_number_of_parameters(name):
 
 @pytest.fixture(scope="module")
 def directory_of(tmp_path_factory, random_params):
-    """directory_of(layout, **changes): a small checkpoint, with a byte-level tokenizer that has the
-    tokens of the layout.
-    """
+    """directory_of(layout, **changes): a small checkpoint, with a tokenizer for the layout."""
 
     def make(layout, **changes):
         directory = tmp_path_factory.mktemp(layout) / "hf"
@@ -112,9 +106,7 @@ def write_tokenizer(directory, specials):
 
 
 def small(name, directory, data_dir):
-    """The configuration with weights from a directory, cut down to a few problems and short
-    answers, on the devices here.
-    """
+    """The configuration with weights from a directory, short answers, and the devices here."""
     config = config_of(name)
     config.model.hf_dir, config.data.dir = str(directory), data_dir
     config.episode.update(turn_limit=2, max_response_tokens=8)
@@ -136,10 +128,9 @@ def problems(contest_dir):
 def test_it_plays_a_conversation_with_weights_of_its_kind(
     name, directory_of, contest_dir, problems, one_worker, tmp_path
 ):
-    context = stream_capacity(config_of(name))
-    directory = directory_of(
-        config_of(name).tokenizer.layout, tied_embeddings="1b" in name, context_length=context
-    )
+    context, layout = stream_capacity(config_of(name)), config_of(name).tokenizer.layout
+    shape = dict(tied_embeddings="1b" in name, context_length=context)
+    directory = directory_of(layout, **shape)
     config = small(name, directory, contest_dir)
     checks.validate(config)
     devices = jax.devices() if config.mesh.fsdp > 1 else jax.devices()[:1]
@@ -149,33 +140,25 @@ def test_it_plays_a_conversation_with_weights_of_its_kind(
     environment = build.environment(config, tokenizer, one_worker, problems)
     params = build.weights(config, model, mesh)
     numerics = dict(dtype="bfloat16", remat=True, logit_chunk=config.model.logit_chunk)
-    assert model == dataclasses.replace(
-        SHAPE, tied_embeddings="1b" in name, context_length=context, **numerics
-    )
+    assert model == dataclasses.replace(SHAPE, **shape, **numerics)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
 
     collector = build.collector(config, model, mesh, environment.layout.stops)
     (episode,), stats = collector.collect(
         params, environment, [(7, problems[0])], jax.random.key(0), 1.0
     )
-    tokens_T, first = episode.stream.tokens_T, episode.turns[0]
-    assert len(episode.turns) == 2 and stats.tokens == sum(
-        turn.stop - turn.start for turn in episode.turns
-    )
+    tokens_T, (first, second) = episode.stream.tokens_T, episode.turns
+    assert stats.tokens == sum(turn.stop - turn.start for turn in episode.turns)
+    assert tokens_T[: first.start].tolist() == environment.prompt(problems[0])
     prompt = tokenizer.decode(tokens_T[: first.start], keep_special=True)
-    assert (
-        tokens_T[: first.start].tolist() == environment.prompt(problems[0])
-        and problems[0].statement.strip() in prompt
-    )
-    assert first.feedback in tokenizer.decode(
-        tokens_T[first.stop : episode.turns[1].start], keep_special=True
-    )
+    assert problems[0].statement.strip() in prompt
+    message = tokenizer.decode(tokens_T[first.stop : second.start], keep_special=True)
+    assert first.feedback in message
 
     rows_BT = np.zeros((mesh.size, -(-len(tokens_T) // 128) * 128), np.int32)
     rows_BT[:, : len(tokens_T)] = tokens_T
-    scored_BT = jax.jit(lambda params: llama.token_logprobs(model, params, rows_BT, 1.0, mesh)[0])(
-        params
-    )
+    score = jax.jit(lambda params: llama.token_logprobs(model, params, rows_BT, 1.0, mesh)[0])
+    scored_BT = score(params)
     gap_T = np.asarray(scored_BT)[0, : len(tokens_T)] - episode.stream.logprobs_T
     assert np.abs(gap_T)[episode.stream.is_action_T].max() < 0.15  # bfloat16
 
@@ -192,44 +175,28 @@ def test_weights_that_do_not_suit_a_configuration_are_refused_in_one_sentence(
 ):
     colab = lambda directory: small("llama32_1b_colab", directory, contest_dir)
     short = refusal(colab(directory_of("llama3", context_length=512)), tmp_path / "short")
-    assert (
-        short.startswith("a conversation can take")
-        and "the model's context_length is 512: choose smaller ones" in short
-    )
+    assert short.startswith("a conversation can take")
+    assert "the model's context_length is 512: choose smaller ones" in short
     assert not (tmp_path / "short").exists()
     few = directory_of("llama3", vocab_size=256)
     size = build.tokenizer(colab(few), "", []).vocab_size
     said = f"the tokenizer has {size} ids, but the model in {few} only 256: download it again"
     assert refusal(colab(few), tmp_path / "few") == said
     other = refusal(colab(directory_of("chatml")), tmp_path / "other")
-    assert other.startswith(
-        "tokenizer.layout is 'llama3', but the tokenizer has no special token '<|eot_id|>': it has "
-    )
+    lacks = "the tokenizer has no special token '<|eot_id|>': it has "
+    assert other.startswith(f"tokenizer.layout is 'llama3', but {lacks}")
     none = directory_of("llama3")
     (none / "tokenizer.json").unlink()
-    assert refusal(colab(none), tmp_path / "none").startswith(
-        f"there is no tokenizer in {none}: it has none of tokenizer.json,"
-    )
+    said = refusal(colab(none), tmp_path / "none")
+    assert said.startswith(f"there is no tokenizer in {none}: it has none of tokenizer.json,")
 
 
 def test_the_command_says_so_in_one_line(directory_of, tmp_path):
     directory = directory_of("chatml", context_length=512)
-    command = [
-        sys.executable,
-        "experiments/run.py",
-        "--config",
-        "experiments/configs/smollm2_135m.py",
-    ]
+    command = [sys.executable, "experiments/run.py", f"--config={CONFIGS / 'smollm2_135m.py'}"]
     command += ["--workdir", str(tmp_path / "run"), f"--config.model.hf_dir={directory}"]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": ""},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 1 and done.stderr.startswith(
-        "error: a conversation can take 2048 tokens"
-    ), done.stderr
+    env = os.environ | {"XLA_FLAGS": ""}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith("error: a conversation can take 2048 tokens"), done.stderr
     assert done.stderr.count("\n") == 1 and not (tmp_path / "run").exists()

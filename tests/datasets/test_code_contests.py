@@ -1,5 +1,6 @@
-"""CodeContests from files in all their layouts, through the prepared data set, to problems. Rows
-are made up, see conftest.
+"""CodeContests from files in all layouts, through the prepared data set, to problems.
+
+Rows are made up, see conftest.
 """
 
 import gzip
@@ -27,8 +28,7 @@ needs_real_data = pytest.mark.skipif(not REAL.exists(), reason="../shared/data i
 FILES = {
     "parquet": "data/{split}-00000-of-00001-0123456789abcdef.parquet",
     "jsonl": "{split}.jsonl",
-    "jsonl.gz": "{split}.jsonl.gz",
-    "riegeli": "dm-code_contests/code_contests_{split}.riegeli",
+    "jsonl.gz": "dm-code_contests/code_contests_{split}.jsonl.gz",
 }
 COUNTS = {"train": 20, "valid": 3, "test": 4}
 
@@ -81,6 +81,10 @@ def expected(columns: dict, generated: bool = True) -> Problem:
     )
 
 
+def folder_in(data_dir: pathlib.Path) -> pathlib.Path:
+    return data_dir / "code_contests" / "1.0.0"
+
+
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -100,7 +104,7 @@ def test_every_layout_gives_the_same_problems(tmp_path, counts, write, row, layo
 def test_tests_and_solutions_may_be_lists_of_structs(row):
     columns = row(5)
     turned = dict(columns)
-    for name in stored.COUNTS:
+    for name in (*stored.TESTS, *stored.PROGRAMS):
         first, second = columns[name]
         turned[name] = [
             {first: a, second: b} for a, b in zip(columns[name][first], columns[name][second])
@@ -112,13 +116,12 @@ def test_tests_and_solutions_may_be_lists_of_structs(row):
 def test_tensorflow_datasets_opens_it(tmp_path, counts, write, row):
     write_all(write, row, tmp_path / "files", "parquet")
     prepare.prepare(tmp_path / "files", tmp_path)
-    builder = tfds.builder_from_directory(stored.folder(tmp_path))
+    builder = tfds.builder_from_directory(folder_in(tmp_path))
     assert {name: split.num_examples for name, split in builder.info.splits.items()} == COUNTS
     source = tfds.data_source("code_contests", split="train[5:7]", data_dir=tmp_path)
     assert [record["name"].decode() for record in source] == [row(5)["name"], row(6)["name"]]
-    assert (
-        source[0]["cf_rating"] == 1300 and source[0]["source"] == 6 and source[0]["difficulty"] == 5
-    )
+    numbers = [source[0][name] for name in ("cf_rating", "source", "difficulty")]
+    assert numbers == [1300, 6, 5]
 
 
 @pytest.fixture(scope="module")
@@ -142,11 +145,7 @@ def test_slices_count_the_problems_that_are_left(data_dir):
     }
     for spec, part in parts.items():
         assert list(datasets.load("code_contests", f"train{spec}", data_dir)) == list(part)
-    assert [problem.name for problem in whole[::-7]] == [
-        whole[17].name,
-        whole[10].name,
-        whole[3].name,
-    ]
+    assert [problem.name for problem in whole[::-7]] == [whole[n].name for n in (17, 10, 3)]
     assert whole[-1] == whole[17]
     with pytest.raises(IndexError):
         whole[18]
@@ -204,7 +203,7 @@ def test_what_cannot_be_loaded(data_dir, tmp_path):
 
 
 def test_the_summary(data_dir, row):
-    summary = json.loads((stored.folder(data_dir) / "summary.json").read_text())
+    summary = json.loads((folder_in(data_dir) / "summary.json").read_text())
     train = summary["train"]
     rows = [row(n) for n in range(20)]
     assert (train["problems"], train["usable"], train["without_public_tests"]) == (20, 18, 0)
@@ -213,39 +212,21 @@ def test_the_summary(data_dir, row):
     assert train["generated_tests"] == sum(n % 4 for n in range(20)) == 30
     assert train["per_problem"]["generated_tests"] == 1.5
     assert train["by_source"] == {**dict.fromkeys(records.SOURCES.values(), 3), "Aizu": 2}
-    assert (
-        train["by_difficulty"]["A"] == 1
-        and train["by_difficulty"]["easy"] == 2
-        and sum(train["by_difficulty"].values()) == 20
-    )
+    by_difficulty = train["by_difficulty"]
+    assert by_difficulty["A"] == 1 and by_difficulty["easy"] == 2
+    assert sum(by_difficulty.values()) == 20
 
 
 def test_numbers_stand_for_what_the_protocol_buffer_says():
-    assert [records.DIFFICULTIES[n] for n in (0, 1, 6, 7, 17, 19, 29)] == [
-        "unknown",
-        "easy",
-        "external",
-        "A",
-        "K",
-        "L",
-        "V",
-    ]
-    assert (
-        len(records.DIFFICULTIES) == 29
-        and 18 not in records.DIFFICULTIES
-        and 5 not in records.SOURCES
-    )
+    labels = [records.DIFFICULTIES[n] for n in (0, 1, 6, 7, 17, 19, 29)]
+    assert labels == ["unknown", "easy", "external", "A", "K", "L", "V"]
+    assert len(records.DIFFICULTIES) == 29 and 18 not in records.DIFFICULTIES
+    assert 5 not in records.SOURCES
 
 
 def run(*args) -> subprocess.CompletedProcess:
-    command = [
-        sys.executable,
-        "-m",
-        "rlef_jax.datasets",
-        "prepare",
-        "code_contests",
-        *map(str, args),
-    ]
+    command = [sys.executable, "-m", "rlef_jax.datasets", "prepare", "code_contests"]
+    command += map(str, args)
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
@@ -275,19 +256,11 @@ def test_a_killed_run_is_taken_up(tmp_path, write, row):
             rows[4 * number : 4 * number + 4],
         )
     args = ["--from", tmp_path / "files", "--allow_partial", "--data_dir"]
-    killed = [
-        sys.executable,
-        "-c",
-        KILLED,
-        "10",
-        "prepare",
-        "code_contests",
-        *map(str, args),
-        str(tmp_path / "killed"),
-    ]
+    killed = [sys.executable, "-c", KILLED, "10", "prepare", "code_contests"]
+    killed += map(str, [*args, tmp_path / "killed"])
     done = subprocess.run(killed, cwd=ROOT, capture_output=True, timeout=120)
     assert done.returncode == -signal.SIGKILL
-    folder = stored.folder(tmp_path / "killed")
+    folder = folder_in(tmp_path / "killed")
     finished = {
         name: (folder / name).stat().st_mtime_ns
         for name in contents(folder)
@@ -301,20 +274,14 @@ def test_a_killed_run_is_taken_up(tmp_path, write, row):
     again = run(*args, tmp_path / "killed")
     assert again.returncode == 0, again.stderr
     undisturbed = run(*args, tmp_path / "undisturbed")
-    assert (
-        "is ready" in again.stdout
-        and "usable" in again.stdout
-        and "code_contests" in undisturbed.stderr
-    )
+    assert "is ready" in again.stdout and "usable" in again.stdout
+    assert "code_contests" in undisturbed.stderr
     # Shards differ in the order of the columns within a record, which protocol buffers leave open.
-    other = stored.folder(tmp_path / "undisturbed")
+    other = folder_in(tmp_path / "undisturbed")
     assert contents(folder).keys() == contents(other).keys()
     for name in contents(folder):
-        assert (
-            "array_record-" in name
-            and not name.endswith("jsonl")
-            or contents(folder)[name] == contents(other)[name]
-        )
+        shard = "array_record-" in name and not name.endswith("jsonl")
+        assert shard or contents(folder)[name] == contents(other)[name]
     problems = list(datasets.load("code_contests", "train", tmp_path / "killed"))
     assert problems == list(datasets.load("code_contests", "train", tmp_path / "undisturbed"))
     assert all((folder / name).stat().st_mtime_ns == time for name, time in finished.items())
@@ -327,7 +294,7 @@ def test_a_killed_run_is_taken_up(tmp_path, write, row):
 def test_a_second_run_does_what_is_new_only(tmp_path, counts, write, row):
     write_all(write, row, tmp_path / "files", "jsonl")
     prepare.prepare(tmp_path / "files", tmp_path)
-    folder = stored.folder(tmp_path)
+    folder = folder_in(tmp_path)
 
     def times():
         return {path.name: path.stat().st_mtime_ns for path in folder.glob("*array_record*")}
@@ -341,7 +308,7 @@ def test_a_second_run_does_what_is_new_only(tmp_path, counts, write, row):
         "code_contests-valid"
     }
     assert datasets.load("code_contests", "valid", tmp_path)[0].name == row(70)["name"]
-    (folder / stored.shard_name("test", 0, 1)).unlink()
+    (folder / "code_contests-test.array_record-00000-of-00001").unlink()
     prepare.prepare(tmp_path / "files", tmp_path)
     assert len(datasets.load("code_contests", "test", tmp_path)) == 4
     # Now train is in two files: the shard that was made from one does not stay behind.
@@ -362,7 +329,7 @@ def test_a_failed_run_leaves_no_data_set_and_no_rubbish(tmp_path, counts, write,
     write(tmp_path / "files" / "train.jsonl", [*all_rows(row, "train"), row(20, source=5)])
     with pytest.raises(ValueError, match="row 21: source is 5"):
         prepare.prepare(tmp_path / "files", tmp_path)
-    assert not list(stored.folder(tmp_path).glob("*.part"))
+    assert not list(folder_in(tmp_path).glob("*.part"))
     with pytest.raises(FileNotFoundError, match="is not prepared"):
         datasets.load("code_contests", "valid", tmp_path)
 
@@ -446,28 +413,14 @@ def test_a_wrong_row_is_one_clear_error(tmp_path, write, row, layout, replaced, 
         list(sources.read(path))
 
 
-def test_an_unknown_number_in_a_riegeli_file(tmp_path, write, row):
-    path = tmp_path / "code_contests_train.riegeli-00007-of-00128"
-    write(path, [row(n) if n != 5 else row(n, source=5) for n in range(9)])
-    with pytest.raises(ValueError, match=f"{path.name}, row 6: source is 5"):
-        list(sources.read(path))
-
-
 @pytest.mark.parametrize("layout", ("parquet", "jsonl"))
 def test_a_wrong_column_is_one_clear_error(tmp_path, write, row, layout):
-    rows = [
-        {
-            ("private_test" if name == "private_tests" else name): value
-            for name, value in row(n).items()
-        }
-        for n in range(3)
-    ]
+    renamed = {"private_tests": "private_test"}
+    rows = [{renamed.get(name, name): value for name, value in row(n).items()} for n in range(3)]
     path = tmp_path / FILES[layout].format(split="train")
     write(path, rows)
-    with pytest.raises(
-        ValueError,
-        match=f"{path.name}, row 1: it has no column 'private_tests': its .* are .*'private_test'",
-    ):
+    words = f"{path.name}, row 1: it has no column 'private_tests': its .* are .*'private_test'"
+    with pytest.raises(ValueError, match=words):
         list(sources.read(path))
 
 
@@ -478,32 +431,20 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path, write, row):
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert last.startswith("error: ") and "train.jsonl, row 2: difficulty is 18" in last
     empty = run("--from", tmp_path / "nowhere", "--data_dir", tmp_path)
-    assert (
-        empty.returncode == 1
-        and empty.stderr.startswith("error: ")
-        and "holds no files of CodeContests" in empty.stderr
-    )
+    assert empty.returncode == 1 and empty.stderr.startswith("error: ")
+    assert "holds no files of CodeContests" in empty.stderr
 
 
 def test_a_full_disk_is_one_clear_error(tmp_path, write, row):
     write(tmp_path / "files" / "train.jsonl", [row(n) for n in range(9)])
     code = "import resource, sys; from rlef_jax.datasets import __main__; "
     code += "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); __main__.main(sys.argv[1:])"
-    args = [
-        "prepare",
-        "code_contests",
-        "--allow_partial",
-        "--from",
-        tmp_path / "files",
-        "--data_dir",
-        tmp_path,
-    ]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *args], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
+    args = ["prepare", "code_contests", "--allow_partial", "--from", tmp_path / "files"]
+    command = [sys.executable, "-c", code, *args, "--data_dir", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "cannot be written: " in done.stderr.splitlines()[-1] and "File too large" in done.stderr
-    assert list(stored.folder(tmp_path).iterdir()) == []
+    assert list(folder_in(tmp_path).iterdir()) == []
 
 
 def test_files_that_are_there_twice(tmp_path, write, row):
@@ -518,21 +459,26 @@ def test_files_that_are_there_twice(tmp_path, write, row):
 
 
 def test_files_are_found_in_the_order_of_their_numbers(tmp_path):
-    names = [
-        f"train-{number:05}-of-00003-{tail}.parquet" for number, tail in enumerate(("c", "a", "b"))
-    ]
+    names = [f"train-{number:05}-of-00003-{tail}.parquet" for number, tail in enumerate("cab")]
     for name in (*names, "validation.txt", "train25.jsonl", "test.jsonl.lock", "README.md"):
         (tmp_path / name).touch()
-    assert {
-        split: [path.name for path in paths] for split, paths in sources.find(tmp_path).items()
-    } == {"train": names}
+    found = sources.find(tmp_path)
+    assert {split: [path.name for path in paths] for split, paths in found.items()} == {
+        "train": names
+    }
+
+
+@pytest.mark.parametrize("passed", ("", "code_contests_train.riegeli-00000-of-00128"))
+def test_riegeli_files_are_refused_with_what_to_download_instead(tmp_path, passed):
+    (tmp_path / "code_contests_train.riegeli-00000-of-00128").touch()
+    words = "train.riegeli-00000-of-00128 is a Riegeli file, .* download the parquet files"
+    with pytest.raises(FileNotFoundError, match=words):
+        sources.find(tmp_path / passed)
 
 
 @needs_real_data
 def test_real_problems_of_the_test_split(tmp_path):
-    """40 real problems with all their tests, put into the columns of the full data set, come back
-    as they were.
-    """
+    """40 real problems with all their tests, in the columns of the full data set."""
     with gzip.open(REAL / "test40.jsonl.gz", "rt") as file:
         real = [json.loads(line) for line in file]
     with gzip.open(tmp_path / "test.jsonl.gz", "wt") as file:

@@ -1,6 +1,4 @@
-"""The real size: 13,328 problems in 39 parquet files, 7.5 GB of text, are prepared in bounded
-memory.
-"""
+"""The real size, 13,328 problems in 39 parquet files of 7.5 GB of text, fits in bounded memory."""
 
 import os
 import random
@@ -18,9 +16,7 @@ FILES, LARGER = 39, 29  # 29 files of 342 rows and 10 of 341
 
 
 def made_up_rows(rng: random.Random, count: int) -> list[dict]:
-    """Rows of half a megabyte: about as many tests and programs as a problem has on average, of
-    text like numbers.
-    """
+    """Rows of half a megabyte: as many tests and programs as a problem has on average."""
     pool = rng.randbytes(1 << 20).hex(" ")
 
     def text(mean: int) -> str:

@@ -1,6 +1,4 @@
-"""Demonstrations: exactly the asked number of attempts, wrong ones before the last, in the stated
-proportions.
-"""
+"""Demonstrations: the number of attempts, wrong ones before the last, and their proportions."""
 
 import numpy as np
 import pytest

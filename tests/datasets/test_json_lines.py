@@ -1,6 +1,4 @@
-"""A user's own problems as JSON lines: what is read, what is refused, and a checker that judges in
-an episode.
-"""
+"""A user's own problems as JSON lines: what is read, what is refused, a checker in an episode."""
 
 import json
 
@@ -17,7 +15,10 @@ ENDS = {
     "public_tests": [{"input": "3 1 2\n", "expected": "1 3\n"}],
     "private_tests": [{"input": "5 9\n", "expected": "5 9\n"}],
 }
-CHECKER = "def check(input, output, expected):\n    return sorted(output.split()) == sorted(expected.split())"
+CHECKER = """
+def check(input, output, expected):
+    return sorted(output.split()) == sorted(expected.split())
+"""
 
 
 @pytest.fixture
@@ -121,9 +122,7 @@ def test_a_split_without_a_file(tmp_path):
 def test_the_checker_of_a_problem_judges_its_episode(
     read, tiny_tokenizer, one_worker, checker, passed
 ):
-    """The program prints both numbers in the other order: right for the checker alone, on public
-    and private tests.
-    """
+    """The program prints both numbers in the other order, which only the checker accepts."""
     (problem,) = read(ENDS | ({"checker": checker} if checker else {}))
     config = default()
     config.episode.turn_limit = 1

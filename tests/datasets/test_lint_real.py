@@ -58,11 +58,8 @@ def test_forty_real_problems_with_the_programs_of_models(tmp_path, write):
     write(tmp_path / "files" / "test.jsonl.gz", rows)
     prepare.prepare(tmp_path / "files", tmp_path, allow_partial=True)
     summary = lint.lint("code_contests", "test", tmp_path, tmp_path / "out", programs=20)
-    assert (
-        summary["judged"],
-        summary["without_right_programs"],
-        summary["without_wrong_programs"],
-    ) == (40, 27, 3)
+    without = summary["without_right_programs"], summary["without_wrong_programs"]
+    assert (summary["judged"], *without) == (40, 27, 3)
     assert summary["right_programs"] == {"passed": 40}
     assert summary["wrong_programs"] == {"passed": 1, "failed": 155, "stopped": 8, "unfit": 1}
     assert {
@@ -130,8 +127,12 @@ for _ in range(k):
     lengths[free.pop(at)] = length
 print(*lengths)
 """
-SHIRTS = "from collections import Counter\nn = int(input())\na, b = (Counter(input() for _ in range(n)) for _ in 'ab')\n"
-SHIRTS += "print(sum((a - b).values()))"
+SHIRTS = """
+from collections import Counter
+n = int(input())
+a, b = (Counter(input() for _ in range(n)) for _ in "ab")
+print(sum((a - b).values()))
+"""
 REAL_PROGRAMS = {  # right ones, wrong ones
     "962_A. Equator": ([EQUATOR], [EQUATOR.replace(">=", ">"), EQUATOR.replace("2 * ", "")]),
     "282_B. Painting Eggs": ([EGGS.format(a_first=True), EGGS.format(a_first=False)], []),
@@ -171,7 +172,8 @@ def test_real_problems_of_the_train_split_with_programs_of_ours(tmp_path, write)
         "1000_A. Codehorses T-shirts": {},
         "282_B. Painting Eggs": {"disputed_tests": "solutions[1] WRONG_ANSWER on private[0]"},
         "troublesome-children": {
-            "wrong_tests": "all fail public[0], private[0]; solutions[0] WRONG_ANSWER on public[0] (1 tried)",
+            "wrong_tests": "all fail public[0], private[0]; "
+            "solutions[0] WRONG_ANSWER on public[0] (1 tried)",
             "leaking_tests": "private[0] (1 of 1)",
         },
         # Only the jury's choice counts, which is neither.

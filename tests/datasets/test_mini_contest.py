@@ -1,6 +1,4 @@
-"""The mini contest: its tests, programs and guesses agree, its splits share no meaning, and it
-builds reproducibly.
-"""
+"""The mini contest: tests, programs and guesses agree, splits share no meaning, builds repeat."""
 
 import collections
 import contextlib
@@ -63,7 +61,7 @@ def test_every_convention_of_every_family_has_a_program_that_agrees_with_its_ans
     ]
     for family in (*families.LEVELS["standard"], *families.LEVELS["hard"], *families.TRANSFER):
         for facts in family.facts:
-            for choice in problems._choices(family):
+            for choice in problems._choices(family.conventions):
                 program = family.program(facts, choice)
                 for k, numbers in inputs:
                     printed = run_in_process(program, f"{k}\n{' '.join(map(str, numbers))}")
@@ -161,10 +159,8 @@ def test_problems_depend_on_seed_and_index_alone():
 def test_example_switch_shows_the_first_public_test():
     shown = problems.draw_problem(0, "train", 0, example=True)
     plain = problems.draw_problem(0, "train", 0)
-    assert (
-        shown.statement
-        == f"{plain.statement} Input `{plain.public_tests[0][0]}` gives `{plain.public_tests[0][1]}`."
-    )
+    given, output = plain.public_tests[0]
+    assert shown.statement == f"{plain.statement} Input `{given}` gives `{output}`."
 
 
 def test_load_gives_problems(tmp_path):
@@ -237,11 +233,11 @@ def test_a_build_killed_half_way_is_built_again(tmp_path):
 
 
 def test_two_builds_at_once_both_succeed(tmp_path):
-    code = "import sys; from rlef_jax import datasets as d; print(len(d.load('mini_contest', 'train', sys.argv[1], train=300)))"
+    code = "import sys; from rlef_jax.datasets import load; "
+    code += "print(len(load('mini_contest', 'train', sys.argv[1], train=300)))"
     command = [sys.executable, "-c", code, str(tmp_path)]
-    both = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)
-    ]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    both = [subprocess.Popen(command, **pipes) for _ in range(2)]
     for process in both:
         out, err = process.communicate(timeout=60)
         assert out == b"300\n", err.decode()
@@ -270,40 +266,46 @@ def test_unknown_data_set_and_split_are_named(tmp_path):
         datasets.load("mini_contest", "dev", tmp_path, **SMALL)
 
 
-def test_command_line_builds_and_imports_stay_light(tmp_path):
-    flags = [
-        "--data_dir",
-        str(tmp_path),
-        "--seed=3",
-        "--train=20",
-        "--valid=4",
-        "--test=4",
-        "--transfer=4",
-        "--level=hard",
-    ]
-    command = [sys.executable, "-m", "rlef_jax.datasets.mini_contest", *flags]
+def test_the_command_builds_what_it_says_how_to_load(tmp_path):
+    command = [sys.executable, "-m", "rlef_jax.datasets", "prepare", "mini_contest"]
+    command += ["--data_dir", str(tmp_path), "--seed=3", "--train=20", "--valid=4", "--test=4"]
+    command += ["--transfer=4", "--level=hard", "--example"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert "hard-seed3-20-4-4-4" in done.stdout and "train 20" in done.stdout
-    code = "import sys, rlef_jax.datasets.demonstrations; print([m for m in ('jax', 'tensorflow_datasets') if m in sys.modules])"
+    sizes, ready = done.stdout.splitlines()
+    assert "train 20" in sizes and "hard-seed3-20-4-4-4-example" in ready
+    with mock.patch.object(problems, "draw_problem", side_effect=AssertionError("built again")):
+        assert len(eval(ready.partition(" is ready: ")[2], {"datasets": datasets})) == 20
+
+
+@pytest.mark.parametrize(
+    "flag, words",
+    [
+        ("--train=0", "error: mini_contest: train is 0, give a number of at least 1"),
+        ("--level=odd", "invalid choice: 'odd'"),
+    ],
+)
+def test_the_command_names_a_bad_option(tmp_path, flag, words):
+    command = [sys.executable, "-m", "rlef_jax.datasets", "prepare", "mini_contest", flag]
+    command += ["--data_dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode and words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_demonstrations_import_little():
+    code = "import sys, rlef_jax.datasets.demonstrations; "
+    code += "print([m for m in ('jax', 'tensorflow_datasets') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "[]\n", done.stderr
 
 
 def test_programs_run_in_the_executor():
-    drawn = draw("test", 6)
+    limits = executor.Limits(seconds=builder.SECONDS, memory_mb=builder.MEMORY_BYTES // 2**20)
     with executor.Pool() as pool:
-        for problem in drawn:
-            tests = tuple(
-                executor.Test(*test) for test in problem.public_tests + problem.private_tests
-            )
-            limits = executor.Limits(
-                seconds=builder.SECONDS, memory_mb=builder.MEMORY_BYTES // 2**20
-            )
+        for problem in draw("test", 6):
+            pairs = problem.public_tests + problem.private_tests
+            tests = tuple(executor.Test(*pair) for pair in pairs)
             programs = [problem.solutions[0], *problem.incorrect_solutions[:2]]
-            jobs = [
-                executor.Job(program, tests, limits, comparison="exact-lines")
-                for program in programs
-            ]
+            jobs = [executor.Job(program, tests, limits, "exact-lines") for program in programs]
             results = [future.result() for future in [pool.submit(job) for job in jobs]]
             assert [result.passed for result in results] == [True] + [False] * (len(programs) - 1)

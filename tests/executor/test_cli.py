@@ -28,18 +28,10 @@ def run(tmp_path):
     """run(program, content of the test file, options ...) -> the ended process."""
 
     def run(program, content, *arguments, **options):
-        (tmp_path / "program.py").write_text(program)
-        (tmp_path / "tests.json").write_text(
-            content if isinstance(content, str) else json.dumps(content)
-        )
-        return execute(
-            "run",
-            tmp_path / "program.py",
-            "--tests",
-            tmp_path / "tests.json",
-            *arguments,
-            **options,
-        )
+        source, tests = tmp_path / "program.py", tmp_path / "tests.json"
+        source.write_text(program)
+        tests.write_text(content if isinstance(content, str) else json.dumps(content))
+        return execute("run", source, "--tests", tests, *arguments, **options)
 
     return run
 
@@ -91,9 +83,12 @@ def test_shared(run):
     tests = [{"input": f"{number}\n", "expected": f"{number + 1}\n"} for number in range(30)]
     result = judged(run(ADD_ONE, {"tests": tests}, "--json", "--shared"))
     assert [test["verdict"] for test in result["tests"]] == ["OK"] * 30
-    # In one process this program sees that it ran before, and cheats; what is run again by itself
-    # tells.
-    cheat = "import sys\nseen = getattr(sys, 'seen', 0)\nsys.seen = seen + 1\nprint(int(input()) + 1 if seen else 0)"
+    # In one process this program sees that it ran before, and cheats; the tests that are run again
+    # by themselves show it.
+    cheat = (
+        "import sys\nseen = getattr(sys, 'seen', 0)\nsys.seen = seen + 1\n"
+        "print(int(input()) + 1 if seen else 0)"
+    )
     assert judged(run(cheat, {"tests": tests}, "--json", "--shared"))["verdict"] == "WRONG_ANSWER"
 
 
@@ -102,16 +97,15 @@ def test_shared(run):
 )
 def test_comparison(run, comparison, verdict):
     tests = [{"input": "", "expected": "1000000000000000001"}]
-    assert (
-        judged(run("print(10**18)", {"tests": tests, "comparison": comparison}, "--json"))[
-            "verdict"
-        ]
-        == verdict
-    )
+    content = {"tests": tests, "comparison": comparison}
+    assert judged(run("print(10**18)", content, "--json"))["verdict"] == verdict
 
 
 def test_checker(run):
-    checker = "def check(input, output, expected): return sorted(output.split()) == sorted(expected.split())"
+    checker = (
+        "def check(input, output, expected):\n"
+        "    return sorted(output.split()) == sorted(expected.split())"
+    )
     content = {"tests": [{"input": "", "expected": "1 2 3"}], "checker": checker}
     assert judged(run("print(3, 1, 2)", content, "--json"))["verdict"] == "OK"
     assert judged(run("print(3, 1, 1)", content, "--json"))["verdict"] == "WRONG_ANSWER"
@@ -125,10 +119,8 @@ def test_calls(run):
     }
     result = judged(run("def f(x): return x * x + 1.001", content, "--json"))
     assert [test["verdict"] for test in result["tests"]] == ["OK", "WRONG_ANSWER"]
-    assert (
-        "assert f(2) == 4.0" in result["feedback"]
-        and "AssertionError: assert 5.0" in result["feedback"]
-    )
+    assert "assert f(2) == 4.0" in result["feedback"]
+    assert "AssertionError: assert 5.0" in result["feedback"]
 
 
 def test_asserts(run):
@@ -265,14 +257,8 @@ def test_bench():
 
 
 def benchmark(*arguments):
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        REPOSITORY / "experiments" / "benchmarks" / "executor.py",
-        "--json",
-        *arguments,
-    ]
+    script = REPOSITORY / "experiments" / "benchmarks" / "executor.py"
+    command = [sys.executable, "-W", "ignore", script, "--json", *arguments]
     process = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr
     return json.loads(process.stdout)
@@ -294,9 +280,6 @@ def test_soak():
     looks = report["soak"]
     assert len(looks) == 11 and looks[0]["tests"] == 0 and looks[-1]["tests"] >= 1000
     # Not one descriptor or process more than after the first tests.
-    assert (
-        report["ratios"]["descriptors, end / first tenth"]
-        == report["ratios"]["processes, end / first tenth"]
-        == 1
-    )
-    assert report["ratios"]["memory_mb, end / first tenth"] < 1.2
+    growth = report["ratios"]
+    assert growth["descriptors, end / first tenth"] == growth["processes, end / first tenth"] == 1
+    assert growth["memory_mb, end / first tenth"] < 1.2

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from executor.judging.functions import Check, Judged, checker_call, plan, same_value, shown
+from executor.judging.functions import Check, Judged, checker_call, plan, shown
+from executor.judging.values import same_value
 from executor.types import AssertTest, CallTest, Checker
 from executor.worker.worker_values import Opaque, decode, encode
 
@@ -45,7 +46,6 @@ def asked(source, setup=""):
 
 
 # ---- equality
-# --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,6 @@ def test_it_never_raises():
 
 
 # ---- calls
-# -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_call():
@@ -206,7 +205,6 @@ def test_calls_that_cannot_be(test, why):
 
 
 # ---- asserts: what is asked of the program
-# ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -232,7 +230,7 @@ def test_calls_that_cannot_be(test, why):
         ("assert {'a': f(1)}[key] == 2", "key = 'a'", ["f(1)"]),
         ("assert f(1)[0] == 2 and g(2) == 3", "", ["f(1)[0]", "g(2)"]),
         ("assert 1 < f(1) < f(2) < 9", "", ["f(1)", "f(2)"]),
-        # the second is not surely evaluated, and need not be
+        # The second is not surely evaluated, and need not be
         ("assert f(1) == 2 or f(1) == 3", "", ["f(1)"]),
         ("assert f(1) == [x * x for x in range(3)]", "", ["f(1)"]),
         ("assert f(x for x in range(3)) == 2", "", ["f((x for x in range(3)))"]),
@@ -259,7 +257,8 @@ def test_calls_that_cannot_be(test, why):
             "assert f(p.sep, d(1)) == 2",
             "import os.path as p\nfrom collections import deque as d",
             [
-                "f(__import__('os.path', None, None, ['p']).sep, __import__('collections', None, None, ['deque']).deque(1))"
+                "f(__import__('os.path', None, None, ['p']).sep, "
+                "__import__('collections', None, None, ['deque']).deque(1))"
             ],
         ),
         (
@@ -334,7 +333,6 @@ def test_asserts_that_cannot_be_split(source, setup, why):
 
 
 # ---- asserts: how they are judged
-# ------------------------------------------------------------------------------------
 
 FORMS = [
     # (source, setup, value of f, message of failure or None)
@@ -412,7 +410,7 @@ FORMS = [
     ("assert [x for x in f() if x in seen] == [1]", "seen = {1}", "[1, 5]", None),
     ("assert f().startswith('ab')", "", "'abc'", None),
     ("assert f() is not None and f() is not False", "", "object()", None),
-    # names of the check cannot hide those of the setup
+    # Names of the check cannot hide those of the setup
     ("assert error(f()) == 1", "error = abs", "-1", None),
     # What is no data.
     ("assert f() == None", "", "object()", "assert <object object at 0x"),
@@ -446,8 +444,8 @@ FORMS = [
 
 @pytest.mark.parametrize("source, setup, value, message", FORMS)
 def test_every_form(source, setup, value, message):
-    program = f"import re\nfrom decimal import Decimal\nfrom collections import deque\ndef f(): return {value}"
-    judged = judge(program, AssertTest(source, setup))
+    imports = "import re\nfrom decimal import Decimal\nfrom collections import deque"
+    judged = judge(f"{imports}\ndef f(): return {value}", AssertTest(source, setup))
     assert judged.passed is (message is None), judged.message
     assert judged.message.startswith(message or "") and bool(judged.message) is (
         message is not None
@@ -502,10 +500,8 @@ def test_values_that_are_hard_to_show():
     assert judge("def f(): return 10 ** 10_000", test).message.startswith(
         f"assert {hex(10**10_000)[:512]}... (cut) == 1"
     )
-    assert (
-        judge("def f(): return ['x' * 9] * 10**5", test).message
-        == f"assert {str(['x' * 9] * 50)[:512]}... (cut) == 1"
-    )
+    message = judge("def f(): return ['x' * 9] * 10**5", test).message
+    assert message == f"assert {str(['x' * 9] * 50)[:512]}... (cut) == 1"
     deep = "def f():\n  x = []\n  for _ in range(190): x = [x]\n  return x"
     assert judge(deep, test).message == f"assert {'[' * 50}...{']' * 50} == 1"
     assert judge(deep, AssertTest("assert len(f()) == 2")).message == "assert 1 == 2"
@@ -532,7 +528,6 @@ def test_whatever_comes_back_gets_a_verdict(value, source):
 
 
 # ---- the rest
-# --------------------------------------------------------------------------------------------------------
 
 
 def test_shown():
@@ -544,7 +539,8 @@ def test_shown():
 
 def test_a_checker():
     checker = Checker(
-        "def check(input, output, expected):\n    return sorted(output.split()) == sorted(expected.split())"
+        "def check(input, output, expected):\n"
+        "    return sorted(output.split()) == sorted(expected.split())"
     )
     assert finish(checker_call(checker, "", "b a", "a b")) == Judged(True)
     assert finish(checker_call(checker, "", "b", "a b")) == Judged(
@@ -552,15 +548,11 @@ def test_a_checker():
     )
     call = checker_call(checker, "in", "out", "exp")
     assert decode(call.payload)[1] == {"_input": "in", "_output": "out", "_expected": "exp"}
-    assert (
-        call.finish([1]).passed
-        and not call.finish([]).passed
-        and not call.finish([Opaque("object", "x")]).passed
-    )
+    assert call.finish([1]).passed
+    assert not call.finish([]).passed and not call.finish([Opaque("object", "x")]).passed
 
 
 # ---- real data
-# -------------------------------------------------------------------------------------------------------
 
 
 def read(name):
@@ -571,9 +563,7 @@ def read(name):
 
 
 def verdicts(program, asserts, setup):
-    """(verdicts that differ from Python's own, asserts that cannot be split and why, how many were
-    compared).
-    """
+    """(verdicts that differ from Python's, why some asserts cannot be split, count compared)."""
     wrong, refused = [], []
     for node in asserts:
         source = ast.unparse(node)

@@ -31,7 +31,8 @@ PROCESSES = {
     "bad_system_call": ("import os\nos.kill(os.getpid(), 31)", "RUNTIME_ERROR"),
     "fork_bomb": (NAME + "while True:\n    try: os.fork()\n    except OSError: pass", "TIMEOUT"),
     "thread_bomb": (
-        "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(9,)).start()",
+        "import threading, time\n"
+        "while True: threading.Thread(target=time.sleep, args=(9,)).start()",
         "RUNTIME_ERROR TIMEOUT",
     ),
     "zombies": (
@@ -44,8 +45,8 @@ PROCESSES = {
         "WRONG_ANSWER",
     ),
     "daemon": (
-        NAME
-        + "if os.fork() == 0:\n    os.setsid()\n    os.fork() or time.sleep(60)\n    os._exit(0)\nprint(2)",
+        NAME + "if os.fork() == 0:\n    os.setsid()\n    os.fork() or time.sleep(60)\n"
+        "    os._exit(0)\nprint(2)",
         "OK",
     ),
     "stopped_daemon": (
@@ -56,14 +57,15 @@ PROCESSES = {
     "no_death_signal": (NAME + f"ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)\n{SPIN}", "TIMEOUT"),
     "exec": ("import os\nos.execv('/bin/sleep', ['sleep', '60'])", "TIMEOUT RUNTIME_ERROR"),
     "exec_script": (
-        "import os, sys\nopen('x', 'w').write(f'#!{sys.executable}\\nprint(3)')\nos.chmod('x', 0o700)\n"
-        "try: os.execv('./x', ['x'])\nexcept OSError: print(2)",
+        "import os, sys\nopen('x', 'w').write(f'#!{sys.executable}\\nprint(3)')\n"
+        "os.chmod('x', 0o700)\ntry: os.execv('./x', ['x'])\nexcept OSError: print(2)",
         "OK WRONG_ANSWER",
     ),
 }
 TIME = {
     "ignore_signals": (
-        f"import signal\nfor s in set(range(1, 32)) - {{9, 19}}: signal.signal(s, signal.SIG_IGN)\n{SPIN}",
+        "import signal\nfor s in set(range(1, 32)) - {9, 19}: signal.signal(s, signal.SIG_IGN)\n"
+        + SPIN,
         "TIMEOUT",
     ),
     "alarm": (
@@ -87,7 +89,8 @@ TIME = {
     "backtracking": ("import re\nre.match('(a+)+$', 'a' * 60 + 'b')", "TIMEOUT"),
     "yield_for_ever": ("import os\nwhile True: os.sched_yield()", "TIMEOUT"),
     "idle_class": (
-        f"import os\ntry: os.sched_setscheduler(0, 5, os.sched_param(0))\nexcept OSError: pass\n{SPIN}",
+        "import os\ntry: os.sched_setscheduler(0, 5, os.sched_param(0))\nexcept OSError: pass\n"
+        + SPIN,
         "TIMEOUT",
     ),
     # Time spent waiting for a processor is forgiven; not where the program makes the load itself.
@@ -129,7 +132,8 @@ SPACE = {
 }
 FILES = {
     "deep_directories": (
-        "import os\nfor _ in range(1000):\n    os.mkdir('d' * 50)\n    os.chdir('d' * 50)\nprint(2)",
+        "import os\nfor _ in range(1000):\n    os.mkdir('d' * 50)\n    os.chdir('d' * 50)\n"
+        "print(2)",
         "OK",
     ),
     "locked_directory": (
@@ -147,7 +151,8 @@ FILES = {
         "OK",
     ),
     "remove_scratch": (
-        "import os\nhere = os.getcwd()\nfor call in (os.rmdir, os.unlink):\n    try: call(here)\n    except OSError: pass\n"
+        "import os\nhere = os.getcwd()\nfor call in (os.rmdir, os.unlink):\n    try: call(here)\n"
+        "    except OSError: pass\n"
         "try: os.rename(here, here + 'x')\nexcept OSError: pass\nprint(2)",
         "OK",
     ),
@@ -199,7 +204,8 @@ INTERPRETER = {
     # The functions below the program's frame do nothing any more: its process must still end, and
     # say nothing.
     "no_way_out": (
-        "import os, sys\nframe = sys._getframe().f_back\nos._exit = sys.exit = lambda *a: None\nwhile frame:\n"
+        "import os, sys\nframe = sys._getframe().f_back\nos._exit = sys.exit = lambda *a: None\n"
+        "while frame:\n"
         "    for name, value in list(frame.f_globals.items()):\n"
         "        if callable(value): frame.f_globals[name] = lambda *a, **k: None\n"
         "    frame = frame.f_back",
@@ -218,7 +224,8 @@ INTERPRETER = {
         "WRONG_ANSWER RUNTIME_ERROR",
     ),
     "chain_of_exceptions": (
-        "last = None\nfor n in range(10**5):\n    e = ValueError(n)\n    e.__cause__, last = last, e\nraise last",
+        "last = None\nfor n in range(10**5):\n    e = ValueError(n)\n"
+        "    e.__cause__, last = last, e\nraise last",
         "RUNTIME_ERROR",
     ),
     "circle_of_exceptions": (
@@ -243,7 +250,10 @@ PROGRAMS = {**PROCESSES, **TIME, **SPACE, **FILES, **OUTPUT, **INTERPRETER, **CO
 
 # Needs an empty scratch directory, a right input and a way to print; another input each time, so
 # that it has to run.
-RIGHT = "import os\nassert not os.listdir('.')\nopen('1', 'w').write(input())\nprint(int(open('1').read()) + 1)"
+RIGHT = (
+    "import os\nassert not os.listdir('.')\nopen('1', 'w').write(input())\n"
+    "print(int(open('1').read()) + 1)"
+)
 _numbers = iter(range(41, 10**9))
 
 
@@ -316,15 +326,17 @@ def test_what_is_left_behind_is_noticed():
 def test_a_left_link_does_not_lead_the_cleaning_out(judge, tmp_path):
     (tmp_path / "file").write_text("precious")
     tmp_path.chmod(0o777)
-    program = f"import os\nos.symlink({str(tmp_path)!r}, 'out')\nos.mkdir('d')\nos.symlink({str(tmp_path)!r}, 'd/out')\nprint(2)"
-    assert judge(program).passed
+    target = repr(str(tmp_path))
+    links = f"os.symlink({target}, 'out')\nos.mkdir('d')\nos.symlink({target}, 'd/out')"
+    assert judge(f"import os\n{links}\nprint(2)").passed
     assert judges_right(judge)
     assert (tmp_path / "file").read_text() == "precious"
 
 
 def test_the_second_test_sees_nothing_of_the_first(pool):
     program = (
-        "import builtins, os, sys\nassert not os.listdir('.') and not hasattr(sys, 'note')\nopen('note', 'w').write('1')\n"
+        "import builtins, os, sys\nassert not os.listdir('.') and not hasattr(sys, 'note')\n"
+        "open('note', 'w').write('1')\n"
         "sys.note = 1\nnumber = int(input())\ntry: os.pwrite(0, b'999', 0)\nexcept OSError: pass\n"
         "print(number + 1)\nbuiltins.print = builtins.input = None"
     )

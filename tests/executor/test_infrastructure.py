@@ -94,15 +94,15 @@ def test_a_job_whose_workers_die_twice_is_infrastructure():
     with Pool(1) as pool:
         future = pool.submit(SLOW)
         last = None
+
+        def another_works():
+            if pool._slots[0]._worker is None:
+                return False
+            (pid,) = worker_pids(pool)
+            return pid != last and below(pid)
+
         for _ in range(2):
-            assert wait_until(
-                lambda: (
-                    pool._slots[0]._worker is not None
-                    and worker_pids(pool)[0] != last
-                    and below(worker_pids(pool)[0])
-                ),
-                10,
-            )
+            assert wait_until(another_works, 10)
             (last,) = worker_pids(pool)
             os.kill(last, signal.SIGKILL)
         result = future.result(30)
@@ -138,9 +138,7 @@ def test_no_verdict_is_lost_with_a_process(monkeypatch, stop, which, busy):
 
 
 def test_results_are_never_swapped_while_workers_are_killed():
-    """A storm: judges and zygotes are killed at random times, and each job still gets its own
-    result, or none.
-    """
+    """Judges and zygotes are killed at random times: each job gets its own result, or none."""
     chosen, killed, stop = random.Random(7), [], threading.Event()
     with Pool(2, cache_size=0) as pool:
 
@@ -223,7 +221,8 @@ NONSENSE = {
 def test_nonsense_from_a_worker_is_never_a_verdict(monkeypatch, tmp_path, answer):
     fake = tmp_path / "fake.py"
     fake.write_text(
-        f"import os, time\nos.write(0, b'\\0\\0\\0\\0\\0')\nwhile os.read(0, 1 << 16): os.write(0, {answer!r})\n"
+        "import os, time\nos.write(0, b'\\0\\0\\0\\0\\0')\n"
+        f"while os.read(0, 1 << 16): os.write(0, {answer!r})\n"
     )
     monkeypatch.setattr(worker_process, "_WORKER", fake)
     monkeypatch.setattr(worker_process, "GRACE_SECONDS", 0.2)
@@ -238,7 +237,8 @@ PARENT = """
 import sys, threading, time
 import executor
 print(executor.pool.tempfile.gettempdir(), flush=True)
-daemon = "import os, time\\nif os.fork() == 0:\\n    os.setsid()\\n    if os.fork(): os._exit(0)\\ntime.sleep(60)"
+daemon = "if os.fork() == 0:\\n    os.setsid()\\n    if os.fork(): os._exit(0)\\ntime.sleep(60)"
+daemon = "import os, time\\n" + daemon
 modules = "import heapq, time\\nopen('note', 'w').write('1')\\ntime.sleep(60)"
 pool = executor.Pool(2)
 tests = (executor.Test("1", ""), executor.Test("2", ""))
@@ -252,9 +252,7 @@ time.sleep(60)
 
 @pytest.fixture
 def start_parent(tmp_path):
-    """start_parent() -> a process with a pool that works, and whose temporary files lie in
-    `tmp_path`.
-    """
+    """start_parent() -> a process with a pool that works, with temporary files in `tmp_path`."""
     tmp_path.chmod(0o755)
     started = []
 

@@ -1,6 +1,4 @@
-"""The rules behind the layers: which system calls pass the filter, what a report adds up to, what
-is refused.
-"""
+"""The rules behind the layers: the filter of system calls, reports, levels and refusals."""
 
 import errno
 import importlib.util
@@ -21,7 +19,6 @@ from executor.isolation import (
     read_report,
     require,
 )
-from executor.worker.worker_protocol import LAYERS as OPTIONAL_LAYERS
 
 WORKER = Path(executor.__file__).parent / "worker"
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -45,7 +42,7 @@ def seccomp():
 
 
 def decide(code, architecture, number, *arguments):
-    """What the kernel's interpreter makes of a call: classic BPF, as far as seccomp filters use it."""
+    """The verdict of a filter on a call, by the part of classic BPF that seccomp filters use."""
     arguments = [*arguments, *[0] * (6 - len(arguments))]
     data = struct.pack("<IIQ6Q", number, architecture, 0, *arguments)
     value, at = 0, 0
@@ -121,7 +118,7 @@ def test_dangerous_calls_are_refused(call, name):
 def test_new_namespaces_are_for_the_zygote_alone(call):
     thread, fork = 0x3D0F00, 0x1200011
     assert call("clone", thread) == call("clone", fork) == ALLOW
-    # a new PID namespace: the kernel wants a capability that programs lack
+    # A new PID namespace: the kernel wants a capability that programs lack
     assert call("clone", 0x20000011) == ALLOW
     for flag in (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x40000000):
         assert call("clone", flag | 17) == REFUSED
@@ -154,7 +151,6 @@ def test_signals_to_itself_alone(seccomp, machine):
 
 
 # ---- reports
-# ---------------------------------------------------------------------------------------------------------
 
 
 def isolation(*off):
@@ -163,14 +159,13 @@ def isolation(*off):
     )
 
 
-def test_every_layer_has_a_name_in_both_places():
-    assert set(LAYERS) == {*OPTIONAL_LAYERS, "process"}
-
-
 def test_report():
-    report = read_report("seccomp\tno support\nuser\t\n")
+    report = read_report("seccomp\tno support\n", wanted=LAYERS)
     assert [layer.name for layer in report.off] == ["seccomp"] and report.off[0].why == "no support"
     assert "process" in report.on and len(report.layers) == len(LAYERS)
+    report = read_report("seccomp\tno support\n", wanted=("user", "seccomp"))
+    assert report.on == {"process", "user"} and report.level == 0
+    assert {layer.why for layer in report.off} == {"no support", "left off"}
 
 
 NAMESPACES = [name for name in LAYERS if name.endswith("namespace")]

@@ -1,6 +1,4 @@
-"""Calls, asserts and checkers, through the pool: what a program can and cannot do about its
-verdict.
-"""
+"""Calls, asserts and checkers through the pool, and programs that try to cheat them."""
 
 import asyncio
 import os
@@ -47,9 +45,7 @@ def test_an_assert_reports_the_values_on_both_sides(pool):
 
 
 def test_asserts_on_values_near_the_output_limit(pool):
-    """What the check gives back, both sides, is twice what the program gave, 900,000 bytes of at
-    most 1,048,576.
-    """
+    """The program gives 900,000 bytes of at most 1,048,576; the check gives back twice as much."""
     right = AssertTest("assert sorted(f(100_000)) == list(range(100_000))")
     wrong = AssertTest("assert sorted(f(100_000)) == list(range(1, 100_000))")
     result = judge(pool, "def f(n):\n    return list(range(n))[::-1]", right, wrong)
@@ -58,9 +54,7 @@ def test_asserts_on_values_near_the_output_limit(pool):
 
 
 def test_large_values_are_not_remembered(pool):
-    """Or the cache would hold gigabytes. A value of 10 bytes is: there, the second random one is
-    the first one.
-    """
+    """Or the cache would hold gigabytes. A random value of 10 bytes comes back from the cache."""
     tests = (CallTest("f", (10,), b""), CallTest("f", (100_000,), b""))
     (short, long), (short_again, long_again) = (
         [test.value for test in judge(pool, "import os\nf = os.urandom", *tests).tests]
@@ -96,34 +90,44 @@ CHEATS = {
     "system_exit": "import sys\ndef f(x):\n    sys.exit(0)",
     "raise_in_module": "raise SystemExit(0)",
     "equal_to_all": (
-        "class E(int):\n    def __eq__(self, other): return True\n    __hash__ = int.__hash__\ndef f(x):\n    return E(1)"
+        "class E(int):\n    def __eq__(self, other): return True\n    __hash__ = int.__hash__\n"
+        "def f(x):\n    return E(1)"
     ),
     "equal_object": "class E:\n    def __eq__(self, other): return True\ndef f(x):\n    return E()",
-    "equal_list": "class L(list):\n    def __eq__(self, other): return True\ndef f(x):\n    return L([1])",
+    "equal_list": (
+        "class L(list):\n    def __eq__(self, other): return True\ndef f(x):\n    return L([1])"
+    ),
     "patch_builtins": (
         "import builtins\nbuiltins.eval = lambda *a: 987654321 * 0 + 1\n"
         "builtins.AssertionError = ValueError\nbuiltins.print = None\ndef f(x):\n    return 1"
     ),
     "frames": (
-        "import sys, gc\ndef f(x):\n    found = set()\n    frame = sys._getframe()\n    while frame:\n"
+        "import sys, gc\ndef f(x):\n    found = set()\n    frame = sys._getframe()\n"
+        "    while frame:\n"
         "        for space in (frame.f_locals, frame.f_globals):\n"
-        "            found.update(v for v in list(space.values()) if isinstance(v, int) and v > 10**8)\n"
+        "            values = list(space.values())\n"
+        "            found.update(v for v in values if isinstance(v, int) and v > 10**8)\n"
         "        frame = frame.f_back\n"
         "    for o in gc.get_objects():\n"
-        "        if isinstance(o, (list, tuple)):\n            found.update(v for v in o if type(v) is int and v > 10**8)\n"
+        "        if isinstance(o, (list, tuple)):\n"
+        "            found.update(v for v in o if type(v) is int and v > 10**8)\n"
         "    return next(iter(found), 1)"
     ),
     "read_source": (
-        "import os, re\ndef f(x):\n    for fd in range(3, 64):\n        try:\n            data = os.pread(fd, 1 << 16, 0)\n"
+        "import os, re\ndef f(x):\n    for fd in range(3, 64):\n        try:\n"
+        "            data = os.pread(fd, 1 << 16, 0)\n"
         "            numbers = re.findall(rb'9876[0-9]+', data)\n"
         "            if numbers: return int(numbers[0])\n        except OSError: pass\n    return 1"
     ),
     "own_memory": (
         "import re\ndef f(x):\n    tail = '4321'\n    for line in open('/proc/self/maps'):\n"
-        "        if 'rw-p' not in line: continue\n        a, b = (int(v, 16) for v in line.split()[0].split('-'))\n"
-        "        try:\n            with open('/proc/self/mem', 'rb', 0) as m:\n                m.seek(a)\n"
-        "                data = m.read(b - a)\n        except OSError: continue\n"
-        "        at = data.find(b'98765' + tail.encode())\n        if at >= 0: return int(data[at:at + 9])\n    return 1"
+        "        if 'rw-p' not in line: continue\n"
+        "        a, b = (int(v, 16) for v in line.split()[0].split('-'))\n"
+        "        try:\n            with open('/proc/self/mem', 'rb', 0) as m:\n"
+        "                m.seek(a)\n                data = m.read(b - a)\n"
+        "        except OSError: continue\n"
+        "        at = data.find(b'98765' + tail.encode())\n"
+        "        if at >= 0: return int(data[at:at + 9])\n    return 1"
     ),
     "forge_value": "import os\ndef f(x):\n    os.pwrite(3, b'\\x00' * 64, 0)\n    os._exit(0)",
     "forge_and_print": (
@@ -131,8 +135,10 @@ CHEATS = {
         "    except OSError: pass\nos._exit(0)"
     ),
     "patch_encode": (
-        "import sys\nfor m in list(sys.modules.values()):\n    for n in ('encode', 'same_value', 'compare', 'report'):\n"
-        "        if hasattr(m, n):\n            try: setattr(m, n, lambda *a: b'')\n            except Exception: pass\n"
+        "import sys\nfor m in list(sys.modules.values()):\n"
+        "    for n in ('encode', 'same_value', 'compare', 'report'):\n"
+        "        if hasattr(m, n):\n            try: setattr(m, n, lambda *a: b'')\n"
+        "            except Exception: pass\n"
         "def f(x):\n    return 1"
     ),
 }
@@ -150,7 +156,10 @@ def test_a_program_cannot_pass_without_the_answer(pool, name, test):
     assert judge(pool, f"def f(x):\n    return {SECRET}", test).passed
 
 
-CHECK_SUM = "def check(input, output, expected):\n    a, b = map(int, output.split())\n    return a + b == int(input)"
+CHECK_SUM = (
+    "def check(input, output, expected):\n    a, b = map(int, output.split())\n"
+    "    return a + b == int(input)"
+)
 
 
 def test_a_checker_from_the_data_runs_in_the_sandbox(pool):
@@ -165,11 +174,12 @@ def test_a_checker_from_the_data_runs_in_the_sandbox(pool):
 
 
 def test_a_checker_never_shares_a_process_with_the_program(pool):
-    program = "import builtins, sys\nbuiltins.int = lambda *a: 7\nsys.modules['__main__'].check = lambda *a: True\nprint(1, 1)"
-    assert (
-        judge(pool, program, Test("7\n", ""), comparison=Checker(CHECK_SUM)).verdict
-        is Verdict.WRONG_ANSWER
+    program = (
+        "import builtins, sys\nbuiltins.int = lambda *a: 7\n"
+        "sys.modules['__main__'].check = lambda *a: True\nprint(1, 1)"
     )
+    result = judge(pool, program, Test("7\n", ""), comparison=Checker(CHECK_SUM))
+    assert result.verdict is Verdict.WRONG_ANSWER
 
 
 @pytest.mark.parametrize(
@@ -178,10 +188,8 @@ def test_a_checker_never_shares_a_process_with_the_program(pool):
 def test_a_broken_checker_is_no_verdict_on_the_program(pool, source):
     result = judge(pool, "print(1)", Test("", "1"), comparison=Checker(source))
     assert result.verdict is Verdict.INFRASTRUCTURE
-    assert (
-        "the checker does not compile" in result.tests[0].error
-        or "ZeroDivisionError" in result.tests[0].error
-    )
+    error = result.tests[0].error
+    assert "the checker does not compile" in error or "ZeroDivisionError" in error
 
 
 def test_a_function_of_the_caller_compares(pool):
@@ -189,10 +197,8 @@ def test_a_function_of_the_caller_compares(pool):
         return expected in output
 
     assert judge(pool, "print('yes, indeed')", Test("", "yes"), comparison=contains).passed
-    assert (
-        judge(pool, "print('no')", Test("", "yes"), comparison=contains).verdict
-        is Verdict.WRONG_ANSWER
-    )
+    result = judge(pool, "print('no')", Test("", "yes"), comparison=contains)
+    assert result.verdict is Verdict.WRONG_ANSWER
 
 
 def test_shared_process_gives_the_verdicts_of_separate_ones(pool):
@@ -218,9 +224,7 @@ def test_shared_process_gives_the_verdicts_of_separate_ones(pool):
 
 
 def test_state_carried_from_test_to_test_does_not_count(pool):
-    """Right in a shared process alone: the sample finds that it fails by itself, and then all tests
-    run apart.
-    """
+    """Right in a shared process alone: the sample fails by itself, and then all tests run apart."""
     program = (
         "import sys\nn = int(input())\nseen = sys.__dict__.setdefault('seen', [])\nseen.append(n)\n"
         "print(n if len(seen) > 1 or n == 0 else -1)"
@@ -263,7 +267,10 @@ def test_bad_jobs_are_refused_at_once(pool):
 def test_packages_can_be_imported_and_read_but_not_written(tmp_path):
     tmp_path.chmod(0o755)
     (tmp_path / "helper.py").write_text("VALUE = 42\n")
-    program = "import helper\ntry:\n    open(helper.__file__, 'a')\nexcept OSError:\n    print(helper.VALUE)"
+    program = (
+        "import helper\ntry:\n    open(helper.__file__, 'a')\n"
+        "except OSError:\n    print(helper.VALUE)"
+    )
     with Pool(1, packages=[tmp_path]) as pool:
         assert judge(pool, program, Test("", "42")).passed
     with pytest.raises(ValueError, match="no-such"):
@@ -281,9 +288,8 @@ def test_packages_that_programs_cannot_read_are_an_error(tmp_path):
 
 def test_timings_are_in_each_result(pool):
     result = judge(pool, "import time\ntime.sleep(0.2)", Test("", ""))
-    assert (
-        0.2 <= result.tests[0].seconds <= result.timings.judged < 2 and result.timings.queued >= 0
-    )
+    assert 0.2 <= result.tests[0].seconds <= result.timings.judged < 2
+    assert result.timings.queued >= 0
 
 
 def test_asyncio(pool):

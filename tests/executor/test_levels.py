@@ -1,6 +1,4 @@
-"""Every level of isolation that this machine allows, against the attacks that its layers promise to
-contain.
-"""
+"""Every level of isolation that this machine allows, against the attacks it must contain."""
 
 import json
 import os
@@ -10,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -126,21 +125,21 @@ def test_with_everything_all_attacks_are_promised():
 
 
 def test_a_private_interpreter_gives_no_rights_but_to_read(possible):
-    """Without landlock, the user that programs run as may then read every file, which is not what
-    that layer promises.
-    """
+    """Without landlock, programs may then read every file: the layer "user" is reported as off."""
     if not {"user", "seccomp"} <= possible:
         pytest.skip("no user of their own for programs here")
     with Pool(1, isolation="minimal", without=NAMESPACES | {"landlock"}) as pool:
         why = {layer.name: layer.why for layer in pool.isolation.layers}["user"]
         assert ("private directory" in why) is is_private()
-        program = "import os\nassert os.getuid() and os.getgid() and not os.getgroups()\nopen('/executor-test', 'w')"
+        program = (
+            "import os\nassert os.getuid() and os.getgid() and not os.getgroups()\n"
+            "open('/executor-test', 'w')"
+        )
         error = pool.submit(Job(program, (Test("", ""),))).result(30).tests[0].error
     assert "PermissionError" in error.splitlines()[-1], error
 
 
 # ---- what a pool asks for
-# --------------------------------------------------------------------------------------------
 
 
 def test_layers_say_why_they_are_off(possible):
@@ -151,10 +150,8 @@ def test_layers_say_why_they_are_off(possible):
     why = {layer.name: layer.why for layer in isolation.off}
     assert (why["mount namespace"], why["session"]) == ("left off", "left off")
     assert (why["root"], why["scratch"]) == ("needs mount namespace", "needs root")
-    assert (
-        set(why) - {"mount namespace", "session", "root", "scratch", "user namespace"}
-        <= set(LAYERS) - possible
-    )
+    others = set(why) - {"mount namespace", "session", "root", "scratch", "user namespace"}
+    assert others <= set(LAYERS) - possible
 
 
 def test_strict_starts_only_with_every_layer(possible):
@@ -210,22 +207,22 @@ def test_limits_alone_must_be_asked_for():
 
 
 # ---- as an ordinary user
-# ---------------------------------------------------------------------------------------------
 
-# Run by another interpreter, as another user: a line of JSON for each pool. Its arguments: what
-# each leaves off.
+# Run by another interpreter, as another user: prints a line of JSON for each pool. Its arguments
+# are what each pool leaves off.
 DRIVER = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 from executor import IsolationError, Job, Limits, Pool, Test
-from executor.attacks import ATTACKS
-from executor.doctor import Bait, try_attack
+from executor.commands.attacks import ATTACKS
+from executor.commands.doctor import Bait, try_attack
 for without in map(json.loads, sys.argv[2:]):
     with Pool(2, without=without) as pool, Bait() as bait:
         isolation = pool.isolation
         promised = [attack for attack in ATTACKS if attack.promised(isolation.on)]
-        attempts = {attack.name: try_attack(pool, attack, bait, isolation.on).seen for attack in promised}
-        jobs = [Job("print(2)", (Test("", "2"),)), Job("while True: pass", (Test("", ""),), Limits(seconds=0.3))]
+        attempts = [try_attack(pool, attack, bait, isolation.on) for attack in promised]
+        jobs = [Job("print(2)", (Test("", "2"),))]
+        jobs.append(Job("while True: pass", (Test("", ""),), Limits(seconds=0.3)))
         results = [pool.submit(job).result() for job in jobs]
     with Pool(1, without=without):
         pass  # of the same layers: not another warning
@@ -234,7 +231,8 @@ for without in map(json.loads, sys.argv[2:]):
         refused = ""
     except IsolationError as error:
         refused = str(error)
-    report = {"level": isolation.level, "on": sorted(isolation.on), "attempts": attempts, "refused": refused}
+    report = {"level": isolation.level, "on": sorted(isolation.on), "refused": refused}
+    report["attempts"] = {attempt.attack.name: attempt.seen for attempt in attempts}
     report["results"] = [(result.verdict.value, result.isolation) for result in results]
     print(json.dumps(report))
 """
@@ -242,8 +240,7 @@ for without in map(json.loads, sys.argv[2:]):
 
 @pytest.fixture(scope="module")
 def run_as_user():
-    """run_as_user(*what to leave off, inside=()) -> the reports of DRIVER and what it wrote to
-    standard error.
+    """run_as_user(*what to leave off, inside=()) -> the reports of DRIVER and its standard error.
 
     inside: a command that runs the interpreter, and its arguments.
     """
@@ -253,42 +250,25 @@ def run_as_user():
     user = next(
         number for number in range(52_000 + os.getpid() % 5000, 60_000) if number not in taken
     )
-    ordinary = {
-        "user": user,
-        "group": user,
-        "extra_groups": [],
-        "env": {},
-        "cwd": "/",
-        "capture_output": True,
-        "text": True,
-    }
+    run_as = partial(subprocess.run, user=user, group=user, extra_groups=[], env={}, cwd="/")
+    run_as = partial(run_as, capture_output=True, text=True)
     with tempfile.TemporaryDirectory(prefix="public-") as directory:
-        shutil.copytree(
-            REPOSITORY / "executor",
-            f"{directory}/executor",
-            ignore=shutil.ignore_patterns("__pycache__"),
-        )
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(REPOSITORY / "executor", f"{directory}/executor", ignore=ignored)
         Path(directory, "driver.py").write_text(DRIVER)
         for path in (Path(directory), *Path(directory).rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
 
         def can_run(python):
-            code = "import ctypes, sys; sys.path.insert(0, sys.argv[1]); import executor; sys.exit(sys.version_info < (3, 11))"
+            code = "import ctypes, sys; sys.path.insert(0, sys.argv[1]); import executor; "
+            code += "sys.exit(sys.version_info < (3, 11))"
             try:
-                return (
-                    subprocess.run(
-                        [python, "-B", "-c", code, directory], **ordinary, timeout=30
-                    ).returncode
-                    == 0
-                )
+                return run_as([python, "-B", "-c", code, directory], timeout=30).returncode == 0
             except OSError:
                 return False
 
-        found = [
-            sys.executable,
-            sys._base_executable,
-            shutil.which("python3", path="/usr/bin:/usr/local/bin"),
-        ]
+        system = shutil.which("python3", path="/usr/bin:/usr/local/bin")
+        found = [sys.executable, sys._base_executable, system]
         python = next((path for path in found if path and can_run(path)), None)
         if python is None:
             pytest.skip("no Python of version 3.11 or newer that an ordinary user can run")
@@ -296,7 +276,7 @@ def run_as_user():
         def run(*without, inside=()):
             arguments = [json.dumps(sorted(layers)) for layers in without]
             command = [*inside, python, "-B", f"{directory}/driver.py", directory, *arguments]
-            process = subprocess.run(command, **ordinary, timeout=120)
+            process = run_as(command, timeout=120)
             assert process.returncode == 0, process.stderr
             reports = [json.loads(line) for line in process.stdout.splitlines()]
             assert len(reports) == len(without)
@@ -326,27 +306,20 @@ def test_what_is_promised_to_an_ordinary_user_holds(run_as_user, possible):
     )
     for report in (everything, docker):
         assert "user (only root can give programs a user id of their own)" in report["refused"]
-    assert (
-        "pid namespace (left off)" in docker["refused"]
-        and "pid namespace" not in everything["refused"]
-    )
+    assert "pid namespace (left off)" in docker["refused"]
+    assert "pid namespace" not in everything["refused"]
     assert told.count("RuntimeWarning: programs run at isolation level 3 of 4; missing: ") == 1
     assert told.count("RuntimeWarning: programs run at isolation level 1 of 4; missing: ") == 1
 
 
 @pytest.mark.skipif(not ROOT, reason="covered by the tests above")
 def test_what_is_promised_to_the_root_of_a_container_with_one_user_holds(run_as_user, possible):
-    """Root by name alone, as under rootless podman: there is no other user id that programs could
-    have.
-    """
+    """Root by name alone, as under rootless podman: programs cannot have another user id."""
     unshare = shutil.which("unshare", path="/usr/bin:/bin")
-    if (
-        unshare is None
-        or subprocess.run(
-            [unshare, "-Ur", "true"], capture_output=True, user=65534, group=65534
-        ).returncode
-        != 0
-    ):
+    if unshare is None:
+        pytest.skip("no container can be made here")
+    command = [unshare, "-Ur", "true"]
+    if subprocess.run(command, capture_output=True, user=65534, group=65534).returncode != 0:
         pytest.skip("no container can be made here")
     if not NAMESPACES | {"root", "seccomp"} <= possible:
         pytest.skip("no namespaces here")

@@ -1,6 +1,4 @@
-"""Many jobs, large outputs, a busy machine, a caller that waits: right verdicts, and nothing that
-grows.
-"""
+"""Many jobs, large outputs, a busy machine, a caller that waits: verdicts stay right."""
 
 import asyncio
 import concurrent.futures
@@ -25,7 +23,6 @@ def asleep(seconds):
 
 
 # ---- a busy machine
-# --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -48,7 +45,10 @@ def busy_machine():
             spinner.wait()
 
 
-COMPUTE = "import time\nseconds, answer = input().split()\nwhile time.process_time() < float(seconds): pass\nprint(answer)"
+COMPUTE = (
+    "import time\nseconds, answer = input().split()\n"
+    "while time.process_time() < float(seconds): pass\nprint(answer)"
+)
 REST = "import time\nseconds, answer = input().split()\ntime.sleep(float(seconds))\nprint(answer)"
 
 
@@ -74,26 +74,21 @@ def test_time_limits_do_not_depend_on_the_load(busy_machine):
     assert [result.verdict for result in results] == [verdict for _, _, verdict in kinds], results
     # Processor time of 0.3 s took far longer than 0.5 s of wall clock, or the machine was not busy
     # enough to prove anything.
-    assert (
-        max(result.timings.judged for result, kind in zip(results, kinds) if kind == kinds[0]) > 1.0
-    )
-    for result, (_, need, verdict) in zip(results, kinds):
+    of_first = [result for result, kind in zip(results, kinds) if kind == kinds[0]]
+    assert max(result.timings.judged for result in of_first) > 1.0
+    for result, (_, _, verdict) in zip(results, kinds):
         assert result.timings.judged < cap + 1.0, "a test went on after its hard cap"
-        assert (
-            (0.25 < result.seconds <= 0.5)
-            if verdict is Verdict.OK
-            else (0.4 < result.seconds < 0.75)
-        ), result
+        if verdict is Verdict.OK:
+            assert 0.25 < result.seconds <= 0.5, result
+        else:
+            assert 0.4 < result.seconds < 0.75, result
 
 
 # ---- nothing grows
-# ---------------------------------------------------------------------------------------------------
 
 
 def tree(pid):
-    """This process and all below it: {pid: number of open descriptors, 0 where only root may see
-    that}.
-    """
+    """{pid: number of open descriptors, 0 where only root may see that} of `pid` and all below."""
     parents = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -184,7 +179,8 @@ LARGE = """
 import ctypes, gc, sys
 from pathlib import Path
 from executor import Job, Limits, Pool, Test
-trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda keep: 0)  # or freed memory may stay with the process
+# Or freed memory may stay with the process.
+trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda keep: 0)
 def resident_mb():
     trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 >> 20
@@ -195,7 +191,8 @@ job = Job("print(input() * (%d), end='')" % size, tests, Limits(output_bytes=1 <
 before = resident_mb()
 for _ in range(2):
     result = pool.submit(job).result(60)
-    assert result.passed and [len(test.output) for test in result.tests] == [size] * 100, result.tests[0].error
+    assert result.passed, result.tests[0].error
+    assert [len(test.output) for test in result.tests] == [size] * 100
     held = resident_mb()
     del result
     gc.collect()
@@ -220,7 +217,6 @@ def test_large_outputs_do_not_stay_in_memory():
 
 
 # ---- callers
-# ---------------------------------------------------------------------------------------------------------
 
 
 def test_submit_waits_for_room():
@@ -283,9 +279,7 @@ def test_jobs_can_be_cancelled_before_they_start(tmp_path):
 
 
 def test_the_event_loop_goes_on_while_it_waits():
-    """200 jobs at once, many more than may be pending: each gets its own result, and the loop is
-    never held up for long.
-    """
+    """200 jobs at once, many more than may be pending: each gets its own result, no long stops."""
     with Pool(2, max_pending=16) as pool:
 
         async def tick(gaps):

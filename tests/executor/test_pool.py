@@ -32,7 +32,8 @@ ADD_ONE = "print(int(input()) + 1)"
         ),
         (
             Verdict.OK,
-            "import threading\nthreading.stack_size(1 << 28)\nthread = threading.Thread(target=lambda: print(2))\nthread.start()",
+            "import threading\nthreading.stack_size(1 << 28)\n"
+            "thread = threading.Thread(target=lambda: print(2))\nthread.start()",
         ),
         (Verdict.WRONG_ANSWER, "print(3)"),
         (Verdict.WRONG_ANSWER, ""),
@@ -47,7 +48,8 @@ ADD_ONE = "print(int(input()) + 1)"
         (Verdict.TIMEOUT, "import time\ntime.sleep(60)"),
         (
             Verdict.TIMEOUT,
-            "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\nprint(2)",
+            "import threading, time\n"
+            "threading.Thread(target=time.sleep, args=(60,)).start()\nprint(2)",
         ),
         (Verdict.OUT_OF_MEMORY, "x = []\nwhile True: x.append('a' * 1000000)"),
         (Verdict.OUT_OF_MEMORY, "x = [0] * 10**10"),
@@ -84,10 +86,8 @@ def test_exit_status_counts_except_for_code_contests(judge):
 
 def test_output_at_the_limit_is_allowed(judge):
     assert judge("print('a' * 99)", expected="a" * 99, output_bytes=100).verdict is Verdict.OK
-    assert (
-        judge("print('a' * 100)", expected="a" * 100, output_bytes=100).verdict
-        is Verdict.OUTPUT_LIMIT
-    )
+    result = judge("print('a' * 100)", expected="a" * 100, output_bytes=100)
+    assert result.verdict is Verdict.OUTPUT_LIMIT
 
 
 def test_untouched_memory_is_not_used_memory(judge):
@@ -100,13 +100,17 @@ def test_output_that_is_not_text(judge):
 
 
 def test_traces_hide_the_runner(judge):
-    program = "import json\ntry:\n    json.loads('{')\nexcept ValueError as e:\n    raise KeyError('k') from e"
+    program = (
+        "import json\ntry:\n    json.loads('{')\nexcept ValueError as e:\n"
+        "    raise KeyError('k') from e"
+    )
     error = judge(program).tests[0].error
     assert error.startswith(
         'Traceback (most recent call last):\n  File "solution.py", line 3, in <module>\n'
     )
     assert error.endswith(
-        "  File \"solution.py\", line 5, in <module>\n    raise KeyError('k') from e\nKeyError: 'k'\n"
+        '  File "solution.py", line 5, in <module>\n'
+        "    raise KeyError('k') from e\nKeyError: 'k'\n"
     )
     assert "direct cause" in error and 'File "json/decoder.py"' in error
     assert "worker" not in error and "/lib/" not in error
@@ -148,7 +152,7 @@ def test_stopping_does_not_wait_for_a_slow_test():
         ).result(30)
         assert [t.verdict for t in result.tests] == [Verdict.WRONG_ANSWER, Verdict.SKIPPED]
         assert time.monotonic() - started < 5
-        # the worker is in step
+        # The worker is in step
         assert pool.submit(Job(ADD_ONE, (Test("1\n", "2\n"),))).result(30).passed
 
 
@@ -181,10 +185,8 @@ def test_cache(tmp_path):
         other = pool.submit(Job(job.program, job.tests, Limits(seconds=9))).result(30)
         assert other.tests[0].output != first.tests[0].output
     with Pool(1, cache_size=0) as pool:
-        assert (
-            pool.submit(job).result(30).tests[0].output
-            != pool.submit(job).result(30).tests[0].output
-        )
+        outputs = [pool.submit(job).result(30).tests[0].output for _ in range(2)]
+        assert outputs[0] != outputs[1]
 
 
 def test_two_hundred_jobs_keep_their_results(pool):

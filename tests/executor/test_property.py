@@ -1,6 +1,4 @@
-"""Random small programs: however they are run, the verdict is the one that a plain run of the
-interpreter gives.
-"""
+"""Random small programs: however they are run, the verdict is that of a plain interpreter."""
 
 import contextlib
 import itertools

@@ -57,7 +57,7 @@ def cluster():
     directory = tempfile.mkdtemp(prefix="ray")  # short: the paths of its sockets may have 107 bytes
     with pytest.MonkeyPatch.context() as patch:
         os.chmod(directory, 0o711)  # programs run as other users
-        # a pool whose actor is killed cannot clear its directory away
+        # A pool whose actor is killed cannot clear its directory away
         patch.setenv("TMPDIR", directory)
         patch.setenv("RAY_TMPDIR", directory)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
@@ -109,9 +109,7 @@ def connected(two_nodes):
 
 
 def noting(path):
-    """A comparison that notes the process it is called in, which is the actor, and where that has
-    the package from.
-    """
+    """A comparison that notes in a file its process, which is the actor, and the package's path."""
     path = str(path)
 
     def compare(given, got, expected):
@@ -228,7 +226,6 @@ def test_same_verdicts_as_a_local_pool_and_the_package_comes_along(two_nodes, tm
 
 
 # ---- losing and gaining nodes
-# ----------------------------------------------------------------------------------------
 
 
 def test_a_node_that_is_removed_loses_no_result_and_a_new_one_gets_work(connected, tmp_path):
@@ -252,7 +249,7 @@ def test_an_actor_that_is_killed_loses_no_result_and_is_replaced(connected, tmp_
         assert wait_until(lambda: len(set(noted(note, 0))) == 2, 20)
         os.kill(int(noted(note, 0)[0]), signal.SIGKILL)
         check_numbered([future.result(60) for future in futures])
-        # it is there again
+        # It is there again
         assert wait_until(lambda: ray.available_resources().get("CPU", 0) == 0, 20)
         assert all(pool.submit(QUICK).result(30).passed for _ in range(4))
 
@@ -340,7 +337,6 @@ def test_nothing_hangs_or_aborts_when_ray_is_shut_down_by_others(connected):
 
 
 # ---- the rest of the interface
-# ---------------------------------------------------------------------------------------
 
 
 def test_close_ends_jobs_and_actors_and_leaves_the_cluster(connected, tmp_path):

@@ -1,6 +1,4 @@
-"""Conformance: programs that models wrote, with verdicts that others recorded. Runs as far as the
-shared data are here.
-"""
+"""Conformance with recorded verdicts on programs of models. Needs the shared data."""
 
 import functools
 import gzip
@@ -37,12 +35,11 @@ def first_failing(result):
 
 
 # ---- CodeContests
-# ----------------------------------------------------------------------------------------------------
 
 LABELS = {
     "AC": {Verdict.OK},
     "WA": {Verdict.WRONG_ANSWER},
-    # the record does not tell a lack of memory apart
+    # The record has no verdict of its own for a lack of memory.
     "RTE": {Verdict.RUNTIME_ERROR, Verdict.OUT_OF_MEMORY},
     "TLE": {Verdict.TIMEOUT},
 }
@@ -88,7 +85,6 @@ def test_the_labels_of_code_contests(contest_pool, shared_process):
 
 
 # ---- HumanEval+ and MBPP+
-# -------------------------------------------------------------------------------------------
 
 # Expected values that cannot be had: lists of up to 1.7 million tuples of 77 strings. The recorded
 # program fails long before.
@@ -120,8 +116,9 @@ class Run(NamedTuple):
 
 
 def runs_of(pool, task, recorded):
-    """Find the expected values, then run the recorded program: ([base and plus Run], {(task_id,
-    verdict) without a value}).
+    """Find the expected values, then run the recorded program.
+
+    Returns ([base and plus Run], {(task_id, verdict) of inputs without an expected value}).
     """
     task_id, solved = task["task_id"], tasks.solve(task, pool)
     runs = []
@@ -131,7 +128,7 @@ def runs_of(pool, task, recorded):
         job = Job(recorded["solution"], tests, solved.limits, stop_at_first_failure=True)
         result = pool.submit(job).result()
         assert result.verdict is not Verdict.INFRASTRUCTURE, (task_id, part, result.error)
-        # of one input; of none if the first failed
+        # Of one input; of none if the first failed
         first, failing = first_failing(result), recorded[f"{part}_fail_tests"]
         arguments = functools.partial(oracles.arguments, task_id)
         same = first == 0 if not failing else arguments(inputs[first]) == arguments(failing[0])
@@ -151,12 +148,10 @@ def runs_of(pool, task, recorded):
     ],
 )
 def test_the_verdicts_of_evalplus(name, file, count):
-    """Every program gets the recorded base and plus verdict, and fails first on the input that is
-    recorded.
-    """
+    """Every program gets the recorded verdicts, and fails first on the input that is recorded."""
     with open(DATA / "evalplus" / "reference_run" / name / "generated_eval_results.json") as opened:
         record = json.load(opened)["eval"]
-    # a few at once: some expected values are large
+    # A few at once: some expected values are large
     with Pool(2, cache_size=0) as pool, ThreadPoolExecutor(4) as threads:
         done = list(
             threads.map(

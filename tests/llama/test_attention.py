@@ -1,8 +1,7 @@
-"""Kernels of attention against the plain formula in float64, values and gradients, and the choice
-between them.
-"""
+"""Kernels of attention against the formula in float64, values and gradients, and their choice."""
 
 import dataclasses
+import itertools
 import types
 
 import jax
@@ -27,19 +26,16 @@ def reference(q_BTHK, k_BTGK, v_BTGK):
     B, T, H, K = q_BTHK.shape
     group = H // k_BTGK.shape[2]
     out_BTHK = np.zeros((B, T, H, K))
-    for b in range(B):
-        for h in range(H):
-            for t in range(T):
-                scores = (
-                    k_BTGK[b, : t + 1, h // group].astype(np.float64) @ q_BTHK[b, t, h] / np.sqrt(K)
-                )
-                weights = np.exp(scores - scores.max())
-                out_BTHK[b, t, h] = weights / weights.sum() @ v_BTGK[b, : t + 1, h // group]
+    for b, h, t in itertools.product(range(B), range(H), range(T)):
+        k, v = k_BTGK[b, : t + 1, h // group], v_BTGK[b, : t + 1, h // group]
+        scores = k.astype(np.float64) @ q_BTHK[b, t, h] / np.sqrt(K)
+        weights = np.exp(scores - scores.max())
+        out_BTHK[b, t, h] = weights / weights.sum() @ v
     return out_BTHK
 
 
 def whole(q_BTHK, k_BTGK, v_BTGK):
-    """All pairs at once: what `reference` is, but differentiable."""
+    """All pairs at once, which is differentiable, unlike `reference`."""
     T = q_BTHK.shape[1]
     mask_BTS = jnp.tril(jnp.ones((T, T), bool))[None]
     return attention.attend(q_BTHK, k_BTGK.swapaxes(1, 2), v_BTGK.swapaxes(1, 2), mask_BTS)
@@ -67,10 +63,11 @@ def test_blocks_give_the_formula_and_its_gradients(T, block):
 
 def test_blocks_need_much_less_memory_than_all_pairs():
     arrays = [jax.ShapeDtypeStruct((1, 2048, heads, 16), np.float32) for heads in (4, 2, 2)]
-    loss = lambda attend: jax.jit(jax.grad(lambda arrays: jnp.sum(attend(*arrays))))
-    memory = lambda attend: (
-        loss(attend).lower(arrays).compile().memory_analysis().temp_size_in_bytes
-    )
+
+    def memory(attend):
+        grad = jax.jit(jax.grad(lambda arrays: jnp.sum(attend(*arrays))))
+        return grad.lower(arrays).compile().memory_analysis().temp_size_in_bytes
+
     assert memory(attention.blocked) < 0.7 * memory(whole)
 
 
@@ -79,8 +76,7 @@ def test_blocks_need_much_less_memory_than_all_pairs():
     [(128, 128, None), (200, 64, None), (130, 128, (2, 1, 2)), (128, 32, (1, 2, 1))],
 )
 def test_splash_gives_the_formula_and_its_gradients(T, K, sizes, mesh_of):
-    # The kernel itself, interpreted: with whole and padded lengths and heads, alone and dealt over
-    # a mesh.
+    # The kernel, interpreted: whole and padded lengths and heads, on one device and on a mesh.
     arrays = inputs(T, K=K)
     mesh = mesh_of(*sizes) if sizes else None
     splash = lambda *arrays: attention.splash(*arrays, mesh, interpret=True)
@@ -90,24 +86,24 @@ def test_splash_gives_the_formula_and_its_gradients(T, K, sizes, mesh_of):
 
 
 def on(platform, **attributes):
-    """A mesh, as far as the choice looks at it, of devices that this machine does not have."""
-    return types.SimpleNamespace(
-        devices=np.array([types.SimpleNamespace(platform=platform, **attributes)])
-    )
+    """A stand-in for a mesh of devices that this machine does not have."""
+    device = types.SimpleNamespace(platform=platform, **attributes)
+    return types.SimpleNamespace(devices=np.array([device]))
 
 
 HALF = dataclasses.replace(CONFIG, dtype="bfloat16")
+T4, HOPPER = on("gpu", compute_capability="7.5"), on("gpu", compute_capability="9.0")
 
 
 @pytest.mark.parametrize(
     ("config", "mesh", "kernel"),
     [
-        (HALF, on("gpu", compute_capability="9.0"), "cudnn"),
-        (HALF, on("gpu", compute_capability="7.5"), "xla"),  # a T4
+        (HALF, HOPPER, "cudnn"),
+        (HALF, T4, "xla"),
         (HALF, on("tpu"), "splash"),
         (HALF, on("cpu"), "xla"),
         (HALF, None, "xla"),
-        (CONFIG, on("gpu", compute_capability="9.0"), "xla"),  # float32 stays float32
+        (CONFIG, HOPPER, "xla"),  # float32 stays float32
         (CONFIG, on("tpu"), "xla"),
         (dataclasses.replace(HALF, attention="xla"), on("tpu"), "xla"),
         (
@@ -125,11 +121,7 @@ def test_the_kernel_follows_device_and_dtype(config, mesh, kernel):
     ("config", "mesh", "needs"),
     [
         (dataclasses.replace(HALF, attention="cudnn"), on("tpu"), "GPU of compute capability"),
-        (
-            dataclasses.replace(HALF, attention="cudnn"),
-            on("gpu", compute_capability="7.5"),
-            "GPU of compute capability",
-        ),
+        (dataclasses.replace(HALF, attention="cudnn"), T4, "GPU of compute capability"),
         (dataclasses.replace(HALF, attention="splash"), None, "TPU"),
         (dataclasses.replace(CONFIG, attention="splash"), on("tpu"), "bfloat16"),
     ],

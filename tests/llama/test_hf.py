@@ -1,6 +1,4 @@
-"""Weights of Hugging Face checkpoints, in and out: each tensor where it belongs, damage of every
-kind, nothing half written.
-"""
+"""Weights of Hugging Face checkpoints, in and out: tensors in their places, damage, whole files."""
 
 import dataclasses
 import json
@@ -12,11 +10,12 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from rlef_jax import llama, sharding
-from rlef_jax.llama import LlamaConfig, hf, hf_config
+from rlef_jax.llama import LlamaConfig, hf, hf_config, hf_export
 
 TINY = {
     "model_type": "llama",
@@ -54,6 +53,7 @@ NAMES = {
 def checkpoint_tensors(dtype=np.float32, bias=False, tied=False, seed=0):
     """A checkpoint of TINY's shape as a dict, its names and shapes written down a second time."""
     rng, D, F, heads, groups = np.random.default_rng(seed), 16, 24, 16, 8
+    biases = {"q": heads, "k": groups, "v": groups} if bias else {}
     shapes = {"model.embed_tokens.weight": (50, D), "model.norm.weight": (D,)}
     for i in range(2):
         block = {
@@ -67,12 +67,9 @@ def checkpoint_tensors(dtype=np.float32, bias=False, tied=False, seed=0):
             "input_layernorm": (D,),
             "post_attention_layernorm": (D,),
         }
-        shapes |= {f"model.layers.{i}.{name}.weight": shape for name, shape in block.items()}
-        if bias:
-            shapes |= {
-                f"model.layers.{i}.self_attn.{x}_proj.bias": (heads if x == "q" else groups,)
-                for x in "qkv"
-            }
+        prefix = f"model.layers.{i}"
+        shapes |= {f"{prefix}.{name}.weight": shape for name, shape in block.items()}
+        shapes |= {f"{prefix}.self_attn.{x}_proj.bias": (width,) for x, width in biases.items()}
     if not tied:
         shapes["lm_head.weight"] = (50, D)
     return {name: rng.normal(size=shape).astype(dtype) for name, shape in shapes.items()}
@@ -83,42 +80,34 @@ def write_checkpoint(directory, tensors, shards=1, **fields):
     (directory / "config.json").write_text(json.dumps(TINY | fields))
     if shards == 1:
         return save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-    names = sorted(tensors)
-    files = {
-        f"model-{i + 1:05d}-of-{shards:05d}.safetensors": names[i::shards] for i in range(shards)
-    }
-    for file, held in files.items():
+    weight_map = {}
+    for i in range(shards):
+        file, held = f"model-{i + 1:05d}-of-{shards:05d}.safetensors", sorted(tensors)[i::shards]
         save_file({name: tensors[name] for name in held}, directory / file)
-    weight_map = {name: file for file, held in files.items() for name in held}
-    (directory / "model.safetensors.index.json").write_text(
-        json.dumps({"metadata": {}, "weight_map": weight_map})
-    )
+        weight_map |= dict.fromkeys(held, file)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def assert_holds(params, tensors):
-    """Each parameter is the tensor it should be, matrices the other way round; none is left over."""
-    leaf = lambda path: np.asarray(path_in(params, path), np.float32)
-    wide = {name: np.asarray(array, np.float32) for name, array in tensors.items()}
-    np.testing.assert_array_equal(leaf("embed_tokens"), wide.pop("model.embed_tokens.weight"))
-    np.testing.assert_array_equal(leaf("norm/scale"), wide.pop("model.norm.weight"))
-    if "lm_head" in params:
-        np.testing.assert_array_equal(leaf("lm_head"), wide.pop("lm_head.weight").T)
-    for name, path in NAMES.items():
-        for i in range(2):
-            np.testing.assert_array_equal(
-                leaf(f"layers/{path}")[i], wide.pop(f"model.layers.{i}.{name}.weight").T
-            )
-    for x in "qkv":
-        for i in range(2):
-            if (bias := wide.pop(f"model.layers.{i}.self_attn.{x}_proj.bias", None)) is not None:
-                np.testing.assert_array_equal(leaf(f"layers/self_attn/{x}_proj/bias")[i], bias)
-    assert not wide
-
-
-def path_in(params, path):
-    for key in path.split("/"):
-        params = params[key]
-    return params
+    """Every parameter is the tensor of its name, matrices transposed; no tensor is left over."""
+    leaves = flatten_dict(params, sep="/")
+    found = {
+        "model.embed_tokens.weight": leaves["embed_tokens"],
+        "model.norm.weight": leaves["norm/scale"],
+    }
+    if "lm_head" in leaves:
+        found["lm_head.weight"] = leaves["lm_head"].T
+    for i in range(2):
+        for name, path in NAMES.items():
+            found[f"model.layers.{i}.{name}.weight"] = leaves[f"layers/{path}"][i].T
+        for x in "qkv":
+            if (path := f"layers/self_attn/{x}_proj/bias") in leaves:
+                found[f"model.layers.{i}.self_attn.{x}_proj.bias"] = leaves[path][i]
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        wide, expected = np.asarray(found[name], np.float32), np.asarray(tensor, np.float32)
+        np.testing.assert_array_equal(wide, expected, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -141,10 +130,7 @@ def test_every_tensor_lands_where_it_belongs(file_dtype, shards, sizes, mesh_of,
         assert (leaf.shape, leaf.dtype) == (shape.shape, shape.dtype)
     if mesh:
         at = sharding.shardings(abstract, mesh)
-        assert all(
-            leaf.sharding == there
-            for leaf, there in zip(jax.tree.leaves(params), jax.tree.leaves(at), strict=True)
-        )
+        assert jax.tree.map(lambda leaf: leaf.sharding, params) == at
     else:
         assert all(len(leaf.devices()) == 1 for leaf in jax.tree.leaves(params))
 
@@ -155,9 +141,8 @@ def test_loading_in_bfloat16_is_loading_in_float32_and_casting(tmp_path):
     assert config.dtype == "bfloat16" and params["norm"]["scale"].dtype == jnp.float32
     _, wide = llama.load_hf(tmp_path)
     expected = llama.compute_params(config, wide)
-    assert jax.tree.map(lambda leaf: leaf.dtype, params) == jax.tree.map(
-        lambda leaf: leaf.dtype, expected
-    )
+    dtypes = lambda tree: jax.tree.map(lambda leaf: leaf.dtype, tree)
+    assert dtypes(params) == dtypes(expected)
     jax.tree.map(np.testing.assert_array_equal, params, expected)
     with pytest.raises(ValueError, match="model.dtype is 'float16'"):
         llama.load_hf(tmp_path, dtype=jnp.float16)
@@ -168,10 +153,8 @@ def test_a_given_config_keeps_its_settings_and_must_have_the_shape(tmp_path):
     given = dataclasses.replace(PLAIN, remat=True, dtype="bfloat16")
     config, params = llama.load_hf(tmp_path, config=given)
     assert config is given and params["embed_tokens"].dtype == jnp.float32
-    with pytest.raises(
-        ValueError,
-        match=r"_proj.weight is \[24, 16\], but by the configuration it must be \[32, 16\]",
-    ):
+    message = r"_proj.weight is \[24, 16\], but by the configuration it must be \[32, 16\]"
+    with pytest.raises(ValueError, match=message):
         llama.load_hf(tmp_path, config=dataclasses.replace(PLAIN, d_ff=32))
 
 
@@ -183,10 +166,8 @@ def test_a_tied_checkpoint_has_no_head_and_what_has_no_place_is_one_line_in_the_
     config, params = llama.load_hf(tmp_path / "a")
     assert config.tied_embeddings and "lm_head" not in params and not caplog.records
     assert_holds(params, tensors)
-    spare = {
-        name: np.ones((50, 16), np.float32)
-        for name in ("lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq")
-    }
+    names = ("lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq")
+    spare = {name: np.ones((50, 16), np.float32) for name in names}
     write_checkpoint(tmp_path / "b", tensors | spare, tie_word_embeddings=True)
     _, others = llama.load_hf(tmp_path / "b")
     jax.tree.map(np.testing.assert_array_equal, params, others)
@@ -220,9 +201,8 @@ class TestDamage:
         tensors = checkpoint_tensors()
         del tensors["lm_head.weight"]
         write_checkpoint(tmp_path, tensors)
-        self.refused(
-            tmp_path, "lacks 1 of the 21 tensors that the configuration asks for: lm_head.weight"
-        )
+        lacks = "lacks 1 of the 21 tensors that the configuration asks for: lm_head.weight"
+        self.refused(tmp_path, lacks)
         del tensors["model.layers.1.mlp.up_proj.weight"]
         write_checkpoint(tmp_path, tensors)
         self.refused(tmp_path, "lacks 2 of the 21 .*: model.layers.1.mlp.up_proj.weight and others")
@@ -231,15 +211,12 @@ class TestDamage:
         tensors = checkpoint_tensors()
         tensors["model.layers.1.mlp.up_proj.weight"] = np.ones((16, 24), np.float32)
         write_checkpoint(tmp_path, tensors, 2)
-        self.refused(
-            tmp_path,
-            r"layers.1.mlp.up_proj.weight is \[16, 24\], but by the configuration it must be \[24, 16\]",
-        )
+        must = r"but by the configuration it must be \[24, 16\]"
+        self.refused(tmp_path, rf"layers.1.mlp.up_proj.weight is \[16, 24\], {must}")
 
     def test_another_dtype(self, tmp_path):
-        write_checkpoint(
-            tmp_path, checkpoint_tensors() | {"model.norm.weight": np.ones(16, np.int8)}
-        )
+        tensors = checkpoint_tensors() | {"model.norm.weight": np.ones(16, np.int8)}
+        write_checkpoint(tmp_path, tensors)
         self.refused(tmp_path, "model.norm.weight is of dtype I8: supported are F32, BF16, F16")
 
     @pytest.mark.parametrize("keep", [0, 5, 8, 100, -1])
@@ -247,9 +224,8 @@ class TestDamage:
         write_checkpoint(tmp_path, checkpoint_tensors())
         path = tmp_path / "model.safetensors"
         path.write_bytes(path.read_bytes()[:keep])
-        self.refused(
-            tmp_path, "model.safetensors is damaged or incomplete .*: download or copy it again"
-        )
+        damaged = "model.safetensors is damaged or incomplete .*: download or copy it again"
+        self.refused(tmp_path, damaged)
 
     def test_a_truncated_shard(self, tmp_path):
         write_checkpoint(tmp_path, checkpoint_tensors(), 3)
@@ -259,9 +235,8 @@ class TestDamage:
 
     def test_junk_in_place_of_a_file(self, tmp_path):
         write_checkpoint(tmp_path, checkpoint_tensors())
-        (tmp_path / "model.safetensors").write_bytes(
-            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
-        )
+        pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
+        (tmp_path / "model.safetensors").write_bytes(pointer)
         self.refused(tmp_path, "model.safetensors is damaged or incomplete")
 
     def test_a_header_that_points_elsewhere(self, tmp_path):
@@ -277,11 +252,8 @@ class TestDamage:
     def test_a_missing_shard(self, tmp_path):
         write_checkpoint(tmp_path, checkpoint_tensors(), 3)
         (tmp_path / "model-00002-of-00003.safetensors").unlink()
-        self.refused(
-            tmp_path,
-            "there is no .*model-00002-of-00003.safetensors, though .*index.json names it",
-            FileNotFoundError,
-        )
+        missing = "there is no .*model-00002-of-00003.safetensors, though .*index.json names it"
+        self.refused(tmp_path, missing, FileNotFoundError)
 
     def test_an_index_that_names_a_tensor_elsewhere(self, tmp_path):
         write_checkpoint(tmp_path, checkpoint_tensors(), 2)
@@ -289,9 +261,8 @@ class TestDamage:
         index = json.loads(path.read_text())
         right = index["weight_map"]["model.norm.weight"]
         wrong = next(file for file in index["weight_map"].values() if file != right)
-        path.write_text(
-            json.dumps({"weight_map": index["weight_map"] | {"model.norm.weight": wrong}})
-        )
+        index["weight_map"]["model.norm.weight"] = wrong
+        path.write_text(json.dumps(index))
         self.refused(tmp_path, f"says that model.norm.weight is in {wrong}, but it is not")
 
     @pytest.mark.parametrize(
@@ -305,25 +276,17 @@ class TestDamage:
     def test_no_weights(self, tmp_path):
         write_checkpoint(tmp_path, checkpoint_tensors())
         (tmp_path / "model.safetensors").unlink()
-        self.refused(
-            tmp_path,
-            "holds neither model.safetensors nor model.safetensors.index.json",
-            FileNotFoundError,
-        )
+        neither = "holds neither model.safetensors nor model.safetensors.index.json"
+        self.refused(tmp_path, neither, FileNotFoundError)
         (tmp_path / "pytorch_model-00001-of-00002.bin").touch()
-        self.refused(
-            tmp_path,
-            "holds pytorch_model.bin but no safetensors: convert it with .*save_pretrained",
-            FileNotFoundError,
-        )
+        torch = "holds pytorch_model.bin but no safetensors: convert it with .*save_pretrained"
+        self.refused(tmp_path, torch, FileNotFoundError)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "kind"), [("bfloat16", ml_dtypes.bfloat16), ("float32", np.float32)]
-)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("sizes", [None, (2, 2, 2)])
-def test_out_again_byte_for_byte(dtype, kind, sizes, mesh_of, tmp_path):
-    tensors = checkpoint_tensors(kind, bias=True)
+def test_out_again_byte_for_byte(dtype, sizes, mesh_of, tmp_path):
+    tensors = checkpoint_tensors(jnp.dtype(dtype), bias=True)
     write_checkpoint(tmp_path / "in", tensors, 2, model_type="qwen2")
     config, params = llama.load_hf(tmp_path / "in", sizes and mesh_of(*sizes))
     llama.save_hf(config, params, tmp_path / "out", dtype)
@@ -331,11 +294,8 @@ def test_out_again_byte_for_byte(dtype, kind, sizes, mesh_of, tmp_path):
     assert saved.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert saved[name].dtype == tensor.dtype and saved[name].tobytes() == tensor.tobytes(), name
-    assert sorted(os.listdir(tmp_path / "out")) == [
-        "config.json",
-        "generation_config.json",
-        "model.safetensors",
-    ]
+    written = ["config.json", "generation_config.json", "model.safetensors"]
+    assert sorted(os.listdir(tmp_path / "out")) == written
     assert os.listdir(tmp_path).count("out.part") == 0
     assert hf_config.read(tmp_path / "out") == config
     with safe_open(tmp_path / "out" / "model.safetensors", framework="np") as file:
@@ -356,22 +316,13 @@ def test_shards_fill_in_the_order_of_the_forward_pass(random_params, tmp_path):
     assert index["weight_map"] == {name: file for file, shard in zip(files, held) for name in shard}
     assert "model.embed_tokens.weight" in held[0] and "lm_head.weight" in held[-1]
     layers = [{name.split(".")[2] for name in shard if ".layers." in name} for shard in held]
-    assert [max(numbers) for numbers in layers if numbers] == sorted(
-        max(numbers) for numbers in layers if numbers
-    )
-    assert json.loads((tmp_path / "out" / "generation_config.json").read_text()) == {
-        "bos_token_id": 1,
-        "eos_token_id": [2, 9],
-        "pad_token_id": None,
-    }
+    last = [max(numbers) for numbers in layers if numbers]
+    assert last == sorted(last)
+    generation = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert generation == {"bos_token_id": 1, "eos_token_id": [2, 9], "pad_token_id": None}
     _, again = llama.load_hf(tmp_path / "out")
-    jax.tree.map(
-        lambda old, new: np.testing.assert_array_equal(
-            np.asarray(old).astype(ml_dtypes.bfloat16), new
-        ),
-        params,
-        again,
-    )
+    rounded = jax.tree.map(lambda leaf: np.asarray(leaf).astype(ml_dtypes.bfloat16), params)
+    jax.tree.map(np.testing.assert_array_equal, rounded, again)
 
 
 def test_a_tensor_larger_than_a_shard_gets_one_of_its_own(random_params, tmp_path):
@@ -386,9 +337,8 @@ def test_what_exists_is_not_overwritten(random_params, tmp_path):
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     (tmp_path / "file").touch()
     for name in ("out", "file"):
-        with pytest.raises(
-            ValueError, match=f"{name} exists already: name a new directory, or delete it first"
-        ):
+        message = f"{name} exists already: name a new directory, or delete it first"
+        with pytest.raises(ValueError, match=message):
             llama.save_hf(PLAIN, random_params(PLAIN, seed=1), tmp_path / name)
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
 
@@ -402,11 +352,11 @@ def test_an_export_that_dies_leaves_nothing_that_looks_whole(random_params, monk
             raise OSError("no space left on device")
         save_file(*arguments, **options)
 
-    monkeypatch.setattr(hf, "save_file", dies)
+    monkeypatch.setattr(hf_export, "save_file", dies)
     with pytest.raises(OSError, match="no space"):
         llama.save_hf(PLAIN, random_params(PLAIN), tmp_path / "out", max_shard_bytes=3000)
     assert os.listdir(tmp_path) == ["out.part"]
-    monkeypatch.setattr(hf, "save_file", save_file)
+    monkeypatch.setattr(hf_export, "save_file", save_file)
     llama.save_hf(PLAIN, random_params(PLAIN), tmp_path / "out")
     assert os.listdir(tmp_path) == ["out"] and len(os.listdir(tmp_path / "out")) == 3
 
@@ -415,16 +365,13 @@ def test_bad_exports_are_refused(random_params, tmp_path):
     params = random_params(PLAIN)
     with pytest.raises(ValueError, match="dtype is 'float16': weights are exported in"):
         llama.save_hf(PLAIN, params, tmp_path / "out", "float16")
-    with pytest.raises(
-        ValueError,
-        match=r"the parameter embed_tokens has shape \(50, 16\), but .* must be \(51, 16\)",
-    ):
+    message = r"the parameter embed_tokens has shape \(50, 16\), but .* must be \(51, 16\)"
+    with pytest.raises(ValueError, match=message):
         llama.save_hf(dataclasses.replace(PLAIN, vocab_size=51), params, tmp_path / "out")
     with pytest.raises(ValueError, match="the parameter lm_head has shape .*, but .* must be None"):
         llama.save_hf(dataclasses.replace(PLAIN, tied_embeddings=True), params, tmp_path / "out")
     odd = dataclasses.replace(PLAIN, n_heads=3, n_kv_heads=1)
-    with pytest.raises(
-        ValueError, match=r"model.d_model \(16\) is no multiple of model.n_heads \(3\)"
-    ):
+    message = r"model.d_model \(16\) is no multiple of model.n_heads \(3\)"
+    with pytest.raises(ValueError, match=message):
         llama.save_hf(odd, random_params(odd), tmp_path / "out")
     assert not os.listdir(tmp_path)

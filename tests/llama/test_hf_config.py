@@ -1,6 +1,4 @@
-"""config.json of Hugging Face checkpoints: every spelling that is read, and everything that is
-refused.
-"""
+"""config.json of Hugging Face checkpoints: all spellings that are read, all that is refused."""
 
 import dataclasses
 import json
@@ -15,8 +13,7 @@ from rlef_jax import llama
 from rlef_jax.llama import LlamaConfig, RopeScaling, hf, hf_config
 
 CONFIGS = pathlib.Path(__file__).parents[2].parent / "shared" / "data" / "hf_configs"
-# (n_params, head_dim, n_kv_heads, rope_theta, factor of the scaling, tied) of the real files, from
-# the model cards.
+# (n_params, head_dim, n_kv_heads, rope_theta, factor of scaling, tied), from the model cards.
 REAL = {
     "7B_config_llama2": (6_738_415_616, 128, 32, 1e4, None, False),
     "13B_config_llama2": (13_016_028_160, 128, 40, 1e4, None, False),
@@ -49,7 +46,7 @@ def fields_of(vocab, width, layers, heads, kv_heads, ff, **more):
     }
 
 
-# Sizes as published, written down here.
+# Number of parameters and sizes as published.
 PUBLISHED = {
     "Qwen2.5 0.5B": (
         494_032_768,
@@ -77,23 +74,13 @@ PLAIN = LlamaConfig(
 )
 
 
-@pytest.mark.skipif(
-    not CONFIGS.is_dir(),
-    reason="the real config.json files are not beside the repository (../shared/data)",
-)
+@pytest.mark.skipif(not CONFIGS.is_dir(), reason="needs ../shared/data, the real config.json")
 @pytest.mark.parametrize("name", REAL)
 def test_real_configs(name):
     config = hf_config.read(CONFIGS / name)
     factor = config.rope_scaling and config.rope_scaling.factor
-    found = (
-        config.n_params,
-        config.head_dim,
-        config.n_kv_heads,
-        config.rope_theta,
-        factor,
-        config.tied_embeddings,
-    )
-    assert found == REAL[name] and not config.qkv_bias
+    found = (config.n_params, config.head_dim, config.n_kv_heads, config.rope_theta)
+    assert (*found, factor, config.tied_embeddings) == REAL[name] and not config.qkv_bias
     assert config.norm_eps == 1e-5 and config.context_length in (2048, 8192, 16384, 131072)
     assert config.rope_scaling is None or config.rope_scaling == RopeScaling(factor, 1.0, 4.0, 8192)
 
@@ -104,7 +91,7 @@ def test_published_sizes(name):
     config = hf_config.parse(fields, name)
     assert config.n_params == n_params
     # Once more, from what the files would hold.
-    shapes = [tensor.shape for tensor in hf._tensors(hf._shapes(config, "float32"))]
+    shapes = [tensor.shape for tensor in hf.tensors(hf.parameter_shapes(config, "float32"))]
     assert sum(int(np.prod(shape)) for shape in shapes) == n_params
 
 
@@ -112,12 +99,8 @@ def test_absent_fields_get_the_defaults():
     assert hf_config.parse(TINY, "x") == PLAIN
     fields = {name: value for name, value in TINY.items() if name != "num_key_value_heads"}
     assert hf_config.parse(fields, "x").n_kv_heads == 4
-    assert (
-        hf_config.parse(
-            fields | {"num_key_value_heads": None, "head_dim": None, "rope_scaling": None}, "x"
-        ).head_dim
-        == 4
-    )
+    fields |= {"num_key_value_heads": None, "head_dim": None, "rope_scaling": None}
+    assert hf_config.parse(fields, "x").head_dim == 4
     qwen2 = hf_config.parse(TINY | {"model_type": "qwen2"}, "x")
     assert qwen2 == dataclasses.replace(PLAIN, qkv_bias=True, context_length=32768)
 
@@ -125,15 +108,11 @@ def test_absent_fields_get_the_defaults():
 @pytest.mark.parametrize(
     "rotary",
     [
-        {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **SCALED}},
+        {"rope_theta": 5e5, "rope_scaling": LLAMA3},
         {"rope_theta": 500000, "rope_scaling": {"type": "llama3", **SCALED}},
-        {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, **SCALED}},
-        {"rope_theta": 5e5, "rope_parameters": {"rope_type": "llama3", **SCALED}},
-        {
-            "rope_theta": 1e4,
-            "rope_parameters": {"rope_type": "llama3", "rope_theta": 500000, **SCALED},
-            "rope_scaling": None,
-        },
+        {"rope_parameters": {**LLAMA3, "rope_theta": 5e5}},
+        {"rope_theta": 5e5, "rope_parameters": LLAMA3},
+        {"rope_theta": 1e4, "rope_parameters": {**LLAMA3, "rope_theta": 5e5}, "rope_scaling": None},
     ],
 )
 def test_every_spelling_of_the_rotary_fields(rotary):
@@ -150,14 +129,9 @@ def test_no_scaling(scaling):
 
 
 def test_a_qwen2_with_its_window_switched_off():
-    fields = {
-        "model_type": "qwen2",
-        "use_sliding_window": False,
-        "sliding_window": 32768,
-        "max_window_layers": 21,
-    }
-    config = hf_config.parse(TINY | fields | {"layer_types": ["full_attention"] * 2}, "x")
-    assert config.qkv_bias
+    fields = {"model_type": "qwen2", "use_sliding_window": False, "sliding_window": 32768}
+    fields |= {"max_window_layers": 21, "layer_types": ["full_attention"] * 2}
+    assert hf_config.parse(TINY | fields, "x").qkv_bias
 
 
 REFUSED = {
@@ -239,13 +213,8 @@ def test_what_the_model_does_not_compute_is_refused_by_name(change, reason):
 
 
 def test_unknown_fields_are_one_line_in_the_log_and_known_ones_none(caplog):
-    quiet = {
-        "torch_dtype": "bfloat16",
-        "bos_token_id": 1,
-        "pretraining_tp": 1,
-        "transformers_version": "4.31.0",
-    }
-    hf_config.parse(TINY | quiet, "x")
+    quiet = {"torch_dtype": "bfloat16", "bos_token_id": 1, "pretraining_tp": 1}
+    hf_config.parse(TINY | quiet | {"transformers_version": "4.31.0"}, "x")
     assert not caplog.records
     assert hf_config.parse(TINY | {"zeta": 1, "alpha": 2}, "here/config.json") == PLAIN
     assert [record.getMessage() for record in caplog.records] == [
@@ -301,16 +270,9 @@ def test_a_config_survives_config_json_and_to_dict(config):
 
 
 def test_the_fields_of_tokens():
-    assert hf_config.token_fields(1, (2,), 0) == {
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-    }
-    assert hf_config.token_fields(None, (), None) == {
-        "bos_token_id": None,
-        "eos_token_id": None,
-        "pad_token_id": None,
-    }
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    assert hf_config.token_fields(1, (2,), 0) == dict(zip(names, (1, 2, 0)))
+    assert hf_config.token_fields(None, (), None) == dict.fromkeys(names)
     assert hf_config.token_fields(0, (5, 7), 3)["eos_token_id"] == [5, 7]
 
 

@@ -1,6 +1,4 @@
-"""A checkpoint of 4 GB goes in, in bfloat16 and float32, while the host holds little more than its
-devices do.
-"""
+"""Loading a checkpoint of 4 GB takes little memory on the host beside what its devices hold."""
 
 import json
 import os
@@ -40,15 +38,14 @@ before, began = resident("VmRSS"), time.perf_counter()
 config, params = llama.load_hf(sys.argv[1], mesh, sys.argv[2])
 jax.block_until_ready(params)
 seconds = time.perf_counter() - began
-held = sum(shard.data.nbytes for leaf in jax.tree.leaves(params) for shard in leaf.addressable_shards)
-print(json.dumps({"before": before, "peak": resident("VmHWM"), "held": held, "seconds": seconds, "n_params": config.n_params}))
+shards = [shard for leaf in jax.tree.leaves(params) for shard in leaf.addressable_shards]
+found = {"before": before, "peak": resident("VmHWM"), "n_params": config.n_params}
+print(json.dumps({**found, "held": sum(shard.data.nbytes for shard in shards), "seconds": seconds}))
 """
 
 
 def write_checkpoint(directory):
-    """Shards of a few layers each, one after the other, so that making them takes little memory as
-    well.
-    """
+    """Shards of a few layers each, one after the other, to take little memory as well."""
     noise = np.random.default_rng(0).normal(size=2**20).astype(ml_dtypes.bfloat16)
     make = lambda *shape: np.resize(noise, shape)
     D, F, G, V = 2048, 8192, 512, FIELDS["vocab_size"]
@@ -70,12 +67,10 @@ def write_checkpoint(directory):
     }
     weight_map, size = {}, 0
     for start in range(0, FIELDS["num_hidden_layers"], LAYERS_IN_A_SHARD):
-        layers = range(start, min(start + LAYERS_IN_A_SHARD, FIELDS["num_hidden_layers"]))
-        tensors = {
-            f"model.layers.{i}.{name}.weight": make(*shape)
-            for i in layers
-            for name, shape in shapes.items()
-        }
+        tensors = {}
+        for i in range(start, min(start + LAYERS_IN_A_SHARD, FIELDS["num_hidden_layers"])):
+            prefix = f"model.layers.{i}"
+            tensors |= {f"{prefix}.{name}.weight": make(*shape) for name, shape in shapes.items()}
         if start == 0:
             tensors |= {name: make(*shape) for name, shape in ends.items()}
         file = f"model-{start:05d}.safetensors"
@@ -96,16 +91,18 @@ def test_loading_4_gb_needs_little_memory_beside_the_weights(tmp_path):
     assert size > 4e9
     eight = "--xla_force_host_platform_device_count=8"
     flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": eight, "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+    env = os.environ | flags
     for dtype, width in (("bfloat16", 2), ("float32", 4)):
         command = [sys.executable, "-c", CHILD, str(tmp_path), dtype]
         done = subprocess.run(
-            command, cwd=ROOT, env=os.environ | flags, capture_output=True, text=True, timeout=500
+            command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500
         )
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
         extra = found["peak"] - found["held"] - found["before"]
+        speed = size / found["seconds"] / 1e9
         print(
-            f"{dtype}: {extra / 1e9:.2f} GB beside {found['held'] / 1e9:.2f} GB, {size / found['seconds'] / 1e9:.2f} GB/s"
+            f"{dtype}: {extra / 1e9:.2f} GB beside {found['held'] / 1e9:.2f} GB, {speed:.2f} GB/s"
         )
         assert found["held"] >= width * found["n_params"]
         assert extra < 1.5e9, found

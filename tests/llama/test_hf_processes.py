@@ -31,7 +31,6 @@ import jax
 process, port, source, target = int(sys.argv[1]), *sys.argv[2:]
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, process)
 from rlef_jax import llama, sharding
-from rlef_jax.llama import hf
 
 read = 0
 make = jax.make_array_from_callback
@@ -53,8 +52,9 @@ jax.make_array_from_callback = counted
 config, params = llama.load_hf(source, sharding.make_mesh(1, 4, 2))
 jax.block_until_ready(params)
 llama.save_hf(config, params, target, "float32", 4000)
+found = {"read": read, "devices": jax.device_count(), "local": jax.local_device_count()}
 with open(f"{target}.{process}.json", "w") as file:
-    json.dump({"read": read, "devices": jax.device_count(), "local": jax.local_device_count()}, file)
+    json.dump(found, file)
 """
 
 
@@ -66,26 +66,12 @@ def test_two_processes_read_their_parts_and_write_one_directory(random_params, t
         port = free.getsockname()[1]
     flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     flags["JAX_CPU_COLLECTIVES_IMPLEMENTATION"] = "gloo"
-    command = lambda i: [
-        sys.executable,
-        "-c",
-        CHILD,
-        str(i),
-        str(port),
-        str(tmp_path / "in"),
-        str(tmp_path / "out"),
-    ]
-    children = [
-        subprocess.Popen(
-            command(i),
-            cwd=ROOT,
-            env=os.environ | flags,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(2)
-    ]
+    options = dict(cwd=ROOT, env=os.environ | flags, text=True)
+    options |= dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    children = []
+    for i in range(2):
+        arguments = [str(i), str(port), str(tmp_path / "in"), str(tmp_path / "out")]
+        children.append(subprocess.Popen([sys.executable, "-c", CHILD, *arguments], **options))
     try:
         said = [child.communicate(timeout=120) for child in children]
     finally:
@@ -100,7 +86,5 @@ def test_two_processes_read_their_parts_and_write_one_directory(random_params, t
     config, again = llama.load_hf(tmp_path / "out")
     assert config == MODEL
     jax.tree.map(np.testing.assert_array_equal, again, params)
-    assert (
-        not (tmp_path / "out.part").exists()
-        and len(list((tmp_path / "out").glob("model-*.safetensors"))) > 2
-    )
+    assert not (tmp_path / "out.part").exists()
+    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 2

@@ -1,6 +1,4 @@
-"""Checkpoints of transformers in, ours out again, and the same numbers on both sides, for every
-shape that is supported.
-"""
+"""Checkpoints of transformers in, ours out, and the same numbers for every supported shape."""
 
 import dataclasses
 
@@ -9,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="the reference needs torch")
-transformers = pytest.importorskip("transformers", reason="the reference needs transformers")
-
 from rlef_jax import llama, sampler, sharding
 from rlef_jax.llama import RopeScaling, hf_config
+
+torch = pytest.importorskip("torch", reason="the reference needs torch")
+transformers = pytest.importorskip("transformers", reason="the reference needs transformers")
 
 BASE = dict(
     vocab_size=101,
@@ -63,13 +61,12 @@ PROMPT, NEW = 40, 64
 
 
 def make(case: dict, directory=None):
-    """A model of transformers with weights that are nowhere neutral, saved if a directory is given."""
+    """A model of transformers with no neutral weights, saved if a directory is given."""
     fields = BASE | case
     kind = fields.pop("kind", "Llama")
     torch.manual_seed(0)
-    config = getattr(transformers, f"{kind}Config")(
-        **fields, bos_token_id=1, eos_token_id=None, pad_token_id=None
-    )
+    fields |= dict(bos_token_id=1, eos_token_id=None, pad_token_id=None)
+    config = getattr(transformers, f"{kind}Config")(**fields)
     reference = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
     for name, parameter in reference.named_parameters():
         if name.endswith("norm.weight"):
@@ -82,10 +79,9 @@ def make(case: dict, directory=None):
 
 
 def open_reference(directory):
-    """In the dtype that its config.json names."""
-    return transformers.AutoModelForCausalLM.from_pretrained(
-        directory, local_files_only=True
-    ).eval()
+    """The model in a directory, in the dtype that its config.json names."""
+    make = transformers.AutoModelForCausalLM.from_pretrained
+    return make(directory, local_files_only=True).eval()
 
 
 def tokens_of(vocab_size, rows=8, length=PROMPT):
@@ -101,33 +97,22 @@ def tokens_of(vocab_size, rows=8, length=PROMPT):
         {"rope_theta": 7e5, "rope_scaling": {"type": "default"}},
         {"rope_theta": 5e5, "rope_scaling": LLAMA3},
         {"rope_parameters": LLAMA3 | {"rope_theta": 5e5}},
-        {
-            "rms_norm_eps": 1e-4,
-            "tie_word_embeddings": True,
-            "max_position_embeddings": 77,
-            "head_dim": 12,
-        },
+        {"rms_norm_eps": 1e-4, "tie_word_embeddings": True},
+        {"max_position_embeddings": 77, "head_dim": 12},
     ],
 )
 def test_a_config_is_read_as_transformers_reads_it(kind, fields):
-    """The defaults of absent fields above all."""
-    sizes = {
-        "vocab_size": 50,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 32,
-    }
-    fields = {"model_type": kind, **sizes, **fields}
+    """Also where fields are absent."""
+    sizes = dict(vocab_size=50, hidden_size=64, intermediate_size=96, num_hidden_layers=2)
+    fields = {"model_type": kind, **sizes, "num_attention_heads": 32, **fields}
     theirs = getattr(transformers, f"{kind.capitalize()}Config").from_dict(fields)
     ours = hf_config.parse(fields, "config.json")
     assert ours.n_kv_heads == theirs.num_key_value_heads
     assert ours.norm_eps == theirs.rms_norm_eps
     assert ours.tied_embeddings == theirs.tie_word_embeddings
     assert ours.context_length == theirs.max_position_embeddings
-    assert ours.head_dim == (
-        getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads
-    )
+    default = theirs.hidden_size // theirs.num_attention_heads
+    assert ours.head_dim == (getattr(theirs, "head_dim", None) or default)
     assert ours.rope_theta == theirs.rope_parameters["rope_theta"]
     scaled = theirs.rope_parameters["rope_type"] == "llama3"
     assert ours.rope_scaling == (RopeScaling(8.0, 1.0, 4.0, 16) if scaled else None)
@@ -141,20 +126,14 @@ def reference_logits(reference, tokens_BT):
 
 def reference_continuation(reference, tokens_BT):
     tokens_BT = torch.tensor(tokens_BT, dtype=torch.long)
+    mask_BT = torch.ones_like(tokens_BT)
+    options = dict(attention_mask=mask_BT, do_sample=False, max_new_tokens=NEW)
     with torch.no_grad():
-        said = reference.generate(
-            tokens_BT,
-            attention_mask=torch.ones_like(tokens_BT),
-            do_sample=False,
-            max_new_tokens=NEW,
-        )
-    return said[:, PROMPT:].numpy()
+        return reference.generate(tokens_BT, **options)[:, PROMPT:].numpy()
 
 
 def our_continuation(config, params, mesh, tokens_BT):
-    """The likeliest tokens, by the functions that sample in training: at this temperature no other
-    has any mass left.
-    """
+    """The likeliest tokens, sampled as in training: at temperature 1e-6 no other has any mass."""
     B = len(tokens_BT)
     extend, decode = sampler.compiled(config, mesh)
     slots = sampler.init_slots(config, B, PROMPT + NEW)
@@ -162,21 +141,12 @@ def our_continuation(config, params, mesh, tokens_BT):
         by_row = jax.tree.map(lambda _: sharding.batch_sharding(mesh), slots)
         at = dataclasses.replace(by_row, cache=sharding.shardings(slots.cache, mesh))
         slots = jax.device_put(slots, at)
-    whole = lambda n: np.full(B, n, np.int32)
-    ids_B = np.arange(B, dtype=np.uint32)
-    slots = extend(
-        params,
-        slots,
-        tokens_BT[:, :-1],
-        whole(PROMPT - 1),
-        tokens_BT[:, -1],
-        ids_B,
-        whole(NEW),
-        np.ones(B, bool),
-    )
-    _, said_BN, _, counts_B = decode(
-        NEW, 1.0, params, slots, jax.random.key(0), 1e-6, np.array([-1])
-    )
+    prompt_BT, pending_B, ids_B = tokens_BT[:, :-1], tokens_BT[:, -1], np.arange(B, dtype=np.uint32)
+    counts_B, left_B = np.full(B, PROMPT - 1, np.int32), np.full(B, NEW, np.int32)
+    fresh_B = np.ones(B, bool)
+    slots = extend(params, slots, prompt_BT, counts_B, pending_B, ids_B, left_B, fresh_B)
+    key, no_stop = jax.random.key(0), np.array([-1])
+    _, said_BN, _, counts_B = decode(NEW, 1.0, params, slots, key, 1e-6, no_stop)
     np.testing.assert_array_equal(counts_B, NEW)
     return np.asarray(said_BN)
 
@@ -193,12 +163,8 @@ def case(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp("reference")
     reference = make(request.param, directory)
     tokens_BT = tokens_of(reference.config.vocab_size)
-    return (
-        directory,
-        tokens_BT,
-        reference_logits(reference, tokens_BT),
-        reference_continuation(reference, tokens_BT),
-    )
+    logits_BTV = reference_logits(reference, tokens_BT)
+    return directory, tokens_BT, logits_BTV, reference_continuation(reference, tokens_BT)
 
 
 def test_logits_and_greedy_continuations_are_those_of_transformers(case):
@@ -213,11 +179,8 @@ def test_logits_on_eight_devices(case, mesh_of):
     directory, tokens_BT, logits_BTV, _ = case
     mesh = mesh_of(2, 2, 2) if hf_config.read(directory).n_kv_heads % 2 == 0 else mesh_of(2, 4, 1)
     config, params = llama.load_hf(directory, mesh)
-    expected = sharding.shardings(params, mesh)
-    assert all(
-        leaf.sharding == at
-        for leaf, at in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True)
-    )
+    at = jax.tree.map(lambda leaf: leaf.sharding, params)
+    assert at == sharding.shardings(params, mesh)
     assert_same_logits(config, params, mesh, tokens_BT, logits_BTV)
 
 
@@ -241,12 +204,11 @@ def test_greedy_continuations_on_eight_devices(name, mesh_of, tmp_path):
     ],
 )
 def test_a_wrong_configuration_shows(name, wrong, tmp_path):
-    """Without this, the tests above might agree whatever config.json says."""
+    """Otherwise the tests above might agree whatever config.json says."""
     reference = make(CASES[name], tmp_path)
     tokens_BT = tokens_of(reference.config.vocab_size)
-    config, params = llama.load_hf(
-        tmp_path, config=dataclasses.replace(hf_config.read(tmp_path), **wrong)
-    )
+    config = dataclasses.replace(hf_config.read(tmp_path), **wrong)
+    config, params = llama.load_hf(tmp_path, config=config)
     with pytest.raises(AssertionError):
         assert_same_logits(config, params, None, tokens_BT, reference_logits(reference, tokens_BT))
 
@@ -266,29 +228,17 @@ def test_an_export_opens_in_transformers_with_the_same_logits_and_bytes(
     make(CASES[name]).to(getattr(torch, dtype)).save_pretrained(tmp_path / "in")
     reference = open_reference(tmp_path / "in")
     config, params = llama.load_hf(tmp_path / "in", mesh_of(2, 2, 2), dtype)
-    llama.save_hf(
-        config,
-        params,
-        tmp_path / "out",
-        dtype,
-        max_shard_bytes=20_000,
-        bos_id=1,
-        eos_ids=(2, 3),
-        pad_id=0,
-    )
+    tokens = dict(bos_id=1, eos_ids=(2, 3), pad_id=0)
+    llama.save_hf(config, params, tmp_path / "out", dtype, max_shard_bytes=20_000, **tokens)
     opened = open_reference(tmp_path / "out")
     assert type(opened) is type(reference) and opened.dtype == getattr(torch, dtype)
-    for (name, parameter), (other_name, other) in zip(
-        reference.state_dict().items(), opened.state_dict().items(), strict=True
-    ):
-        assert name == other_name and torch.equal(parameter, other)
+    before, after = reference.state_dict(), opened.state_dict()
+    assert list(before) == list(after)
+    assert all(torch.equal(parameter, after[name]) for name, parameter in before.items())
     tokens_BT = tokens_of(reference.config.vocab_size)
-    np.testing.assert_array_equal(
-        reference_logits(reference, tokens_BT), reference_logits(opened, tokens_BT)
-    )
-    assert (
-        opened.generation_config.eos_token_id == [2, 3]
-        and opened.generation_config.bos_token_id == 1
-    )
+    expected_BTV = reference_logits(reference, tokens_BT)
+    np.testing.assert_array_equal(expected_BTV, reference_logits(opened, tokens_BT))
+    generation = opened.generation_config
+    assert generation.eos_token_id == [2, 3] and generation.bos_token_id == 1
     assert opened.config.pad_token_id == 0 and opened.config.max_position_embeddings == 512
     assert opened.config.rope_parameters == reference.config.rope_parameters

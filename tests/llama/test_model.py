@@ -5,6 +5,7 @@ heads and positions.
 import dataclasses
 import functools
 import math
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -44,9 +45,8 @@ def reference_frequency(config: LlamaConfig, pair: int) -> float:
         return frequency
     if wavelength > scaling.original_context / scaling.low_freq_factor:
         return frequency / scaling.factor
-    smooth = (scaling.original_context / wavelength - scaling.low_freq_factor) / (
-        scaling.high_freq_factor - scaling.low_freq_factor
-    )
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    smooth = (scaling.original_context / wavelength - low) / (high - low)
     return (1 - smooth) * frequency / scaling.factor + smooth * frequency
 
 
@@ -61,20 +61,24 @@ def reference_logits(config: LlamaConfig, params, tokens) -> np.ndarray:
     def rotate(vector, position):
         turned = np.empty_like(vector)
         for pair in range(half):
-            z = complex(vector[pair], vector[pair + half]) * np.exp(
-                1j * position * reference_frequency(config, pair)
-            )
+            angle = position * reference_frequency(config, pair)
+            z = complex(vector[pair], vector[pair + half]) * np.exp(1j * angle)
             turned[pair], turned[pair + half] = z.real, z.imag
         return turned
 
+    def heads(x, kernel):
+        return (x @ kernel).reshape(n, -1, config.head_dim)
+
+    def rotated(x):
+        return np.array([[rotate(x[t, i], t) for i in range(x.shape[1])] for t in range(n)])
+
     x = params["embed_tokens"][tokens]
     for layer in range(config.n_layers):
-        p = jax.tree.map(lambda leaf: leaf[layer], params["layers"])
+        p = jax.tree.map(operator.itemgetter(layer), params["layers"])
         h = norm(x, p["input_layernorm"]["scale"])
-        heads = lambda name: (h @ p["self_attn"][name]["kernel"]).reshape(n, -1, config.head_dim)
-        q, k, v = heads("q_proj"), heads("k_proj"), heads("v_proj")
-        q = np.array([[rotate(q[t, i], t) for i in range(config.n_heads)] for t in range(n)])
-        k = np.array([[rotate(k[t, i], t) for i in range(config.n_kv_heads)] for t in range(n)])
+        names = ("q_proj", "k_proj", "v_proj")
+        q, k, v = (heads(h, p["self_attn"][name]["kernel"]) for name in names)
+        q, k = rotated(q), rotated(k)
         mixed = np.zeros((n, config.n_heads, config.head_dim))
         for head in range(config.n_heads):
             group = head // (config.n_heads // config.n_kv_heads)
@@ -84,12 +88,8 @@ def reference_logits(config: LlamaConfig, params, tokens) -> np.ndarray:
                 mixed[t, head] = weights / weights.sum() @ v[: t + 1, group]
         x = x + mixed.reshape(n, -1) @ p["self_attn"]["o_proj"]["kernel"]
         h = norm(x, p["post_attention_layernorm"]["scale"])
-        gate = h @ p["mlp"]["gate_proj"]["kernel"]
-        x = (
-            x
-            + (gate / (1 + np.exp(-gate)) * (h @ p["mlp"]["up_proj"]["kernel"]))
-            @ p["mlp"]["down_proj"]["kernel"]
-        )
+        gate, up = h @ p["mlp"]["gate_proj"]["kernel"], h @ p["mlp"]["up_proj"]["kernel"]
+        x = x + (gate / (1 + np.exp(-gate)) * up) @ p["mlp"]["down_proj"]["kernel"]
     x = norm(x, params["norm"]["scale"])
     return x @ (params["embed_tokens"].T if config.tied_embeddings else params["lm_head"])
 
@@ -119,21 +119,20 @@ def test_the_scaling_case_has_a_pair_in_each_band_and_moves_the_logits(params):
     ratio = rope_frequencies(BASE).astype(np.float64) / rope_frequencies(scaled)
     kept, stretched = np.isclose(ratio, 1), np.isclose(ratio, 8)
     assert kept.any() and stretched.any() and (~kept & ~stretched).any()
-    gap = np.abs(
-        llama.logits(BASE, params, tokens_of(1)) - llama.logits(scaled, params, tokens_of(1))
-    ).max()
-    assert gap > 0.01  # otherwise the case above could not tell a wrong scaling from a right one
+    before, after = (llama.logits(config, params, tokens_of(1)) for config in (BASE, scaled))
+    # otherwise the case above could not tell a wrong scaling from a right one
+    assert np.abs(before - after).max() > 0.01
+
+
+def base_logits(params, tokens_BT):
+    return np.asarray(jax.jit(llama.logits, static_argnums=0)(BASE, params, tokens_BT))
 
 
 def test_a_later_token_does_not_touch_earlier_logits(params):
     tokens_BT = tokens_of(1)
     changed_BT = tokens_BT.copy()
     changed_BT[0, 25] = (changed_BT[0, 25] + 1) % BASE.vocab_size
-    logits = jax.jit(llama.logits, static_argnums=0)
-    before, after = (
-        np.asarray(logits(BASE, params, tokens_BT)),
-        np.asarray(logits(BASE, params, changed_BT)),
-    )
+    before, after = base_logits(params, tokens_BT), base_logits(params, changed_BT)
     assert np.array_equal(before[:, :25], after[:, :25])
     # every later position saw the change
     assert np.abs(before[:, 25:] - after[:, 25:]).max(axis=-1).min() > 1e-4
@@ -143,11 +142,7 @@ def test_one_row_does_not_touch_another(params):
     tokens_BT = tokens_of(3)
     changed_BT = tokens_BT.copy()
     changed_BT[1] = 7
-    logits = jax.jit(llama.logits, static_argnums=0)
-    before, after = (
-        np.asarray(logits(BASE, params, tokens_BT)),
-        np.asarray(logits(BASE, params, changed_BT)),
-    )
+    before, after = base_logits(params, tokens_BT), base_logits(params, changed_BT)
     assert np.array_equal(before[[0, 2]], after[[0, 2]])
 
 
@@ -159,17 +154,14 @@ def test_token_logprobs_are_the_shifted_log_softmax(params, temperature, logit_c
     logprobs_BT, entropy_BT = llama.token_logprobs(config, params, tokens_BT, temperature)
     scaled = np.asarray(llama.logits(BASE, params, tokens_BT), np.float64) / temperature
     expected = scaled - np.log(np.exp(scaled).sum(-1, keepdims=True))
-    assert (
-        logprobs_BT.shape == entropy_BT.shape == tokens_BT.shape
-        and logprobs_BT.dtype == jnp.float32
-    )
+    assert logprobs_BT.shape == entropy_BT.shape == tokens_BT.shape
+    assert logprobs_BT.dtype == jnp.float32
     np.testing.assert_array_equal(logprobs_BT[:, 0], 0)
     np.testing.assert_array_equal(entropy_BT[:, 0], 0)
     picked = np.take_along_axis(expected[:, :-1], tokens_BT[:, 1:, None], axis=-1)[..., 0]
     np.testing.assert_allclose(logprobs_BT[:, 1:], picked, atol=1e-5, rtol=1e-5)
-    np.testing.assert_allclose(
-        entropy_BT[:, 1:], -(np.exp(expected) * expected).sum(-1)[:, :-1], atol=1e-5, rtol=1e-5
-    )
+    entropy = -(np.exp(expected) * expected).sum(-1)[:, :-1]
+    np.testing.assert_allclose(entropy_BT[:, 1:], entropy, atol=1e-5, rtol=1e-5)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -180,15 +172,10 @@ def value_and_grad(params, config):
     return jnp.sum(weights_BT * logprobs_BT) + jnp.sum(entropy_BT)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        dict(remat=True),
-        dict(unroll_layers=True),
-        dict(logit_chunk=9),
-        dict(remat=True, unroll_layers=True),
-    ],
-)
+WAYS = [{"remat": True}, {"unroll_layers": True}, {"logit_chunk": 9}]
+
+
+@pytest.mark.parametrize("changes", [*WAYS, {"remat": True, "unroll_layers": True}])
 def test_ways_to_compute_give_the_same_numbers_and_gradients(changes, params):
     value, grads = value_and_grad(params, BASE)
     other_value, other_grads = value_and_grad(params, dataclasses.replace(BASE, **changes))
@@ -199,14 +186,9 @@ def test_ways_to_compute_give_the_same_numbers_and_gradients(changes, params):
 
 def test_bfloat16_activations_stay_close_and_logits_are_float32(params):
     config = dataclasses.replace(BASE, dtype="bfloat16")
-    got, exact = (
-        llama.logits(config, params, tokens_of(2)),
-        llama.logits(BASE, params, tokens_of(2)),
-    )
-    assert (
-        got.dtype == jnp.float32
-        and llama.hidden(config, params, tokens_of(2)).dtype == jnp.bfloat16
-    )
+    got, exact = (llama.logits(model, params, tokens_of(2)) for model in (config, BASE))
+    assert got.dtype == jnp.float32
+    assert llama.hidden(config, params, tokens_of(2)).dtype == jnp.bfloat16
     assert np.abs(got - exact).max() < 0.05 * np.abs(exact).max()
 
 
@@ -225,19 +207,12 @@ def test_the_layers_start_different_from_each_other():
     assert np.abs(kernel[0] - kernel[1]).max() > 0.01
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("vocab_size", 0),
-        ("d_model", 0),
-        ("n_layers", -1),
-        ("n_heads", 0),
-        ("n_kv_heads", 0),
-        ("head_dim", 0),
-        ("d_ff", 0),
-    ]
-    + [("n_kv_heads", 3), ("head_dim", 7), ("dtype", "float16"), ("logit_chunk", -1)],
-)
+SIZES = ("vocab_size", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff")
+WRONG = [("n_layers", -1), ("n_kv_heads", 3), ("head_dim", 7), ("logit_chunk", -1)]
+WRONG += [("dtype", "float16"), *((size, 0) for size in SIZES)]
+
+
+@pytest.mark.parametrize(("field", "value"), WRONG)
 def test_a_bad_config_names_the_field(field, value):
     with pytest.raises(ValueError, match=f"model.{field}"):
         dataclasses.replace(BASE, **{field: value})

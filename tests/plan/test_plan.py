@@ -337,7 +337,7 @@ def test_rows_that_cannot_be_dealt_out_are_refused_as_in_a_run():
 
 
 def test_this_machines_memory_is_shared_by_its_cpu_devices():
-    devices, chip = chips.here()
+    devices, chip = chips.local()
     assert len(devices) == 8 and chip.flops is None
     total = next(
         int(line.split()[1]) for line in open("/proc/meminfo") if line.startswith("MemTotal")
@@ -358,7 +358,7 @@ def test_this_machines_memory_is_shared_by_its_cpu_devices():
 )
 def test_a_topology_that_is_none(topology, complaint):
     with pytest.raises(ValueError) as caught:
-        chips.of(topology)
+        chips.for_topology(topology)
     assert str(caught.value).startswith(f"--topology={topology}: ") and complaint in str(
         caught.value
     )
@@ -376,12 +376,12 @@ def test_a_missing_compiler_is_a_sentence():
     with pytest.raises(
         ValueError, match="the compiler for it is missing; pip install -r requirements-plan.txt"
     ):
-        chips.of("v5e:2x2")
+        chips.for_topology("v5e:2x2")
 
 
 @needs_libtpu
 def test_a_slice_that_does_not_exist():
-    devices, chip = chips.of("v5e:2x4")
+    devices, chip = chips.for_topology("v5e:2x4")
     assert len(devices) == 8 and chip.name == "TPU v5e"
     needs = programs.plan(tiny(data=2, fsdp=2, tensor=2), devices, chip)[2]
     assert all(n.fits for n in needs)
@@ -389,7 +389,7 @@ def test_a_slice_that_does_not_exist():
 
 @needs_libtpu
 def test_what_the_tpu_compiler_refuses_does_not_fit():
-    devices, chip = chips.of("v5e:1x1")
+    devices, chip = chips.for_topology("v5e:1x1")
     mesh = sharding.make_mesh(1, 1, 1, devices=devices)
     big = jax.ShapeDtypeStruct((20, GIB // 4), np.float32, sharding=sharding.replicated(mesh))
     found = programs.need(programs.Program("big", jax.jit(jnp.sin), (big,), 5), TINY, mesh, chip)

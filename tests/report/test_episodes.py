@@ -33,7 +33,7 @@ def of_json(tmp_path_factory):
     made.add_special_tokens(["<|im_start|>", "<|im_end|>"])
     path = tmp_path_factory.mktemp("json") / "tokenizer.json"
     made.save(str(path))
-    return tokenizer.open(path)
+    return tokenizer.load_tokenizer(path)
 
 
 def assert_texts_join(tok, ids):

@@ -197,7 +197,9 @@ def commands(folder):
         "mini contest": [
             *python,
             "-m",
-            "rlef_jax.datasets.mini_contest",
+            "rlef_jax.datasets",
+            "prepare",
+            "mini_contest",
             "--data_dir",
             str(folder / "data"),
             "--train=20",

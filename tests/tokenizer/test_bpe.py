@@ -1,6 +1,4 @@
-"""tokenizer.json of every make, opened from files and directories: round trips, special tokens,
-padding, and clear errors.
-"""
+"""Every kind of tokenizer.json, from files and directories: round trips, special tokens, errors."""
 
 import base64
 import json
@@ -28,8 +26,9 @@ SPLIT = (
 
 
 def byte_level(first=()):
-    """Qwen2's make: split by a pattern, then bytes as visible characters. `first` are specials at
-    the head of the vocabulary.
+    """Like Qwen2's: split by a pattern, then bytes as visible characters.
+
+    `first` are special tokens at the head of the vocabulary.
     """
     made = tokenizers.Tokenizer(models.BPE())
     split = pre_tokenizers.Split(tokenizers.Regex(SPLIT), "isolated")
@@ -42,13 +41,7 @@ def byte_level(first=()):
     )
     made.train_from_iterator(CORPUS, trainer)
     made.add_special_tokens([token for token in SPECIALS[:3] if token not in first])
-    made.add_tokens(
-        [
-            tokenizers.AddedToken(SPECIALS[3]),
-            tokenizers.AddedToken("    "),
-            tokenizers.AddedToken("\n\t"),
-        ]
-    )
+    made.add_tokens([tokenizers.AddedToken(text) for text in (SPECIALS[3], "    ", "\n\t")])
     return made
 
 
@@ -66,42 +59,19 @@ def roberta():
 
 def smollm():
     made = byte_level(first=SPECIALS[:3])
-    made.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.pre_tokenizer = pre_tokenizers.Sequence([digits, to_bytes])
     return made
 
 
 def marked(prepend=None, metaspace=None):
-    """The make that comes from SentencePiece models, whose vocabulary holds the control symbols,
-    and merges that make them.
-    """
-    pieces = [
-        "<unk>",
-        "<s>",
-        "</s>",
-        *(f"<0x{byte:02X}>" for byte in range(256)),
-        MARK,
-        *"abcdehilmnoprstu<>/(),:1234",
-        "/s",
-        "s>",
-        "th",
-    ]
+    """Like those made from SentencePiece models: control symbols, and merges that make them."""
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), MARK]
+    pieces += [*"abcdehilmnoprstu<>/(),:1234", "/s", "s>", "th"]
     pieces += [f"{MARK}th", "/s>", "the", f"{MARK}the", MARK * 2]
-    merges = [
-        ("/", "s"),
-        ("s", ">"),
-        ("t", "h"),
-        (MARK, "th"),
-        ("/s", ">"),
-        ("th", "e"),
-        (f"{MARK}th", "e"),
-        (MARK, MARK),
-    ]
-    merges += [("<", "s>"), ("<", "/s>")]
+    merges = [("/", "s"), ("s", ">"), ("t", "h"), (MARK, "th"), ("/s", ">"), ("th", "e")]
+    merges += [(f"{MARK}th", "e"), (MARK, MARK), ("<", "s>"), ("<", "/s>")]
     vocab = {piece: i for i, piece in enumerate(pieces)}
     made = tokenizers.Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True))
     before = [normalizers.Prepend(MARK)] if prepend else []
@@ -134,31 +104,13 @@ def opened(tmp_path_factory):
     for name, make in MAKES.items():
         (folder / name).mkdir()
         make().save(str(folder / name / "tokenizer.json"))
-        made[name] = tokenizer.open(folder / name)
+        made[name] = tokenizer.load_tokenizer(folder / name)
     return made
 
 
-TEXTS = st.text() | st.lists(
-    st.sampled_from(
-        [
-            *SPECIALS,
-            "<s>",
-            "</s>",
-            "<unk>",
-            "<0x0A>",
-            MARK,
-            " ",
-            "    ",
-            "\n\t",
-            "\n",
-            "the",
-            " the",
-            "it's",
-            "12",
-            "é🙂\x00",
-        ]
-    )
-).map("".join)
+PARTS = ["<s>", "</s>", "<unk>", "<0x0A>", MARK, " ", "    ", "\n\t", "\n", *SPECIALS]
+PARTS += ["the", " the", "it's", "12", "é🙂\x00"]
+TEXTS = st.text() | st.lists(st.sampled_from(PARTS)).map("".join)
 
 
 @pytest.mark.parametrize("name", MAKES)
@@ -189,13 +141,10 @@ PLAIN = [
 def test_ids_are_those_of_the_library(opened, name):
     tok = opened[name]
     reference = tokenizers.Tokenizer.from_file(tok.path)
-    # With a blank before the text, `tokenizers` puts another one after each added token: those of
-    # white space are left out.
-    texts = (
-        [text for text in PLAIN if "    " not in text]
-        if tok.blank_first
-        else [*PLAIN, "the    cat\n\tsat", " the"]
-    )
+    texts = [*PLAIN, "the    cat\n\tsat", " the"]
+    if tok.blank_first:
+        # `tokenizers` puts another blank after each added token: those of white space are left out.
+        texts = [text for text in PLAIN if "    " not in text]
     for text in texts:
         assert tok.encode(text) == reference.encode(text, add_special_tokens=False).ids, text
     assert tok.vocab_size == reference.get_vocab_size()
@@ -206,12 +155,8 @@ def test_white_space_tokens_are_kept_and_other_added_tokens_are_special(opened):
     white = tokenizers.Tokenizer.from_file(tok.path).token_to_id("    ")
     assert white in tok.encode("a    b") and tok.decode([white]) == "    "
     assert set(tok.specials) == set(SPECIALS)
-    mixed = [
-        tok.id("<|im_start|>"),
-        *tok.encode(" the "),
-        tok.id("<tool_call>"),
-        tok.id("<|im_end|>"),
-    ]
+    mixed = [tok.id("<|im_start|>"), *tok.encode(" the "), tok.id("<tool_call>")]
+    mixed.append(tok.id("<|im_end|>"))
     assert tok.decode(mixed) == " the "
     assert tok.decode(mixed, keep_special=True) == "<|im_start|> the <tool_call><|im_end|>"
     with pytest.raises(KeyError, match="no special token '<s>': it has <|endoftext|>, "):
@@ -223,10 +168,8 @@ def test_every_id_decodes_and_nothing_that_is_sampled_raises(opened, name):
     tok = opened[name]
     for i in range(tok.vocab_size):
         assert isinstance(tok.decode([i], keep_special=True), str)
-    assert (
-        tok.decode([tok.vocab_size, *tok.encode("a"), 10**6, -1]).strip(" ").replace(" ", "")
-        == "\ufffda\ufffd\ufffd"
-    )
+    unknown = tok.decode([tok.vocab_size, *tok.encode("a"), 10**6, -1])
+    assert unknown.strip(" ").replace(" ", "") == "\ufffda\ufffd\ufffd"
     assert tok.decode(tok.encode("🙂")[:-1]).strip(" ") == "\ufffd"
     assert tok.decode(tok.encode("a\ud800b")) == "a?b"
 
@@ -234,16 +177,15 @@ def test_every_id_decodes_and_nothing_that_is_sampled_raises(opened, name):
 def written(path, made, **changes):
     """Saves a tokenizer with changes to its model."""
     spec = json.loads(made.to_str())
-    spec["model"] = {
-        key: value for key, value in (spec["model"] | changes).items() if value is not ...
-    }
+    model = spec["model"] | changes
+    spec["model"] = {key: value for key, value in model.items() if value is not ...}
     path.write_text(json.dumps(spec))
     return path
 
 
 def test_a_model_without_a_type_is_a_bpe(tmp_path, opened):
-    # GPT-2's own file
-    old = tokenizer.open(written(tmp_path / "tokenizer.json", gpt2(), type=..., unk_token=""))
+    made = written(tmp_path / "tokenizer.json", gpt2(), type=..., unk_token="")  # GPT-2's own file
+    old = tokenizer.load_tokenizer(made)
     assert [old.encode(text) for text in CORPUS] == [opened["gpt2"].encode(text) for text in CORPUS]
 
 
@@ -252,57 +194,47 @@ def test_bytes_that_a_vocabulary_lacks_are_left_out_and_never_become_a_special_t
     vocab = json.loads(smollm().to_str())["model"]["vocab"]
     lacking = {piece: i for piece, i in vocab.items() if bpe.byte_level_piece(piece) != b"\xf1"}
     made = written(tmp_path / "tokenizer.json", smollm(), vocab=lacking, unk_token="<|endoftext|>")
-    tok = tokenizer.open(made)
-    assert tokenizers.Tokenizer.from_file(str(made)).encode("\U00046131").ids[0] == tok.id(
-        "<|endoftext|>"
-    )
-    assert (
-        tok.encode("\U00046131") == tok.encode("\U00086131")[1:]
-        and tok.decode(tok.encode("é🙂")) == "é🙂"
-    )
+    tok = tokenizer.load_tokenizer(made)
+    theirs = tokenizers.Tokenizer.from_file(str(made))
+    assert theirs.encode("\U00046131").ids[0] == tok.id("<|endoftext|>")
+    assert tok.encode("\U00046131") == tok.encode("\U00086131")[1:]
+    assert tok.decode(tok.encode("é🙂")) == "é🙂"
 
 
 def test_tokens_with_a_role_are_special_even_if_they_are_not_said_to_be_added(tmp_path):
-    made = tokenizers.Tokenizer.from_str(
-        json.dumps(json.loads(marked().to_str()) | {"added_tokens": []})
-    )
+    spec = json.loads(marked().to_str()) | {"added_tokens": []}
+    made = tokenizers.Tokenizer.from_str(json.dumps(spec))
     made.save(str(tmp_path / "tokenizer.json"))
     text = "<s>a</s>b<unk>"
     assert made.token_to_id("<s>") in made.encode(text).ids
     roles = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "pad_token": "a"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(roles))
-    tok = tokenizer.open(tmp_path)
+    tok = tokenizer.load_tokenizer(tmp_path)
     assert set(tok.specials) == {"<s>", "</s>", "<unk>"} and tok.pad_id == tok.id("<unk>")
-    assert tok.decode(tok.encode(text)) == text and not set(tok.specials.values()) & set(
-        tok.encode(text)
-    )
+    assert tok.decode(tok.encode(text)) == text
+    assert not set(tok.specials.values()) & set(tok.encode(text))
 
 
 def test_byte_fallback_without_bytes_is_refused(tmp_path):
-    vocab = {
-        piece: i
-        for piece, i in json.loads(marked().to_str())["model"]["vocab"].items()
-        if piece != "<0xE2>"
-    }
+    vocab = json.loads(marked().to_str())["model"]["vocab"]
+    del vocab["<0xE2>"]
     with pytest.raises(ValueError, match="no byte-level BPE, nor one with byte fallback"):
-        tokenizer.open(written(tmp_path / "tokenizer.json", marked(), vocab=vocab))
+        tokenizer.load_tokenizer(written(tmp_path / "tokenizer.json", marked(), vocab=vocab))
 
 
 def test_a_normaliser_of_the_tokenizers_own_stays(tmp_path):
     made = byte_level()
     made.normalizer = normalizers.NFC()
     made.save(str(tmp_path / "tokenizer.json"))
-    tok = tokenizer.open(tmp_path)
+    tok = tokenizer.load_tokenizer(tmp_path)
     assert tok.decode(tok.encode("e\u0301 é")) == "é é"
 
 
 @pytest.mark.parametrize(
     "tokens, pad",
     [
-        (
-            {"pad_token": "<|endoftext|>", "eos_token": "<|im_end|>"},
-            "<|endoftext|>",
-        ),  # Qwen2 Instruct
+        # Qwen2 Instruct
+        ({"pad_token": "<|endoftext|>", "eos_token": "<|im_end|>"}, "<|endoftext|>"),
         ({"pad_token": {"content": "<|endoftext|>"}, "eos_token": None}, "<|endoftext|>"),
         # SmolLM2 Instruct
         (
@@ -318,11 +250,9 @@ def test_a_normaliser_of_the_tokenizers_own_stays(tmp_path):
 def test_the_padding_id_ends_no_turn(tmp_path, tokens, pad, file):
     smollm().save(str(tmp_path / "tokenizer.json"))
     (tmp_path / file).write_text(json.dumps(tokens))
-    tok = tokenizer.open(tmp_path)
-    ends = {tok.id("<|im_end|>")} | (
-        {tok.id("<|endoftext|>")} if tokens.get("eos_token") else set()
-    )
-    assert tok.pad_id == tok.id(pad) if pad else tok.pad_id not in ends
+    tok = tokenizer.load_tokenizer(tmp_path)
+    ends = ["<|im_end|>", "<|endoftext|>"] if tokens.get("eos_token") else ["<|im_end|>"]
+    assert tok.pad_id == tok.id(pad) if pad else tok.pad_id not in map(tok.id, ends)
     if not pad and not tokens.get("eos_token"):
         assert tok.pad_id == 0
 
@@ -331,14 +261,14 @@ def test_directories_are_searched_as_hugging_face_and_meta_lay_them_out(tmp_path
     model = pathlib.Path(tiny_tokenizer.path).read_bytes()
     (tmp_path / "original").mkdir()
     (tmp_path / "original" / "tokenizer.model").write_bytes(model)
-    assert tokenizer.open(tmp_path).vocab_size == tiny_tokenizer.vocab_size
+    assert tokenizer.load_tokenizer(tmp_path).vocab_size == tiny_tokenizer.vocab_size
     (tmp_path / "tokenizer.model").write_bytes(model)
-    assert tokenizer.open(str(tmp_path)).path == str(tmp_path / "tokenizer.model")
+    assert tokenizer.load_tokenizer(str(tmp_path)).path == str(tmp_path / "tokenizer.model")
     smollm().save(str(tmp_path / "tokenizer.json"))
-    assert isinstance(tokenizer.open(tmp_path), tokenizer.BpeTokenizer)
+    assert isinstance(tokenizer.load_tokenizer(tmp_path), tokenizer.BpeTokenizer)
     # What a file holds counts, not its name.
     (tmp_path / "tokenizer.json").write_bytes(model)
-    assert isinstance(tokenizer.open(tmp_path), tokenizer.SentencePieceTokenizer)
+    assert isinstance(tokenizer.load_tokenizer(tmp_path), tokenizer.SentencePieceTokenizer)
 
 
 def spec_of(**changes) -> str:
@@ -378,7 +308,7 @@ def test_files_that_are_no_tokenizer_are_refused_by_name(tmp_path, content, mess
     path = tmp_path / "broken.file"
     path.write_bytes(content)
     with pytest.raises(ValueError, match="broken.file") as error:
-        tokenizer.open(path)
+        tokenizer.load_tokenizer(path)
     assert message in str(error.value)
 
 
@@ -387,21 +317,19 @@ def test_a_truncated_sentencepiece_model_is_refused(tmp_path, tiny_tokenizer):
     for size in (1, 100, len(content) // 2, len(content) - 1):
         (tmp_path / "cut.model").write_bytes(content[:size])
         with pytest.raises(ValueError, match="cut.model"):
-            tokenizer.open(tmp_path / "cut.model")
+            tokenizer.load_tokenizer(tmp_path / "cut.model")
 
 
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no tokenizer at .*absent"):
-        tokenizer.open(tmp_path / "absent")
-    with pytest.raises(
-        FileNotFoundError,
-        match="no tokenizer in .*: it has none of tokenizer.json, tokenizer.model",
-    ):
-        tokenizer.open(tmp_path)
+        tokenizer.load_tokenizer(tmp_path / "absent")
+    message = "no tokenizer in .*: it has none of tokenizer.json, tokenizer.model"
+    with pytest.raises(FileNotFoundError, match=message):
+        tokenizer.load_tokenizer(tmp_path)
     smollm().save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": ')
     with pytest.raises(ValueError, match="tokenizer_config.json is not valid JSON"):
-        tokenizer.open(tmp_path)
+        tokenizer.load_tokenizer(tmp_path)
 
 
 def test_merges_are_all_pairs_that_make_a_piece_in_the_order_of_ranks():
@@ -415,10 +343,9 @@ def test_merges_are_all_pairs_that_make_a_piece_in_the_order_of_ranks():
 
 def test_the_byte_alphabet_is_the_librarys():
     assert sorted(bpe.byte_alphabet()) == sorted(pre_tokenizers.ByteLevel.alphabet())
-    written = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(
-        "\x00 ~\x7f¡é\xad🙂"
-    )
-    assert bpe.byte_level_piece(written[0][0]).decode() == "\x00 ~\x7f¡é\xad🙂"
+    text = "\x00 ~\x7f¡é\xad🙂"
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    assert bpe.byte_level_piece(to_bytes.pre_tokenize_str(text)[0][0]).decode() == text
 
 
 def test_llama_3_special_names_have_their_ids():
@@ -442,9 +369,7 @@ def test_llama_3_special_names_have_their_ids():
 
 
 def test_ranks_that_encode_no_bytes_are_refused(tmp_path):
-    lines = [base64.b64encode(bytes([byte])).decode() for byte in range(3)]
-    (tmp_path / "ranks").write_text(
-        "".join(f"{line} {rank}\n" for rank, line in enumerate([lines[0], "==", lines[2]]))
-    )
+    first, _, third = (base64.b64encode(bytes([byte])).decode() for byte in range(3))
+    (tmp_path / "ranks").write_text(f"{first} 0\n== 1\n{third} 2\n")
     with pytest.raises(ValueError, match="line 2"):
-        tokenizer.open(tmp_path / "ranks")
+        tokenizer.load_tokenizer(tmp_path / "ranks")

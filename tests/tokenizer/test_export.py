@@ -1,6 +1,4 @@
-"""What `write_hf` leaves behind opens in transformers: our SentencePiece models with the same ids,
-others' files as they were.
-"""
+"""What `write_hf` writes opens in transformers: SentencePiece models with the same ids, copies."""
 
 import json
 
@@ -17,55 +15,49 @@ from rlef_jax.tokenizer.export import write_hf
 transformers = pytest.importorskip("transformers")
 
 MARK = "\u2581"
-# Texts that `transformers` reads as we do: no special token spelled out, and no literal mark of a
-# blank.
-TEXTS = (
-    st.lists(
-        st.text()
-        | st.sampled_from(
-            ["```python\n", "print(", "int(input())", "` failed:", "  ", "12", "é漢🙂", "\x00"]
-        )
-    )
-    .map(lambda parts: "".join(parts).encode("utf-8", "replace").decode().replace(MARK, ""))
-    .filter(
-        lambda text: (
-            not any(special in text for special in tokenizer.SPECIAL_TOKENS) and "<unk>" not in text
-        )
-    )
+PARTS = st.text() | st.sampled_from(
+    ["```python\n", "print(", "int(input())", "` failed:", "  ", "12", "é漢🙂", "\x00"]
 )
 
 
-def llama2_like(path):
-    """A SentencePiece model of Llama 2's make: a blank before every text, <s> and </s>, no padding
-    symbol.
-    """
+def has_no_special(text):
+    return not any(special in text for special in (*tokenizer.SPECIAL_TOKENS, "<unk>"))
+
+
+# Texts that `transformers` reads as we do: no special token spelled out, and no literal mark of a
+# blank.
+TEXTS = (
+    st.lists(PARTS)
+    .map(lambda parts: "".join(parts).encode("utf-8", "replace").decode().replace(MARK, ""))
+    .filter(has_no_special)
+)
+
+
+def trained(path, model_type, vocab_size):
+    """A SentencePiece model like Llama 2's: a blank before every text, <s>, </s>, no padding."""
+    texts = ["print(int(input()) + 1)", "the cat sat on the mat", "def f(x): return x"] * 20
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(
-            ["print(int(input()) + 1)", "the cat sat on the mat", "def f(x): return x"] * 20
-        ),
-        model_prefix=str(path / "llama2"),
-        model_type="bpe",
-        vocab_size=320,
+        sentence_iterator=iter(texts),
+        model_prefix=str(path / model_type),
+        model_type=model_type,
+        vocab_size=vocab_size,
         byte_fallback=True,
         character_coverage=1.0,
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
         minloglevel=2,
     )
-    return tokenizer.open(path / "llama2.model")
+    return tokenizer.load_tokenizer(path / f"{model_type}.model")
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory, tiny_tokenizer):
-    """{name: (our tokenizer, what transformers opens)} of SentencePiece models without and with a
-    blank before the text.
-    """
-    found = {}
-    for name, layout in (("mini", "mini"), ("llama2", "llama2")):
-        ours = tiny_tokenizer if name == "mini" else llama2_like(tmp_path_factory.mktemp("spm"))
-        folder = tmp_path_factory.mktemp(name)
+    """{name: (our tokenizer, that of transformers)}, without and with a blank before the text."""
+    llama2, found = trained(tmp_path_factory.mktemp("spm"), "bpe", 320), {}
+    for layout, ours in (("mini", tiny_tokenizer), ("llama2", llama2)):
+        folder = tmp_path_factory.mktemp(layout)
         write_hf(ours, layout, folder)
-        found[name] = ours, transformers.AutoTokenizer.from_pretrained(folder)
+        found[layout] = ours, transformers.AutoTokenizer.from_pretrained(folder)
     return found
 
 
@@ -82,11 +74,8 @@ def test_ids_and_texts_are_the_same_in_transformers(exported, name, text):
 @pytest.mark.parametrize(("name", "end"), [("mini", "<|end|>"), ("llama2", "</s>")])
 def test_special_tokens_have_their_roles(exported, name, end):
     ours, theirs = exported[name]
-    assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (
-        ours.id("<s>"),
-        ours.id(end),
-        ours.pad_id,
-    )
+    roles = (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id)
+    assert roles == (ours.id("<s>"), ours.id(end), ours.pad_id)
     assert len(theirs) == ours.vocab_size
     assert theirs.decode([ours.id(end), *ours.encode("hi")], skip_special_tokens=True) == "hi"
 
@@ -96,10 +85,8 @@ def byte_level(folder):
     made = tokenizers.Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    made.train_from_iterator(
-        ["print(1)"],
-        trainers.BpeTrainer(vocab_size=270, initial_alphabet=alphabet, show_progress=False),
-    )
+    trainer = trainers.BpeTrainer(vocab_size=270, initial_alphabet=alphabet, show_progress=False)
+    made.train_from_iterator(["print(1)"], trainer)
     made.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
     folder.mkdir()
     made.save(str(folder / "tokenizer.json"))
@@ -108,9 +95,10 @@ def byte_level(folder):
     return folder
 
 
-@pytest.mark.parametrize(
-    "own", ["nothing", "configuration", "template in it", "template beside it"]
-)
+OWN = ["nothing", "configuration", "template in it", "template beside it"]
+
+
+@pytest.mark.parametrize("own", OWN)
 def test_files_of_others_are_copied_and_a_template_is_added_only_where_there_is_none(tmp_path, own):
     source, target = byte_level(tmp_path / "source"), tmp_path / "target"
     config = {
@@ -119,13 +107,12 @@ def test_files_of_others_are_copied_and_a_template_is_added_only_where_there_is_
         "model_max_length": 77,
     }
     if own != "nothing":
-        template = (
-            {"chat_template": "{{ messages[0]['content'] }}"} if own == "template in it" else {}
-        )
-        (source / "tokenizer_config.json").write_text(json.dumps(config | template))
+        if own == "template in it":
+            config["chat_template"] = "{{ messages[0]['content'] }}"
+        (source / "tokenizer_config.json").write_text(json.dumps(config))
     if own == "template beside it":
         (source / "chat_template.jinja").write_text("{{ messages[0]['content'] }}!")
-    write_hf(tokenizer.open(source), "chatml", target)
+    write_hf(tokenizer.load_tokenizer(source), "chatml", target)
     copied = {path.name: path.read_bytes() for path in target.iterdir()}
     for name in ("tokenizer.json", "merges.txt"):
         assert copied[name] == (source / name).read_bytes()
@@ -135,9 +122,8 @@ def test_files_of_others_are_copied_and_a_template_is_added_only_where_there_is_
     opened = transformers.AutoTokenizer.from_pretrained(target)
     assert opened.eos_token == "<|im_end|>"
     assert (opened.model_max_length == 77) == (own != "nothing")
-    said = opened.apply_chat_template(
-        [{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True
-    )
+    messages = [{"role": "user", "content": "hi"}]
+    said = opened.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     expected = {"template in it": "hi", "template beside it": "hi!"}
     assert said == expected.get(own, "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n")
 
@@ -145,19 +131,7 @@ def test_files_of_others_are_copied_and_a_template_is_added_only_where_there_is_
 def test_what_cannot_be_exported_is_refused_by_name(tmp_path, tiny_tokenizer):
     with pytest.raises(KeyError, match="no special token '<|eot_id|>'"):
         write_hf(tiny_tokenizer, "llama3", tmp_path / "out")
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(
-            ["print(int(input()) + 1)", "the cat sat on the mat", "def f(x): return x"] * 20
-        ),
-        model_prefix=str(tmp_path / "unigram"),
-        model_type="unigram",
-        vocab_size=283,
-        byte_fallback=True,
-        character_coverage=1.0,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        minloglevel=2,
-    )
+    unigram = trained(tmp_path, "unigram", 283)
     with pytest.raises(ValueError, match="unigram.model is a unigram model"):
-        write_hf(tokenizer.open(tmp_path / "unigram.model"), "llama2", tmp_path / "out")
+        write_hf(unigram, "llama2", tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -1,8 +1,8 @@
-"""Chat layouts token for token against the published formats, rendered and encoded by other means:
-whole strings, templates.
-"""
+"""Chat layouts token for token against the published formats, rendered and encoded by others."""
 
 import base64
+import functools
+import itertools
 import pathlib
 
 import pytest
@@ -13,27 +13,29 @@ from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, trainers
 
 from rlef_jax import tokenizer
-from rlef_jax.config import CHOICES, default
-from rlef_jax.prompts import ChatLayout
-from rlef_jax.tokenizer import ranks
+from rlef_jax.config import default
+from rlef_jax.tokenizer import ranks, vocabulary
 from rlef_jax.tokenizer.export import write_hf
+from rlef_jax.tokenizer.layouts import LAYOUTS, ChatLayout
 
 TOKENIZERS = pathlib.Path(__file__).parents[3] / "shared" / "data" / "tokenizers"
 real = pytest.mark.skipif(
     not TOKENIZERS.is_dir(), reason="needs ../shared/data, the real tokenizers"
 )
+# Qwen2's.
 SPLIT = (
-    # Qwen2's
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 LLAMA3_SPLIT = SPLIT.replace(r"\p{N}|", r"\p{N}{1,3}|", 1)
 # The template as models that speak ChatML publish it.
 CHATML = (
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+    "{% for message in messages %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
-# What users say and are answered, in turns; the last one waits for its answer.
+# Messages of user and assistant by turns; the last one waits for its answer.
 CONVERSATIONS = [
     ["Add one."],
     [
@@ -51,30 +53,24 @@ CONVERSATIONS = [
         "x" * 50,
     ],
 ]
-# Not empty, and stripped, as messages are.
-MESSAGES = (
-    st.lists(
-        st.text(min_size=1, max_size=20)
-        | st.sampled_from(["x = 1\n\n", "```python\n", "[/INST]", " '", "\r\n\t", "12345"]),
-        min_size=1,
-        max_size=4,
-    )
-    .map(
-        lambda parts: (
-            "".join(parts).encode("utf-8", "replace").decode().replace("\u2581", "").strip()
-        )
-    )
-    .filter(bool)
+PARTS = st.text(min_size=1, max_size=20) | st.sampled_from(
+    ["x = 1\n\n", "```python\n", "[/INST]", " '", "\r\n\t", "12345"]
 )
+
+
+def as_message(parts):
+    """Stripped, as messages are."""
+    return "".join(parts).encode("utf-8", "replace").decode().replace("\u2581", "").strip()
+
+
+MESSAGES = st.lists(PARTS, min_size=1, max_size=4).map(as_message).filter(bool)
 TURNS = st.lists(MESSAGES, min_size=1, max_size=5).map(
     lambda said: said if len(said) % 2 else said[:-1]
 )
 
 
 def stream(layout, tok, said, after_answer=""):
-    """A conversation as the environment lays it out: user, answer, user, ..., up to where the model
-    speaks.
-    """
+    """The tokens of a conversation, user, answer, user, ..., up to where the model speaks."""
     tokens = layout.first(tok.encode(said[0]))
     for answer, message in zip(said[1::2], said[2::2]):
         tokens += [*tok.encode(answer + after_answer), layout.end]
@@ -83,43 +79,37 @@ def stream(layout, tok, said, after_answer=""):
 
 
 def as_messages(said, system=""):
-    spoken = [
-        {"role": ("user", "assistant")[k % 2], "content": text} for k, text in enumerate(said)
-    ]
+    roles = itertools.cycle(("user", "assistant"))
+    spoken = [{"role": role, "content": text} for role, text in zip(roles, said)]
     return [{"role": "system", "content": system}] * bool(system) + spoken
 
 
 @pytest.fixture(scope="module")
 def llama2():
-    return tokenizer.open(TOKENIZERS / "llama2")
+    return tokenizer.load_tokenizer(TOKENIZERS / "llama2")
 
 
 @pytest.fixture(scope="module")
 def llama3():
-    return tokenizer.open(TOKENIZERS / "llama3")
+    return tokenizer.load_tokenizer(TOKENIZERS / "llama3")
 
 
 @pytest.fixture(scope="module")
 def chatml(tmp_path_factory):
-    """Of Qwen2's make, with merges enough to join line breaks, words and blanks."""
+    """A tokenizer like Qwen2's, with merges enough to join line breaks, words and blanks."""
     made = tokenizers.Tokenizer(models.BPE())
     split = pre_tokenizers.Split(tokenizers.Regex(SPLIT), "isolated")
     made.pre_tokenizer = pre_tokenizers.Sequence(
         [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    texts = [
-        "system user assistant\n\n\n",
-        "def f(x):\n    return x\n\n\n\n",
-        *CONVERSATIONS[1],
-    ] * 5
-    made.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False)
-    )
+    trainer = trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False)
+    texts = ["system user assistant\n\n\n", "def f(x):\n    return x\n\n\n\n", *CONVERSATIONS[1]]
+    made.train_from_iterator(texts * 5, trainer)
     made.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
     path = tmp_path_factory.mktemp("chatml") / "tokenizer.json"
     made.save(str(path))
-    return tokenizer.open(path)
+    return tokenizer.load_tokenizer(path)
 
 
 @real
@@ -131,11 +121,8 @@ def test_llama_2_is_sentencepieces_encoding_of_whole_exchanges(llama2, said):
     for turns in (said, *CONVERSATIONS):
         expected = []
         for user, answer in zip(turns[::2], turns[1::2]):
-            expected += [
-                own.bos_id(),
-                *own.encode(f"[INST] {user} [/INST] {answer} "),
-                own.eos_id(),
-            ]
+            ids = own.encode(f"[INST] {user} [/INST] {answer} ")
+            expected += [own.bos_id(), *ids, own.eos_id()]
         expected += [own.bos_id(), *own.encode(f"[INST] {turns[-1]} [/INST]")]
         assert stream(layout, llama2, turns, after_answer=" ") == expected
 
@@ -152,22 +139,19 @@ def llama3_reference(llama3):
 
 
 def llama3_expected(reference, messages):
-    """The published format: a header, two line breaks, the message and <|eot_id|>; only messages
-    are plain text.
-    """
+    """The published format: a header, two line breaks, the message and <|eot_id|>."""
+    plain = reference.encode_ordinary
     special = lambda name: reference.encode(name, allowed_special={name})
+    header = lambda role: [
+        *special("<|start_header_id|>"),
+        *plain(role),
+        *special("<|end_header_id|>"),
+    ]
     expected = special("<|begin_of_text|>")
-    for message in [*messages, {"role": "assistant", "content": None}]:
-        expected += [
-            *special("<|start_header_id|>"),
-            *reference.encode_ordinary(message["role"]),
-            *special("<|end_header_id|>"),
-        ]
-        if message["content"] is None:
-            return expected + reference.encode_ordinary("\n\n")
-        expected += reference.encode_ordinary("\n\n" + message["content"].strip()) + special(
-            "<|eot_id|>"
-        )
+    for message in messages:
+        text = plain("\n\n" + message["content"].strip())
+        expected += [*header(message["role"]), *text, *special("<|eot_id|>")]
+    return [*expected, *header("assistant"), *plain("\n\n")]
 
 
 @real
@@ -177,9 +161,8 @@ def llama3_expected(reference, messages):
 def test_llama_3_is_the_published_format_in_tiktokens_ids(llama3, llama3_reference, system, said):
     layout = ChatLayout.make("llama3", llama3, system)
     for turns in (said, *CONVERSATIONS):
-        assert stream(layout, llama3, turns) == llama3_expected(
-            llama3_reference, as_messages(turns, system)
-        )
+        expected = llama3_expected(llama3_reference, as_messages(turns, system))
+        assert stream(layout, llama3, turns) == expected
 
 
 @pytest.fixture(scope="module")
@@ -195,11 +178,8 @@ def chatml_reference(chatml):
 
 
 def without_specials(said):
-    return all(
-        special not in text
-        for text in said
-        for special in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-    )
+    specials = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    return not any(special in text for text in said for special in specials)
 
 
 @pytest.mark.parametrize("system", ["", "You write Python.\nOnly code."])
@@ -225,19 +205,13 @@ def test_an_exported_template_renders_the_layout(name, request, tmp_path, tiny_t
     for system in ("", "Only code.") if name in ("llama3", "chatml") else ("",):
         layout = ChatLayout.make(name, ours, system)
         for said in CONVERSATIONS[:2]:
-            messages = as_messages(
-                [f"\n {text}\n" if k % 2 == 0 else text for k, text in enumerate(said)], system
-            )
-            render = lambda messages, **flags: theirs.apply_chat_template(
-                messages, return_dict=False, **flags
-            )
+            loose = [f"\n {text}\n" if k % 2 == 0 else text for k, text in enumerate(said)]
+            messages = as_messages(loose, system)
+            render = functools.partial(theirs.apply_chat_template, return_dict=False)
             expected = stream(layout, ours, said, after)
             assert render(messages, add_generation_prompt=True) == expected
-            answered = [*expected, *ours.encode("ok" + after), layout.end]
-            assert render([*messages, {"role": "assistant", "content": "ok"}]) == [
-                *answered,
-                *layout.between,
-            ]
+            answered = [*expected, *ours.encode("ok" + after), layout.end, *layout.between]
+            assert render([*messages, {"role": "assistant", "content": "ok"}]) == answered
     if name in ("mini", "llama2"):
         with pytest.raises(Exception, match="takes no system message"):
             render(as_messages(["x"], "Only code."))
@@ -245,10 +219,8 @@ def test_an_exported_template_renders_the_layout(name, request, tmp_path, tiny_t
 
 def test_stops_are_all_that_end_a_response_with_the_proper_end_first(tiny_tokenizer, chatml):
     assert ChatLayout.make("mini", tiny_tokenizer).stops == (tiny_tokenizer.id("<|end|>"),)
-    assert ChatLayout.make("chatml", chatml).stops == (
-        chatml.id("<|im_end|>"),
-        chatml.id("<|endoftext|>"),
-    )
+    stops = ChatLayout.make("chatml", chatml).stops
+    assert stops == (chatml.id("<|im_end|>"), chatml.id("<|endoftext|>"))
     assert chatml.pad_id != chatml.id("<|im_end|>")
 
 
@@ -260,20 +232,16 @@ def test_stops_of_the_llamas(llama2, llama3):
 
 def test_what_a_layout_cannot_do_is_refused_by_name(tiny_tokenizer, chatml):
     for name, missing in (("chatml", "im_start"), ("llama2", "</s>"), ("llama3", "eot_id")):
-        with pytest.raises(
-            ValueError, match=f"tokenizer.layout is '{name}'.* no special token .*{missing}"
-        ):
+        message = f"tokenizer.layout is '{name}'.* no special token .*{missing}"
+        with pytest.raises(ValueError, match=message):
             ChatLayout.make(name, tiny_tokenizer)
     with pytest.raises(ValueError, match="tokenizer.layout is 'mini'.* no special token '<s>'"):
         ChatLayout.make("mini", chatml)
-    with pytest.raises(
-        ValueError, match="tokenizer.system is set, but the layout 'mini' takes no system message"
-    ):
+    message = "tokenizer.system is set, but the layout 'mini' takes no system message"
+    with pytest.raises(ValueError, match=message):
         ChatLayout.make("mini", tiny_tokenizer, "Be brief.")
-    with pytest.raises(
-        ValueError,
-        match="tokenizer.layout is 'alpaca': it must be one of mini, llama2, llama3, chatml",
-    ):
+    message = "tokenizer.layout is 'alpaca': it must be one of mini, llama2, llama3, chatml"
+    with pytest.raises(ValueError, match=message):
         ChatLayout.make("alpaca", tiny_tokenizer)
 
 
@@ -283,8 +251,24 @@ def test_llama_2_takes_no_system_message(llama2):
         ChatLayout.make("llama2", llama2, "Be brief.")
 
 
-def test_no_layout_of_the_configuration_is_missing():
-    assert CHOICES["tokenizer.layout"] == ("mini", "llama2", "llama3", "chatml")
+def test_no_token_that_ends_a_turn_of_a_layout_pads():
+    assert {layout.eos for layout in LAYOUTS.values()} == set(vocabulary._ENDS)
+
+
+def test_layout_puts_control_tokens_around_messages():
+    layout = ChatLayout(begin=(1,), user=(2,), assistant=(3,), stops=(4, 5), between=(6,))
+    assert layout.end == 4
+    assert layout.first([50, 51]) == [1, 2, 50, 51, 3]
+    assert layout.splice([60], last=4) == [6, 2, 60, 3]
+    assert layout.splice([60], last=5) == layout.splice([60], last=99) == [4, 6, 2, 60, 3]
+    assert len(layout.splice([60], last=99)) - 1 == layout.overhead
+
+
+def test_mini_layout_uses_the_tokenizers_control_symbols(tiny_tokenizer):
+    layout = ChatLayout.make("mini", tiny_tokenizer)
+    spelled = tiny_tokenizer.decode(layout.first(tiny_tokenizer.encode("1")), keep_special=True)
+    assert spelled == "<s><|user|>1<|assistant|>"
+    assert layout.stops == (tiny_tokenizer.id("<|end|>"),) != (tiny_tokenizer.pad_id,)
 
 
 def test_a_run_takes_the_configured_tokenizer_before_the_models_and_trains_none(

@@ -1,6 +1,4 @@
-"""The real tokenizers of Llama 2, Llama 3 and Phi-3 against the libraries they come from, on real
-and on unkind texts.
-"""
+"""The real tokenizers of Llama 2, Llama 3 and Phi-3 against the libraries they come from."""
 
 import base64
 import functools
@@ -25,7 +23,10 @@ pytestmark = pytest.mark.skipif(
 
 NAMES = ("llama2", "llama3", "phi-3-mini")
 # As published with Llama 3.
-LLAMA3_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 UNKIND = [
     " ",
     "  ",
@@ -41,34 +42,10 @@ UNKIND = [
     "\u200b",
     "\x00",
     "\x1e",
-    "\u0301",
-    "1",
-    "234",
-    "'s",
-    "'S",
-    "'ſ",
-    "\xa0",
-    "\u3000",
-    "\u2028",
-    "-",
-    "==",
-    "_",
-    "(",
-    "def ",
-    "İ",
-    "ß",
-    "\ufeff",
-    "…",
-    "<",
-    "|",
-    ">",
-    "\u0660",
-    "Ⅷ",
-    "```",
-    "[INST]",
-    "0x1F",
-    "//",
 ]
+UNKIND += ["\u0301", "1", "234", "'s", "'S", "'ſ", "\xa0", "\u3000", "\u2028", "-", "==", "_", "("]
+UNKIND += ["def ", "İ", "ß", "\ufeff", "…", "<", "|", ">", "\u0660", "Ⅷ", "```", "[INST]", "0x1F"]
+UNKIND += ["//"]
 
 
 def strings(node):
@@ -81,44 +58,34 @@ def strings(node):
 
 @pytest.fixture(scope="module")
 def texts():
-    """12,000 strings: statements, programs and test inputs; random mixtures, characters, and runs
-    of one character.
-    """
+    """12,000 strings: real ones, random mixtures, random characters, and runs of one character."""
     rng, found = random.Random(0), {}
-    for file in (
-        *sorted((DATA / "code_contests").iterdir()),
-        *sorted((DATA / "evalplus").glob("*OriginFmt*")),
-    ):
+    contests, evalplus = (DATA / "code_contests").iterdir(), (DATA / "evalplus").glob("*OriginFmt*")
+    for file in (*sorted(contests), *sorted(evalplus)):
         with (gzip.open if file.suffix == ".gz" else open)(file, "rt") as lines:
             for line in lines:
                 found |= dict.fromkeys(strings(json.loads(line)))
     real = rng.sample(sorted(found.keys() - {""}), 7000)
     mixed = ["".join(rng.choices(UNKIND, k=rng.randint(1, 30))) for _ in range(2500)]
-    points = [
-        [
-            rng.choice(
-                (rng.randrange(0x300), rng.randrange(0xD800), rng.randrange(0xE000, 0x110000))
-            )
-            for _ in range(rng.randint(1, 20))
-        ]
-        for _ in range(1500)
-    ]
+    point = lambda: rng.choice(
+        (rng.randrange(0x300), rng.randrange(0xD800), rng.randrange(0xE000, 0x110000))
+    )
+    points = [[point() for _ in range(rng.randint(1, 20))] for _ in range(1500)]
     runs = [c * n for c in " \t\n-=*#0aé" for n in range(1, 101)]
     return [*real, *mixed, *("".join(map(chr, line)) for line in points), *runs]
 
 
 @pytest.fixture(scope="module")
 def opened():
-    return {name: tokenizer.open(DATA / "tokenizers" / name) for name in NAMES}
+    return {name: tokenizer.load_tokenizer(DATA / "tokenizers" / name) for name in NAMES}
 
 
 @functools.cache
 def reference(name):
     """The tokenizer's own library, as a function from text to ids."""
     if name == "llama2":
-        return sentencepiece.SentencePieceProcessor(
-            model_file=str(DATA / "tokenizers/llama2/tokenizer.model")
-        ).encode
+        path = str(DATA / "tokenizers/llama2/tokenizer.model")
+        return sentencepiece.SentencePieceProcessor(model_file=path).encode
     if name == "phi-3-mini":
         phi = tokenizers.Tokenizer.from_file(str(DATA / "tokenizers/phi-3-mini/tokenizer.json"))
         phi.encode_special_tokens = True
@@ -132,9 +99,7 @@ def reference(name):
 
 
 def comparable(text):
-    """Whether the references have exact ids of this text: not of a literal U+2581, and Phi-3's </s>
-    is no special token.
-    """
+    """Whether the references are exact: not with U+2581, nor </s>, which is text for Phi-3."""
     return "\u2581" not in text and "</s>" not in text
 
 
@@ -148,14 +113,12 @@ def test_ids_are_those_of_the_reference_and_decode_to_the_text(opened, texts, na
         assert not comparable(text) or ids == theirs(text), text
 
 
+SPECIAL = ["\u2581", "<s>", "</s>", "<|eot_id|>", "<0x0A>"]
+
+
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=150, deadline=None)
-@given(
-    text=st.text()
-    | st.lists(st.sampled_from([*UNKIND, "\u2581", "<s>", "</s>", "<|eot_id|>", "<0x0A>"])).map(
-        "".join
-    )
-)
+@given(text=st.text() | st.lists(st.sampled_from([*UNKIND, *SPECIAL])).map("".join))
 def test_any_text_survives_and_gives_the_references_ids(opened, name, text):
     ids = opened[name].encode(text)
     assert opened[name].decode(ids) == opened[name].decode(ids, keep_special=True) == text
@@ -180,11 +143,8 @@ def test_sizes_special_ids_and_padding(opened):
     llama2, llama3, phi = (opened[name] for name in NAMES)
     assert (llama2.vocab_size, llama3.vocab_size, phi.vocab_size) == (32_000, 128_256, 32_011)
     assert llama2.specials == {"<unk>": 0, "<s>": 1, "</s>": 2}
-    assert (
-        len(llama3.specials) == 256
-        and llama3.id("<|eot_id|>") == 128_009
-        and llama3.id("<|begin_of_text|>") == 128_000
-    )
+    assert len(llama3.specials) == 256
+    assert llama3.id("<|eot_id|>") == 128_009 and llama3.id("<|begin_of_text|>") == 128_000
     assert phi.id("<|end|>") == 32_007 and phi.id("</s>") == 2
     assert (llama2.pad_id, llama3.pad_id, phi.pad_id) == (0, 128_004, 0)
     assert [tok.decode([tok.vocab_size + 3]) for tok in opened.values()] == ["\ufffd"] * 3
@@ -202,14 +162,11 @@ def test_what_a_model_may_sample_never_raises_and_has_the_texts_of_its_tokens(op
 
 def test_truncated_ranks_are_refused(tmp_path):
     lines = (DATA / "tokenizers/llama3/tokenizer.model").read_bytes().splitlines(keepends=True)
-    for content in (
-        b"".join(lines[:-1]),
-        b"".join(lines)[:-9],
-        b"".join(lines[:1000] + lines[1001:]),
-    ):
+    whole, without_one = b"".join(lines), b"".join(lines[:1000] + lines[1001:])
+    for content in (b"".join(lines[:-1]), whole[:-9], without_one):
         (tmp_path / "cut.model").write_bytes(content)
         with pytest.raises(ValueError, match="cut.model"):
-            tokenizer.open(tmp_path / "cut.model")
+            tokenizer.load_tokenizer(tmp_path / "cut.model")
 
 
 @pytest.mark.parametrize("name", ["llama2", "llama3"])
@@ -225,6 +182,6 @@ def test_the_export_opens_in_transformers_with_the_same_ids(opened, texts, tmp_p
             ids = ours.encode(text)
             assert theirs(text)["input_ids"] == ids, text
             assert theirs.decode(ids) == text
-    again = tokenizer.open(tmp_path)
+    again = tokenizer.load_tokenizer(tmp_path)
     assert isinstance(again, tokenizer.BpeTokenizer) and again.specials == ours.specials
     assert all(again.encode(text) == ours.encode(text) for text in texts[::40])

@@ -1,6 +1,4 @@
-"""SentencePiece: exact round trips, special tokens that no text can forge, stable ids, compact mini
-contest texts.
-"""
+"""SentencePiece: exact round trips, special tokens that no text can forge, stable, compact ids."""
 
 import io
 
@@ -18,18 +16,13 @@ from rlef_jax.types import Problem
 
 
 def mini_problems(count: int) -> list[Problem]:
-    drawn = [problems.draw_problem(0, "train", index) for index in range(count)]
-    return [
-        Problem(
-            str(index),
-            p.statement,
-            tuple(executor.Test(*t) for t in p.public_tests),
-            (),
-            p.solutions,
-            p.incorrect_solutions,
-        )
-        for index, p in enumerate(drawn)
-    ]
+    made = []
+    for index in range(count):
+        drawn = problems.draw_problem(0, "train", index)
+        tests = tuple(executor.Test(*test) for test in drawn.public_tests)
+        programs = drawn.solutions, drawn.incorrect_solutions
+        made.append(Problem(str(index), drawn.statement, tests, (), *programs))
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -44,24 +37,11 @@ def tok(model_path):
     return tokenizer.SentencePieceTokenizer(model_path)
 
 
+PARTS = ["<unk>", "<0x0A>", "\r\n", "  ", "\n", "k, *a", "12", "\u2581", *tokenizer.SPECIAL_TOKENS]
 TEXTS = (
     st.text()
     | st.text(alphabet=" \n\r\t\u2581`'<>|_srpad/0x1eF9k\x00\x1e\u2028é漢")
-    | st.lists(
-        st.sampled_from(
-            [
-                *tokenizer.SPECIAL_TOKENS,
-                "<unk>",
-                "<0x0A>",
-                "\r\n",
-                "  ",
-                "\n",
-                "k, *a",
-                "12",
-                "\u2581",
-            ]
-        )
-    ).map("".join)
+    | st.lists(st.sampled_from(PARTS)).map("".join)
 )
 
 
@@ -98,9 +78,7 @@ def test_every_id_decodes_and_cut_characters_do_not_raise(tok):
 
 
 def foreign_model(path, **changes):
-    """A model trained with SentencePiece's defaults, but for what Llama 2's has: bytes, no
-    normaliser, a blank first.
-    """
+    """A model with Llama 2's settings: byte fallback, no normaliser, a blank before the text."""
     options = {
         "model_type": "bpe",
         "vocab_size": 320,
@@ -125,20 +103,16 @@ INFILL = ["\u2581<PRE>", "\u2581<SUF>", "<|im_start|>", "<FILL_ME>"]
 
 @pytest.fixture(scope="module")
 def infill(tmp_path_factory):
-    """As Code Llama's: a blank before every text, and symbols that SentencePiece itself would find
-    in a text.
-    """
+    """A model like Code Llama's, with symbols that SentencePiece itself would find in a text."""
     path = tmp_path_factory.mktemp("infill") / "tokenizer.model"
     return tokenizer.SentencePieceTokenizer(foreign_model(path, user_defined_symbols=INFILL))
 
 
+LOOKALIKES = st.sampled_from([*INFILL, " <PRE>", "<SUF>", " ", "the", "</s>", "\u2581"])
+
+
 @settings(max_examples=200, deadline=None)
-@given(
-    text=TEXTS
-    | st.lists(st.sampled_from([*INFILL, " <PRE>", "<SUF>", " ", "the", "</s>", "\u2581"])).map(
-        "".join
-    )
-)
+@given(text=TEXTS | st.lists(LOOKALIKES).map("".join))
 @example(text=" <PRE> the\u2581<PRE><|im_start|>")
 @example(text="\u2581")
 @example(text="  ")
@@ -150,9 +124,8 @@ def test_symbols_that_look_special_are_never_made_from_text(infill, text):
 
 def test_a_foreign_model_gives_sentencepieces_own_ids(infill):
     own = sentencepiece.SentencePieceProcessor(model_file=infill.path)
-    assert own.encode("x <PRE> y") != infill.encode("x <PRE> y") and infill.id(
-        INFILL[0]
-    ) in own.encode("x <PRE> y")
+    assert own.encode("x <PRE> y") != infill.encode("x <PRE> y")
+    assert infill.id(INFILL[0]) in own.encode("x <PRE> y")
     for text in ("the cat", " the", "", " ", "sat\n  on", "é🙂\x00", "<s> </s>", "the  hat "):
         assert infill.encode(text) == own.encode(text)
     assert infill.decode([infill.id("<s>"), *infill.encode(" the"), infill.id(INFILL[0])]) == " the"
@@ -191,18 +164,10 @@ def test_vocabulary_size_and_token_counts(tok):
 
 @pytest.mark.parametrize("number", range(1, 13))
 def test_numbers_of_a_list_are_one_token_each(tok, number):
-    assert [tok.decode([i]) for i in tok.encode(f"{number}\n3 {number} 5")][-2:] == [
-        f" {number}",
-        " 5",
-    ]
+    pieces = lambda text: [tok.decode([i]) for i in tok.encode(text)]
+    assert pieces(f"{number}\n3 {number} 5")[-2:] == [f" {number}", " 5"]
     assert len(tok.encode(f"{number}")) == 1
-    assert [tok.decode([i]) for i in tok.encode(f"3 , {number} - 5")] == [
-        "3",
-        " ,",
-        f" {number}",
-        " -",
-        " 5",
-    ]
+    assert pieces(f"3 , {number} - 5") == ["3", " ,", f" {number}", " -", " 5"]
 
 
 def test_errors_name_what_is_wrong(tmp_path):
@@ -211,10 +176,8 @@ def test_errors_name_what_is_wrong(tmp_path):
     (tmp_path / "junk.model").write_bytes(b"junk")
     with pytest.raises(ValueError, match="junk.model is not a SentencePiece model"):
         tokenizer.SentencePieceTokenizer(tmp_path / "junk.model")
-    with pytest.raises(
-        ValueError,
-        match="tokenizer.vocab_size is 100, which does not suit the texts: Vocabulary size is smaller",
-    ):
+    message = "vocab_size is 100, which does not suit the texts: Vocabulary size is smaller"
+    with pytest.raises(ValueError, match=f"tokenizer.{message}"):
         tokenizer.train_sentencepiece(["some text"], tmp_path / "m.model", vocab_size=100)
     with pytest.raises(ValueError, match="must hold <pad>"):
         tokenizer.train_sentencepiece(["some text"], tmp_path / "m.model", special_tokens=("<s>",))

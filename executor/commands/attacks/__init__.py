@@ -1,9 +1,9 @@
 """Real attacks on what runs programs, for `python -m executor doctor` and for the tests.
 
-Each is a program that tries something and prints 2, the right answer, only if that was refused; it
-names on standard output whatever was not. Where the executor has to end a program, the verdict
+Each is a program that tries something and prints 2, the right answer, if that was refused;
+otherwise it prints what was not refused. Where the executor has to end a program, the verdict
 itself shows that the attack was contained. All are bounded, and harmless where nothing stops them:
-processes of others are asked for, never ended.
+they ask whether they may signal processes of others, but never end one.
 """
 
 from executor.commands.attacks.attack import LIMITS, Attack

@@ -1,4 +1,4 @@
-"""What an attack is, and the helpers that their programs share."""
+"""An attack, and the helpers that the programs of attacks share."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ LIMITS = Limits(seconds=1.0, memory_mb=256, output_bytes=1 << 20, processes=64)
 
 @dataclass(frozen=True)
 class Attack:
-    """A program that attacks; what it tries, in one phrase; and the names of the verdicts that show
-    it contained.
+    """A program that attacks.
 
-    Where a slow machine may take longer than LIMITS to fill memory, ending the program in time
-    contains the attack too. Its input is "1" and then a line for each thing planted, see
-    `executor.doctor.Bait`; "2" is expected.
+    Its input is "1" and then a line for each part of the bait, see `doctor.Bait`; "2" is expected.
+
+    what: what it tries, in one phrase.
+    verdicts: names of the verdicts that show it contained. TIMEOUT is one where a slow machine may
+        take longer than LIMITS to fill the memory.
     needs: layers of isolation, any one of which is enough to promise that it is contained; empty if
         that is promised always.
     second: another test comes before, whose input starts with "0" and whose expected output is a
@@ -46,22 +47,18 @@ def attack(
     second: bool = False,
     prelude: str = "",
 ) -> Attack:
-    """The attack whose program is `prelude` and `program`, which may be indented. Names are parted
-    by ", ".
+    """The attack whose program is `prelude` and then `program`, which may be indented.
+
+    verdicts, needs: names separated by ", ".
     """
+    source = prelude + dedent(program).strip() + "\n"
+    contained = frozenset(verdicts.split(", "))
     required = frozenset(needs.split(", ")) if needs else frozenset()
-    return Attack(
-        name,
-        what,
-        prelude + dedent(program).strip() + "\n",
-        frozenset(verdicts.split(", ")),
-        required,
-        second,
-    )
+    return Attack(name, what, source, contained, required, second)
 
 
-# What is planted, and `attempt`, which tells if a call was not refused: it raised no OSError and
-# did not return -1.
+# Reads the bait, and defines `attempt`, which reports a call that was not refused: it raised no
+# OSError and did not return -1.
 CALLS = """\
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -80,5 +77,5 @@ def system_call(*numbers):
     return libc.syscall(*map(ctypes.c_long, numbers))
 
 """
-# Under this name the doctor finds what a program leaves behind.
+# Takes the name under which the doctor finds processes that a program leaves behind.
 STRAY = CALLS + "libc.prctl(15, stray.encode(), 0, 0, 0)\n"

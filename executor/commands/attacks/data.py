@@ -1,4 +1,4 @@
-"""Attacks on what the machine, the executor and other tests know, and on the verdict itself."""
+"""Attacks on data of the machine, the executor and other tests, and on the verdict itself."""
 
 from executor.commands.attacks.attack import CALLS, attack
 
@@ -32,8 +32,9 @@ DATA = (
         "host files",
         "read files of the machine that everyone may read",
         """
-        for path in ("/etc/passwd", "/etc/hostname", "/etc/shadow", "/etc/group", directory + "/bait"):
-            attempt(os.open, path, os.O_RDONLY)
+        for name in ("passwd", "hostname", "shadow", "group"):
+            attempt(os.open, "/etc/" + name, os.O_RDONLY)
+        attempt(os.open, directory + "/bait", os.O_RDONLY)
         attempt(os.listdir, directory)
         print(2)
         """,
@@ -42,7 +43,8 @@ DATA = (
     ),
     attack(
         "outside writes",
-        "write outside the scratch directory: where everyone may, and into the interpreter's library",
+        "write outside the scratch directory: where everyone may, and into the interpreter's "
+        "library",
         """
         library = os.path.dirname(os.__file__)
         for place in (directory, library, library + "/__pycache__", sys.prefix, "/", "/etc", ".."):
@@ -68,13 +70,15 @@ DATA = (
             at_start = open("/proc/self/environ").read()
         except OSError:
             at_start = ""
-        found = [name for name in ("HOME", "PATH", "USER", "KEY", "TOKEN") if name + "=" in at_start or name in os.environ]
+        names = ("HOME", "PATH", "USER", "KEY", "TOKEN")
+        found = [name for name in names if name + "=" in at_start or name in os.environ]
         print(*found or [2])
         """,
     ),
     attack(
         "descriptors",
-        "find an open file besides standard input, output and error, or a terminal, pipe or socket among these",
+        "find an open file besides standard input, output and error, or a terminal, pipe or socket "
+        "among these",
         """
         import os, stat
         for descriptor in range(4096):
@@ -104,7 +108,8 @@ DATA = (
                     look(inner if type(inner) is bytes else inner.encode("utf-8", "replace"))
         del object, inner
         try:
-            maps, memory = open("/proc/self/maps").read().splitlines(), open("/proc/self/mem", "rb", 0)
+            maps = open("/proc/self/maps").read().splitlines()
+            memory = open("/proc/self/mem", "rb", 0)
         except OSError:
             maps = []
         for line in maps:
@@ -135,7 +140,8 @@ DATA = (
         """
         import os, struct
         forged = [struct.pack("<BI", kind, 0) for kind in range(8)]
-        forged += [struct.pack("<BIIBidI", 3, 22, 0, 0, 0, 0.1, 1) + b"2", b'{"verdict": "OK"}', b"OK", b"2"]
+        forged.append(struct.pack("<BIIBidI", 3, 22, 0, 0, 0, 0.1, 1) + b"2")
+        forged += [b'{"verdict": "OK"}', b"OK", b"2"]
         for descriptor in (0, *range(2, 4096)):
             for data in forged:
                 try:

@@ -42,14 +42,16 @@ PROCESSES = (
     ),
     attack(
         "others' memory",
-        "read the memory of the parent and of the doctor through ptrace, process_vm_readv, pidfd_getfd and /proc",
+        "read the memory of the parent and of the doctor through ptrace, process_vm_readv, "
+        "pidfd_getfd and /proc",
         """
         here = ctypes.create_string_buffer(b"1" * 16)
         vector = (ctypes.c_size_t * 2)(ctypes.addressof(here), 16)
         for other in {pid, os.getppid()} - {0, os.getpid()}:
             attempt(libc.ptrace, 0x4206, other, None, None, what="ptrace")
             ctypes.set_errno(0)
-            if libc.process_vm_readv(other, vector, 1, vector, 1, 0) != -1 or ctypes.get_errno() == 14:
+            read = libc.process_vm_readv(other, vector, 1, vector, 1, 0)
+            if read != -1 or ctypes.get_errno() == 14:
                 print("not refused: process_vm_readv", other)
             if (handle := system_call(434, other, 0)) >= 0:
                 attempt(system_call, 438, handle, 0, 0, what="pidfd_getfd")
@@ -83,9 +85,11 @@ PROCESSES = (
         "become a shell or another program",
         """
         import os
-        for path, *options in (("/bin/sh", "-c", "echo shell"), ("/usr/bin/env",), ("/bin/busybox", "echo", "shell")):
+        for command in (
+            ["/bin/sh", "-c", "echo shell"], ["/usr/bin/env"], ["/bin/busybox", "echo", "shell"]
+        ):
             try:
-                os.execv(path, [path, *options])  # does not return unless it is refused
+                os.execv(command[0], command)  # does not return unless it is refused
             except OSError:
                 pass
         print(2)
@@ -127,7 +131,8 @@ PROCESSES = (
         "reach io_uring, bpf, userfaultfd, perf events and the keyring",
         """
         numbers = {"x86_64": (425, 321, 323, 298, 250), "aarch64": (425, 280, 282, 241, 219)}
-        for name, number in zip(("io_uring", "bpf", "userfaultfd", "perf", "keyring"), numbers[os.uname().machine]):
+        names = ("io_uring", "bpf", "userfaultfd", "perf", "keyring")
+        for name, number in zip(names, numbers[os.uname().machine]):
             result = system_call(number, 0, 0, 0, 0, 0)
             if result != -1 or ctypes.get_errno() not in (1, 13, 38):
                 print("not refused:", name)

@@ -32,7 +32,7 @@ RESOURCES = (
             print(2, flush=True)
         os._exit(0)
         """,
-        # their stacks may use up the address space first
+        # Their stacks may use up the address space first
         "OK, RUNTIME_ERROR, OUT_OF_MEMORY, TIMEOUT",
     ),
     attack(

@@ -1,21 +1,28 @@
-"""Writes CodeContests as a tensorflow-datasets folder of array_record files: a shard for each file
-that it is made from.
+"""Writes CodeContests as a prepared data set, with a shard for each file that it is made from.
 
-A shard is written under a temporary name, its index beside it last of all, and the folder becomes a
-data set only when everything is there: a run that was killed is taken up where it stopped by the
-next one, which skips what is finished. A file that has changed is told by its name and size.
+A killed run is resumed by the next one, which skips finished shards. A shard is finished once its
+index is there, and is written anew if its file has another name or size. The folder becomes a data
+set when all shards are finished.
 """
 
-import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping, Sequence
 
-from rlef_jax.datasets.code_contests import records, sources, stored
-from rlef_jax.datasets.code_contests.stored import Entry, Index
+from rlef_jax.datasets.code_contests import records, sources
+from rlef_jax.datasets.code_contests.stored import (
+    NAME,
+    PROGRAMS,
+    TESTS,
+    VERSION,
+    Entry,
+    Index,
+    index_path,
+)
+from rlef_jax.datasets.folder import INFO, folder_of, shard_of, write_metadata, writing
+from rlef_jax.runtime import files
 from rlef_jax.runtime.progress import progress
 
 # Problems of each split, as published.
@@ -24,7 +31,7 @@ PUBLISHED = {"train": 13328, "valid": 117, "test": 165}
 
 @dataclasses.dataclass(frozen=True)
 class _Shard:
-    """One file to read and what it becomes."""
+    """A file to read, and the path of the shard that is written from it."""
 
     split: str
     source: pathlib.Path
@@ -32,50 +39,53 @@ class _Shard:
 
     @property
     def size(self) -> int:
+        """Bytes of the file to read."""
         return self.source.stat().st_size
 
     def index(self) -> Index | None:
-        """That of the finished shard; None where it is not finished, or was made from another file."""
-        with contextlib.suppress(FileNotFoundError):
-            index = Index.read(stored.index_path(self.path))
-            if self.path.exists() and (index.source, index.bytes) == (self.source.name, self.size):
-                return index
-        return None
+        """The index of a finished shard; None if unfinished, or made from another file."""
+        if not (self.path.exists() and index_path(self.path).exists()):
+            return None
+        index = Index.read(index_path(self.path))
+        return index if (index.source, index.bytes) == (self.source.name, self.size) else None
 
 
 def prepare(
     source_dir: str | os.PathLike, data_dir: str | os.PathLike, allow_partial: bool = False
 ) -> dict:
-    """Prepares `data_dir` from the files in `source_dir`, showing progress, and returns the summary
-    that it writes there.
+    """Prepares CodeContests under `data_dir` from the files in `source_dir`, showing progress.
+
+    Returns the summary, {split: counts}, which it also writes to the data set's folder.
 
     Args:
-      allow_partial: go on, with a warning, where splits or problems are missing.
+      allow_partial: only warn about missing files, and about counts that are not the published
+          ones.
 
     Raises:
-      FileNotFoundError: where there are no files.
-      ValueError: for files that are missing, damaged or wrong, and counts that are not the
-          published ones.
-      OSError: where the data set cannot be written.
+      FileNotFoundError: if there are no files.
+      ValueError: for missing, damaged or wrong files, and other counts than the published ones.
+      OSError: if the data set cannot be written.
     """
     found = sources.find(source_dir)
     _check_files(found, source_dir, allow_partial)
-    folder = stored.folder(data_dir)
+    folder = folder_of(data_dir, NAME, VERSION)
     folder.mkdir(parents=True, exist_ok=True)
     shards = [
-        _Shard(split, path, folder / stored.shard_name(split, number, len(paths)))
+        _Shard(split, path, shard_of(folder, split, number, len(paths)))
         for split, paths in found.items()
         for number, path in enumerate(paths)
     ]
     indexes = _write_shards(shards, folder)
-    entries = {
-        split: [e for s in shards if s.split == split for e in indexes[s].entries]
-        for split in found
-    }
+    entries, lengths = {split: [] for split in found}, {split: {} for split in found}
+    for shard in shards:
+        entries[shard.split] += indexes[shard].entries
+        lengths[shard.split][shard.path] = len(indexes[shard].entries)
     _check_counts(entries, allow_partial)
-    _write_metadata(shards, indexes, folder)
-    summary = {split: summarise(part) for split, part in entries.items()}
-    _write_text(folder / "summary.json", json.dumps(summary, indent=1))
+    description = "CodeContests, with solutions in Python 3 only."
+    homepage = "https://github.com/google-deepmind/code_contests"
+    write_metadata(folder, records.features(), lengths, description, homepage)
+    summary = {split: summarize(part) for split, part in entries.items()}
+    files.write_json(folder / "summary.json", summary)
     return summary
 
 
@@ -85,18 +95,15 @@ def _check_files(found: dict, source_dir: str | os.PathLike, allow_partial: bool
         expected = max((sources.place_of(path)[1] for path in paths), default=1)
         if len(paths) < expected:
             have = f"{len(paths)} of {expected} files" if paths else "no files"
-            _complain(
-                f"{source_dir} has {have} of the split {split}: fetch the rest", allow_partial
-            )
+            text = f"{source_dir} has {have} of the split {split}: fetch the rest"
+            _complain(text, allow_partial)
 
 
-def _check_counts(entries: dict[str, list[Entry]], allow_partial: bool) -> None:
+def _check_counts(entries: Mapping[str, Sequence[Entry]], allow_partial: bool) -> None:
     for split, part in entries.items():
         if len(part) != PUBLISHED[split]:
-            _complain(
-                f"{split} has {len(part)} problems, but {PUBLISHED[split]} were published",
-                allow_partial,
-            )
+            text = f"{split} has {len(part)} problems, but {PUBLISHED[split]} were published"
+            _complain(text, allow_partial)
 
 
 def _complain(problem: str, allow_partial: bool) -> None:
@@ -105,20 +112,22 @@ def _complain(problem: str, allow_partial: bool) -> None:
     print(f"warning: {problem}", file=sys.stderr)
 
 
-def _write_shards(shards: list[_Shard], folder: pathlib.Path) -> dict[_Shard, Index]:
-    """Writes the shards that are not finished. The folder is no data set while one is missing."""
+def _write_shards(shards: Sequence[_Shard], folder: pathlib.Path) -> dict[_Shard, Index]:
+    """Writes the unfinished shards, and deletes those of other files.
+
+    The folder is no data set in the meantime.
+    """
     indexes = {shard: shard.index() for shard in shards}
     missing = [shard for shard in shards if indexes[shard] is None]
-    stale = set(folder.glob(f"{stored.NAME}-*")) - {
-        path for s in shards for path in (s.path, stored.index_path(s.path))
-    }
+    kept = {path for shard in shards for path in (shard.path, index_path(shard.path))}
+    stale = set(folder.glob(f"{NAME}-*")) - kept
     if missing or stale:
-        stored.info_path(folder).unlink(missing_ok=True)
+        (folder / INFO).unlink(missing_ok=True)
     for path in stale:
         path.unlink()
     total = sum(shard.size for shard in shards)
     finished = total - sum(shard.size for shard in missing)
-    with progress(total, "code_contests", "B", finished) as bar:
+    with progress(total, NAME, "B", finished) as bar:
         for shard in missing:
             bar.set_postfix_str(shard.source.name, refresh=False)
             indexes[shard] = _write_shard(shard, bar)
@@ -130,7 +139,7 @@ def _write_shard(shard: _Shard, bar) -> Index:
 
     features = tfds.features.FeaturesDict(records.features())
     entries, at = [], 0
-    with _replacing(shard.path) as temporary, _array_record(temporary) as writer:
+    with writing(shard.path) as writer:
         for record, done in sources.read(shard.source):
             writer.write(features.serialize_example(features.encode_example(record)))
             entries.append(Entry.of(record))
@@ -138,89 +147,33 @@ def _write_shard(shard: _Shard, bar) -> Index:
             at = done
     bar.update(shard.size - at)
     index = Index(shard.source.name, shard.size, entries)
-    _write_text(stored.index_path(shard.path), index.text())
+    with files.replacing(index_path(shard.path)) as file:
+        file.write(index.text())
     return index
 
 
-@contextlib.contextmanager
-def _array_record(path: pathlib.Path) -> Iterator:
-    """A writer of records, one to a chunk for random access; its failures become OSError."""
-    from array_record.python.array_record_module import ArrayRecordWriter
+def summarize(entries: Sequence[Entry]) -> dict:
+    """Counts of a split.
 
-    try:
-        writer = ArrayRecordWriter(str(path), "group_size:1,zstd:3")
-        try:
-            yield writer
-        finally:
-            writer.close()
-    except RuntimeError as error:
-        raise OSError(f"{path} cannot be written: {error}") from error
-
-
-@contextlib.contextmanager
-def _replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary file that takes the place of `path` when all went well."""
-    temporary = path.with_name(f"{path.name}.part")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_text(path: pathlib.Path, text: str) -> None:
-    with _replacing(path) as temporary:
-        temporary.write_text(text)
-
-
-def _write_metadata(
-    shards: list[_Shard], indexes: dict[_Shard, Index], folder: pathlib.Path
-) -> None:
-    import tensorflow_datasets as tfds
-
-    splits = []
-    for split in dict.fromkeys(shard.split for shard in shards):
-        own = [shard for shard in shards if shard.split == split]
-        splits.append(
-            tfds.core.SplitInfo(
-                name=split,
-                shard_lengths=[len(indexes[shard].entries) for shard in own],
-                num_bytes=sum(shard.path.stat().st_size for shard in own),
-            )
-        )
-    tfds.folder_dataset.write_metadata(
-        data_dir=folder,
-        features=records.features(),
-        split_infos=splits,
-        check_data=False,
-        description="CodeContests, with solutions in Python 3 only.",
-        homepage="https://github.com/google-deepmind/code_contests",
-    )
-
-
-def summarise(entries: Iterable[Entry]) -> dict:
-    """What a split holds: problems, tests and programs in all and a problem, problems without
-    tests, by source and difficulty.
+    They are problems, problems without tests, tests and programs (also per problem), and problems
+    by source and difficulty.
     """
-    entries = list(entries)
     count = len(entries)
-    totals = {name: sum(getattr(entry, name) for entry in entries) for name in stored.COUNTS}
+    totals = {name: sum(getattr(entry, name) for entry in entries) for name in (*TESTS, *PROGRAMS)}
     return {
         "problems": count,
         "usable": sum(entry.usable() for entry in entries),
         "without_public_tests": sum(not entry.public_tests for entry in entries),
         "without_private_tests": sum(not entry.private_tests for entry in entries),
         "without_any_tests": sum(
-            not entry.public_tests + entry.private_tests + entry.generated_tests
-            for entry in entries
+            not any(getattr(entry, name) for name in TESTS) for entry in entries
         ),
         **totals,
         "per_problem": {name: round(total / max(count, 1), 2) for name, total in totals.items()},
-        "by_source": _tally((entry.source for entry in entries), records.SOURCES),
-        "by_difficulty": _tally((entry.difficulty for entry in entries), records.DIFFICULTIES),
+        "by_source": _tally([entry.source for entry in entries], records.SOURCES),
+        "by_difficulty": _tally([entry.difficulty for entry in entries], records.DIFFICULTIES),
     }
 
 
-def _tally(numbers: Iterable[int], names: dict[int, str]) -> dict[str, int]:
-    numbers = list(numbers)
+def _tally(numbers: Sequence[int], names: Mapping[int, str]) -> dict[str, int]:
     return {name: count for number, name in names.items() if (count := numbers.count(number))}

@@ -1,12 +1,14 @@
-"""From a row of CodeContests, as its files have it, to the record that is stored.
+"""Turns a row of the files of CodeContests into the record that is stored.
 
-Only Python 3 solutions are kept, as in the paper. Source, difficulty and language are told by their
-numbers in contest_problem.proto: the labels that the parquet copy gives them are shifted by one.
+Only Python 3 solutions are kept, as in the paper. Source, difficulty and language are numbers of
+contest_problem.proto: the labels that the parquet copy gives them are shifted by one.
 """
 
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+
+from rlef_jax.datasets import rows
 
 COLUMNS = (
     "name",
@@ -42,39 +44,24 @@ PYTHON3 = 3
 
 
 def features() -> dict:
-    """What a record holds, for tensorflow-datasets. Absent limits and ratings are 0."""
-    import tensorflow_datasets as tfds
-
-    text = tfds.features.Text()
-    tests = tfds.features.Sequence({"input": text, "output": text})
-    return {
-        "name": text,
-        "description": text,
-        "public_tests": tests,
-        "private_tests": tests,
-        "generated_tests": tests,
-        "solutions": tfds.features.Sequence(text),
-        "incorrect_solutions": tfds.features.Sequence(text),
-        "tags": tfds.features.Sequence(text),
-        "time_limit": {"seconds": np.int64, "nanos": np.int64},
-        "memory_limit_bytes": np.int64,
-        "source": np.int64,
-        "difficulty": np.int64,
-        "cf_rating": np.int64,
-    }
+    """The columns of a record, for tensorflow-datasets. Absent limits and ratings are 0."""
+    columns = rows.features()
+    numbers = ("source", "difficulty", "cf_rating")
+    return (
+        columns | {"generated_tests": columns["private_tests"]} | dict.fromkeys(numbers, np.int64)
+    )
 
 
 def record(row: Mapping) -> dict:
     """The record of a row.
 
     Args:
-      row: has all `COLUMNS`, or those of the samples that go round as {name, description, tags,
-        difficulty, sample_io, test_list}. Tests and solutions are a struct of parallel lists or a
-        list of structs.
+      row: has all `COLUMNS`, or those of published samples: {name, description, tags, difficulty,
+        sample_io, test_list}. Tests and solutions are a struct of parallel lists or a list of
+        structs.
 
     Raises:
-      ValueError: naming the column, for one that is missing, of the wrong kind, or holds an unknown
-          number.
+      ValueError: naming a column that is missing, of the wrong kind, or holds an unknown number.
     """
     row = _of_sample(row) if "sample_io" in row else row
     check_columns(row)
@@ -100,19 +87,18 @@ def check_columns(names: Iterable[str]) -> None:
     names = list(names)
     for column in COLUMNS:
         if column not in names:
-            raise ValueError(
-                f"it has no column {column!r}: its columns are {', '.join(map(repr, names))}"
-            )
+            text = f"it has no column {column!r}: its columns are"
+            raise ValueError(f"{text} {', '.join(map(repr, names))}")
 
 
 def _of_sample(row: Mapping) -> dict:
+    """The columns of a full row, from those of a sample."""
     none = {"input": [], "output": []}
+    same = {name: row[name] for name in ("name", "description", "difficulty") if name in row}
     return {
-        **{column: 0 for column in ("source", "cf_rating", "memory_limit_bytes")},
-        **{column: [] for column in ("solutions", "incorrect_solutions")},
-        **{
-            column: row[column] for column in ("name", "description", "difficulty") if column in row
-        },
+        **same,
+        **dict.fromkeys(("source", "cf_rating", "memory_limit_bytes"), 0),
+        **{name: [] for name in ("solutions", "incorrect_solutions")},
         "public_tests": row["sample_io"],
         "private_tests": row.get("test_list", none),
         "generated_tests": none,
@@ -145,14 +131,11 @@ def _columns(value, column: str, first: str, second: str) -> tuple[list, list]:
             raise ValueError(f"{column} holds {_short(part)}, not {{{first!r}: …, {second!r}: …}}")
     if not isinstance(value, Mapping):
         return [part[first] for part in value], [part[second] for part in value]
-    firsts, seconds = (
-        _list(value[first], f"{column}.{first}"),
-        _list(value[second], f"{column}.{second}"),
-    )
+    firsts = _list(value[first], f"{column}.{first}")
+    seconds = _list(value[second], f"{column}.{second}")
     if len(firsts) != len(seconds):
-        raise ValueError(
-            f"{column} has lists of unequal length: {len(firsts)} of {first!r}, {len(seconds)} of {second!r}"
-        )
+        lengths = f"{len(firsts)} of {first!r}, {len(seconds)} of {second!r}"
+        raise ValueError(f"{column} has lists of unequal length: {lengths}")
     return firsts, seconds
 
 
@@ -173,7 +156,7 @@ def _text(value, column: str) -> str:
 
 
 def _number(value, column: str) -> int:
-    """The number, 0 where there is none."""
+    """The number, 0 for None."""
     if value is None:
         return 0
     if not isinstance(value, int) or value < 0:
@@ -192,9 +175,8 @@ def _duration(value, column: str) -> dict[str, int]:
 def _known(value, column: str, names: Mapping[int, str]) -> int:
     number = _number(value, column)
     if number not in names:
-        raise ValueError(
-            f"{column} is {number}, which stands for nothing: known are {', '.join(map(str, names))}"
-        )
+        known = ", ".join(map(str, names))
+        raise ValueError(f"{column} is {number}, which stands for nothing: known are {known}")
     return number
 
 

@@ -1,8 +1,7 @@
-"""Reads prepared CodeContests: problems are decoded one by one as they are asked for, never all
-held in memory.
+"""Reads prepared CodeContests, a problem at a time as it is asked for.
 
 Beside each shard lies its index: a few numbers for each problem, by which problems are chosen
-without being decoded.
+without decoding them.
 """
 
 import dataclasses
@@ -11,20 +10,20 @@ import os
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
 
-from rlef_jax.datasets import rows, splits
-from rlef_jax.datasets.selection import Selection
+from rlef_jax.datasets import rows
+from rlef_jax.datasets.folder import folder_of, is_prepared, not_prepared, shard_of
+from rlef_jax.datasets.selection import Selection, base_split, places
 from rlef_jax.types import Problem
 
 NAME = "code_contests"
 VERSION = "1.0.0"
-COUNTS = ("public_tests", "private_tests", "generated_tests", "solutions", "incorrect_solutions")
+TESTS = ("public_tests", "private_tests", "generated_tests")
+PROGRAMS = ("solutions", "incorrect_solutions")
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What the index tells of a problem: how many tests and Python 3 programs it has, and where it
-    comes from.
-    """
+    """The index's entry of a problem: its number of tests and Python 3 programs, and its source."""
 
     name: str
     public_tests: int
@@ -38,35 +37,26 @@ class Entry:
 
     @classmethod
     def of(cls, record: Mapping) -> "Entry":
-        tests = {name: len(record[name]["input"]) for name in COUNTS[:3]}
-        programs = {name: len(record[name]) for name in COUNTS[3:]}
-        return cls(
-            record["name"],
-            **tests,
-            **programs,
-            **{name: record[name] for name in ("source", "difficulty", "cf_rating")},
-        )
+        counts = {name: len(record[name]["input"]) for name in TESTS}
+        counts |= {name: len(record[name]) for name in PROGRAMS}
+        same = {name: record[name] for name in ("name", "source", "difficulty", "cf_rating")}
+        return cls(**counts, **same)
 
     def usable(self, generated: bool = True) -> bool:
-        """It has public and private tests; `generated` as for `load`."""
+        """Whether it has public and private tests; `generated` as for `load`."""
         return self.public_tests > 0 and self.private_tests + generated * self.generated_tests > 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """The index of a shard: the name and size of the file it was made from, and an entry for each
-    of its problems.
-    """
+    """The index of a shard: name and size of the file it was made from, and its problems."""
 
     source: str
     bytes: int
     entries: list[Entry]
 
     def text(self) -> str:
-        lines = [
-            [self.source, self.bytes],
-            *(list(dataclasses.astuple(entry)) for entry in self.entries),
-        ]
+        lines = [[self.source, self.bytes], *map(dataclasses.astuple, self.entries)]
         return "".join(json.dumps(line) + "\n" for line in lines)
 
     @classmethod
@@ -75,21 +65,8 @@ class Index:
         return cls(source, size, [Entry(*entry) for entry in entries])
 
 
-def folder(data_dir: str | os.PathLike) -> pathlib.Path:
-    return pathlib.Path(data_dir).expanduser() / NAME / VERSION
-
-
-def shard_name(split: str, number: int, count: int) -> str:
-    return f"{NAME}-{split}.array_record-{number:05}-of-{count:05}"
-
-
 def index_path(shard: pathlib.Path) -> pathlib.Path:
     return shard.with_name(f"{shard.name}.index.jsonl")
-
-
-def info_path(folder: pathlib.Path) -> pathlib.Path:
-    """The file without which a folder is no data set."""
-    return folder / "dataset_info.json"
 
 
 class Problems(Sequence[Problem]):
@@ -115,37 +92,30 @@ def load(
     and test are whole.
 
     Args:
-      excluded: names; all problems that are called so are left out.
-      generated: whether generated tests are private tests too, as in the paper (the default): after
-          the others.
+      excluded: names of problems to leave out.
+      generated: whether generated tests count as private tests, after the others; true by default,
+          as in the paper.
 
     Raises:
-      FileNotFoundError: where the data set is not prepared.
-      ValueError: for an unknown split or option, or a slice that is none.
+      FileNotFoundError: if the data set is not prepared.
+      ValueError: for an unknown split or option, or a malformed slice.
     """
-    unknown = sorted(set(options) - {"generated"})
-    if unknown:
+    if unknown := sorted(set(options) - {"generated"}):
         raise ValueError(f"{NAME} has no option {unknown[0]!r}: its options are generated, exclude")
     import tensorflow_datasets as tfds
 
-    place = folder(data_dir)
-    if not info_path(place).exists():
-        raise FileNotFoundError(
-            f"{NAME} is not prepared under {data_dir}: "
-            f"run `python -m rlef_jax.datasets prepare {NAME} --from DIR --data_dir {data_dir}`"
-        )
-    builder = tfds.builder_from_directory(place)
-    base = splits.base(NAME, split, list(builder.info.splits))
+    folder = folder_of(data_dir, NAME, VERSION)
+    if not is_prepared(folder):
+        raise not_prepared(NAME, data_dir)
+    builder = tfds.builder_from_directory(folder)
+    base = base_split(NAME, split, list(builder.info.splits))
     count = len(builder.info.splits[base].shard_lengths)
-    indexes = [
-        Index.read(index_path(place / shard_name(base, number, count))) for number in range(count)
-    ]
-    entries = [entry for index in indexes for entry in index.entries]
+    shards = [shard_of(folder, base, number, count) for number in range(count)]
+    entries = [entry for shard in shards for entry in Index.read(index_path(shard)).entries]
     generated = options.get("generated", True)
     is_left = [
         entry.name not in excluded and (base != "train" or entry.usable(generated))
         for entry in entries
     ]
-    return Selection(
-        Problems(builder.as_data_source(split=base), generated), splits.places(split, is_left)
-    )
+    problems = Problems(builder.as_data_source(split=base), generated)
+    return Selection(problems, places(split, is_left))

@@ -1,9 +1,9 @@
-"""HumanEval+ and MBPP+ (EvalPlus), prepared once from the release files that their user has
-downloaded.
+"""HumanEval+ and MBPP+ (EvalPlus), prepared once from the downloaded release files.
 
-`releases` reads a file and knows which release it is, `tasks` finds out what a task expects by
-running its canonical solution, `oracles` says what counts as right, and `stored` writes and reads
-the data set. Base tests are the public tests, plus tests the private ones.
+`releases` reads a file and finds out which release it is, `tasks` runs the canonical solution of a
+task for its expected values, `oracles` makes the tests of them, `records` has what is stored of a
+problem, and `stored` writes and reads the data set. Base inputs become the public tests, plus
+inputs the private ones.
 """
 
 import os
@@ -21,21 +21,23 @@ def prepare(
     data_dir: str | os.PathLike,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict:
-    """Prepares humaneval_plus or mbpp_plus under `data_dir` from the release file that is `source`
-    or lies in that folder.
+    """Prepares humaneval_plus or mbpp_plus under `data_dir`.
 
-    The canonical solutions are run, which takes some minutes on two cores; `on_progress` hears of
-    (tasks done, tasks in all). What a call that was stopped has done is kept, and a release that is
-    prepared already is left as it is.
+    This runs the canonical solutions, some minutes on two cores. A call that was stopped is
+    resumed, and a release that is already prepared is left as it is.
 
     Returns the summary: `release`, `directory`, numbers of `problems`, `public_tests` and
     `private_tests`, and `left_out`, the number of tests, by task, whose expected values are too
-    large to be had.
+    large.
+
+    Args:
+      source: the release file, or the folder that holds it.
+      on_progress: called with (tasks done, tasks in all) after each task.
 
     Raises:
-      FileNotFoundError: where there is no such file.
-      ValueError: for an unknown name, and for a file that is damaged or no known release.
-      RuntimeError: where a canonical solution could not be run.
+      FileNotFoundError: if there is no such file.
+      ValueError: for an unknown name, and for a file that is damaged or not a known release.
+      RuntimeError: if a canonical solution cannot be run.
     """
     from rlef_jax.datasets.evalplus import stored
 
@@ -43,11 +45,10 @@ def prepare(
 
 
 def load(name: str, data_dir: str | os.PathLike) -> Sequence[Problem]:
-    """The problems of the newest release that is prepared under `data_dir`, in the order of the
-    release.
+    """The problems of the newest release prepared under `data_dir`, in the order of the release.
 
     Raises:
-      FileNotFoundError: where none is.
+      FileNotFoundError: if none is prepared.
       ValueError: for an unknown name, and for a data set that is damaged.
     """
     from rlef_jax.datasets.evalplus import stored

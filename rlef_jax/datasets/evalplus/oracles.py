@@ -1,8 +1,6 @@
-"""What EvalPlus takes for right: the arguments that stored inputs stand for, and the test that an
-expected value makes.
+"""Follows EvalPlus 0.2.1: makes arguments of stored inputs, and tests of expected values.
 
-The rules are those of EvalPlus 0.2.1. A recorded run of its own is judged alike, but for the few
-differences that the tests name.
+A recorded run of EvalPlus gets the same verdicts, but for a few differences that the tests name.
 """
 
 from collections.abc import Sequence
@@ -12,7 +10,6 @@ from executor import AnyTest, AssertTest, CallTest, TestResult, Verdict
 RETURNED = (Verdict.OK, Verdict.WRONG_ANSWER)  # the call returned, whatever it was compared with
 
 # ---- arguments
-# -------------------------------------------------------------------------------------------------------
 
 
 def _listed_tuples(items):
@@ -23,26 +20,30 @@ def _all_tuples(value):
     return tuple(map(_all_tuples, value)) if isinstance(value, list) else value
 
 
-# JSON has no tuples, sets and complex numbers; these tasks of MBPP+ need them. {numbers of tasks:
-# what makes the arguments}
+def _set_or_dict(item):
+    return set(item) if isinstance(item, list) and item else {}
+
+
+def _tuple_if_list(item):
+    return tuple(item) if isinstance(item, list) else item
+
+
+# {numbers of tasks: from inputs to arguments}. These tasks of MBPP+ need tuples, sets and complex
+# numbers, which JSON does not have.
+_ALL_INPUTS = (2, 116, 132, 143, 222, 261, 273, 394, 399, 421, 424, 429, 470)
+_ALL_INPUTS += (560, 579, 596, 616, 630, 726, 740, 744, 809)
+_ALL_ITEMS = (63, 64, 70, 94, 120, 237, 272, 299, 400, 409, 417, 438, 473, 614, 780)
 _CONVERSIONS = {
-    (2, 116, 132, 143, 222, 261, 273, 394, 399, 421, 424): lambda *inputs: map(tuple, inputs),
-    (429, 470, 560, 579, 596, 616, 630, 726, 740, 744, 809): lambda *inputs: map(tuple, inputs),
-    (63, 64, 70, 94, 120, 237, 272, 299, 400, 409, 417, 438, 473, 614, 780): lambda *inputs: map(
-        _listed_tuples, inputs
-    ),
+    _ALL_INPUTS: lambda *inputs: map(tuple, inputs),
+    _ALL_ITEMS: lambda *inputs: map(_listed_tuples, inputs),
     (75, 413, 444, 753): lambda first, second: (_listed_tuples(first), second),
     (106, 750): lambda first, second: (first, tuple(second)),
-    (115,): lambda items: [
-        [set(item) if isinstance(item, list) and item else {} for item in items]
-    ],
+    (115,): lambda items: [list(map(_set_or_dict, items))],
     (124,): lambda real, number: (float(real), complex(number)),
     (250, 307, 405, 446, 617, 720, 763, 808): lambda first, *rest: (tuple(first), *rest),
     (252,): lambda number: [complex(number)],
     (259, 401, 445): lambda *inputs: (tuple(_listed_tuples(items)) for items in inputs),
-    (278,): lambda items: [
-        tuple(tuple(item) if isinstance(item, list) else item for item in items)
-    ],
+    (278,): lambda items: [tuple(map(_tuple_if_list, items))],
     (580, 615, 791): lambda *inputs: map(_all_tuples, inputs),
     (722,): lambda first, *rest: ({key: tuple(value) for key, value in first.items()}, *rest),
 }
@@ -52,23 +53,27 @@ _CONVERSION_OF = {
 
 
 def arguments(task_id: str, inputs: Sequence) -> tuple:
-    """The arguments of the call that one of a task's stored inputs stands for."""
+    """The arguments of the call that a stored input of a task means."""
     return tuple(_CONVERSION_OF.get(task_id, lambda *same: same)(*inputs))
 
 
 # ---- tests
-# -----------------------------------------------------------------------------------------------------------
 
 _SPECIAL = ("HumanEval/32", "Mbpp/164", "Mbpp/295", "Mbpp/737", "Mbpp/787", "Mbpp/794")
-_POLYNOMIAL = "def poly(xs, x):\n    return sum(coefficient * x**power for power, coefficient in enumerate(xs))"
+_POLYNOMIAL = (
+    "def poly(xs, x):\n"
+    "    return sum(coefficient * x**power for power, coefficient in enumerate(xs))"
+)
 
 
 def make_tests(task: dict, inputs: Sequence, truths: Sequence[TestResult]) -> tuple[AnyTest, ...]:
-    """A test for each input whose expected value is known; `truths` has the results of the
-    canonical solution.
+    """A test for each input whose expected value is known.
 
-    Without a tolerance of its own, a task gets one of 1e-6 from the first expected value on that
-    holds nothing but floats, which the empty list does too.
+    A task without a tolerance gets one of 1e-6 from the first expected value on that holds nothing
+    but floats. The empty list counts as such.
+
+    Args:
+      truths: results of the canonical solution on the inputs.
     """
     tolerance, tests = task["atol"], []
     for each, truth in zip(inputs, truths):
@@ -81,7 +86,7 @@ def make_tests(task: dict, inputs: Sequence, truths: Sequence[TestResult]) -> tu
 
 
 def _test(task: dict, inputs: Sequence, expected, tolerance: float) -> AnyTest:
-    """The test for one input. Some tasks accept more than what the canonical solution returned."""
+    """The test for one input. Some tasks accept other values than the canonical solution's."""
     task_id, given = task["task_id"], arguments(task["task_id"], inputs)
     if task_id not in _SPECIAL:
         return CallTest(task["entry_point"], given, expected, tolerance)

@@ -1,6 +1,4 @@
-"""The files that EvalPlus publishes, one JSON object a task: where they are, and which release a
-file is.
-"""
+"""Reads the files that EvalPlus publishes, a JSON object a task, and knows their releases."""
 
 import gzip
 import json
@@ -9,8 +7,8 @@ import pathlib
 import zlib
 
 _FILES = {"humaneval_plus": "HumanEvalPlus", "mbpp_plus": "MbppPlus"}
-# {(tasks, base inputs, plus inputs): release}, the newest first: no two are alike, and no part of
-# one is another.
+# {(tasks, base inputs, plus inputs): release}, the newest first. A file that was cut off has the
+# numbers of none.
 RELEASES = {
     "humaneval_plus": {(164, 1570, 122683): "0.1.10", (164, 1570, 123739): "0.1.9"},
     "mbpp_plus": {(378, 1174, 39841): "0.2.0", (399, 1236, 42082): "0.1.0"},
@@ -27,11 +25,13 @@ _FIELDS = {
 
 
 def read(name: str, source: str | os.PathLike) -> tuple[str, list[dict]]:
-    """(release, tasks) of the file `source`, or of HumanEvalPlus.jsonl or MbppPlus.jsonl, perhaps
-    with .gz, in that folder.
+    """(release, tasks) of a release file of `name`.
+
+    Args:
+      source: the file, or the folder with HumanEvalPlus.jsonl or MbppPlus.jsonl, maybe gzipped.
 
     Raises:
-      FileNotFoundError: where there is no such file.
+      FileNotFoundError: if there is no such file.
       ValueError: for a file that is damaged, of another layout, or not one of `RELEASES`.
     """
     path = _find(name, pathlib.Path(source).expanduser())
@@ -44,25 +44,22 @@ def read(name: str, source: str | os.PathLike) -> tuple[str, list[dict]]:
     if counts not in RELEASES[name]:
         have = "{} tasks with {} base and {} plus inputs".format
         known = "; ".join(f"v{release}: {have(*size)}" for size, release in RELEASES[name].items())
-        raise ValueError(
-            f"{path} has {have(*counts)}, which is no known release of {name} ({known}): download it again"
-        )
+        text = f"{path} has {have(*counts)}, which is no known release of {name} ({known})"
+        raise ValueError(f"{text}: download it again")
     return RELEASES[name][counts], tasks
 
 
 def _find(name: str, source: pathlib.Path) -> pathlib.Path:
-    candidates = (
-        [source / f"{_FILES[name]}.jsonl{ending}" for ending in (".gz", "")]
-        if source.is_dir()
-        else [source]
-    )
+    candidates = [source]
+    if source.is_dir():
+        candidates = [source / f"{_FILES[name]}.jsonl{ending}" for ending in (".gz", "")]
     for path in candidates:
         if path.is_file():
             return path
     wanted = " or ".join(path.name for path in candidates)
     raise FileNotFoundError(
-        f"{name}: there is no {wanted} in {candidates[0].parent}: download {_FILES[name]}.jsonl.gz from the releases of "
-        f"github.com/evalplus/{_FILES[name].lower()}_release"
+        f"{name}: there is no {wanted} in {candidates[0].parent}: download {_FILES[name]}.jsonl.gz "
+        f"from the releases of github.com/evalplus/{_FILES[name].lower()}_release"
     )
 
 
@@ -76,15 +73,15 @@ def _lines(path: pathlib.Path) -> list[str]:
 
 
 def _task(path: pathlib.Path, number: int, line: str) -> dict:
+    where = f"{path}, line {number},"
     try:
         task = json.loads(line)
     except ValueError as error:
-        raise ValueError(
-            f"{path}, line {number}, is not JSON ({error}): download it again"
-        ) from error
+        raise ValueError(f"{where} is not JSON ({error}): download it again") from error
     for field, kind in _FIELDS.items():
         if not isinstance(task, dict) or not isinstance(task.get(field), kind):
             raise ValueError(
-                f"{path}, line {number}, has no proper {field!r}: it must be a release file of EvalPlus, and not its OriginFmt"
+                f"{where} has no proper {field!r}: it must be a release file of EvalPlus, and not "
+                "its OriginFmt"
             )
     return task

@@ -1,6 +1,4 @@
-"""From a task of a release to a `Problem`: its canonical solution, run in the executor, says what
-is expected.
-"""
+"""Makes a `Problem` of a task, whose canonical solution is run for the expected values."""
 
 from typing import NamedTuple
 
@@ -8,15 +6,14 @@ import executor
 from rlef_jax.datasets.evalplus import oracles
 from rlef_jax.types import Problem
 
-_LARGEST = 16 << 20  # bytes of one value
+_LARGEST = 16 << 20  # bytes of one expected value
 _PATIENCE = 60.0  # seconds that a canonical solution may take on one input
+_MEMORY_MB = 1024
 _TOO_LARGE = (executor.Verdict.OUT_OF_MEMORY, executor.Verdict.OUTPUT_LIMIT)
 
 
 class Solved(NamedTuple):
-    """What the canonical solution returned for each base and plus input, and the limits that follow
-    from its times.
-    """
+    """What the canonical solution returned for each input, and the limits that its times give."""
 
     base: tuple[executor.TestResult, ...]
     plus: tuple[executor.TestResult, ...]
@@ -24,36 +21,34 @@ class Solved(NamedTuple):
 
 
 def solve(task: dict, pool: executor.Pool) -> Solved:
-    """Runs the canonical solution on all inputs. A program gets four times its longest time, and at
-    least a second.
+    """Runs the canonical solution on all inputs.
 
-    Raises RuntimeError where the solution fails for another reason than a value that is too large
-    to be had.
+    The time limit is four times its longest time, and at least a second.
+
+    Raises RuntimeError if the solution fails for another reason than a value that is too large.
     """
     inputs = [*task["base_input"], *task["plus_input"]]  # the plus inputs of Mbpp/793 are {}
-    calls = [
+    calls = tuple(
         executor.CallTest(task["entry_point"], oracles.arguments(task["task_id"], each), None)
         for each in inputs
-    ]
-    job = executor.Job(_canonical(task), tuple(calls), executor.Limits(_PATIENCE, 1024, _LARGEST))
-    result = pool.submit(job).result()
+    )
+    patient = executor.Limits(_PATIENCE, _MEMORY_MB, _LARGEST)
+    result = pool.submit(executor.Job(_canonical(task), calls, patient)).result()
     for truth in result.tests:
         if truth.verdict not in (*oracles.RETURNED, *_TOO_LARGE):
             raise RuntimeError(
-                f"the canonical solution of {task['task_id']} ended with {truth.verdict.value}, where it should return a value: "
-                f"try again, or report it if it stays ({truth.error.strip()[-200:]})"
+                f"the canonical solution of {task['task_id']} ended with {truth.verdict.value}, "
+                "where it should return a value: try again, or report it if it stays "
+                f"({truth.error.strip()[-200:]})"
             )
     seconds = max(1.0, 4 * max(truth.seconds for truth in result.tests))
+    limits = executor.Limits(seconds, _MEMORY_MB, _LARGEST)
     count = len(task["base_input"])
-    return Solved(
-        result.tests[:count], result.tests[count:], executor.Limits(seconds, 1024, _LARGEST)
-    )
+    return Solved(result.tests[:count], result.tests[count:], limits)
 
 
 def problem(task: dict, pool: executor.Pool) -> Problem:
-    """The problem that a task poses. Tests whose expected values are too large to be had are
-    missing from it.
-    """
+    """The problem that a task poses, without the tests whose expected values are too large."""
     solved = solve(task, pool)
     statement, example = statement_and_example(task["prompt"])
     return Problem(
@@ -68,8 +63,10 @@ def problem(task: dict, pool: executor.Pool) -> Problem:
 
 
 def statement_and_example(prompt: str) -> tuple[str, str]:
-    """What a prompt asks for. HumanEval+: the start of a program, no example. MBPP+: words and an
-    assert out of a docstring.
+    """(statement, example) of a prompt.
+
+    HumanEval+: the start of a program, and no example. MBPP+: the words of a docstring, and the
+    assert in it.
     """
     if not prompt.startswith('"""\n'):
         return prompt.strip(), ""

@@ -1,5 +1,6 @@
-"""The mini contest as a tensorflow-datasets builder, stored as array_record files: TensorFlow is
-not needed.
+"""Builds the mini contest as a data set of tensorflow-datasets, in array_record files.
+
+TensorFlow is not needed.
 """
 
 import contextlib
@@ -7,10 +8,10 @@ import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 
-import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
+from rlef_jax.datasets import rows
 from rlef_jax.datasets.mini_contest import problems
 from rlef_jax.datasets.mini_contest.families import LEVELS
 from rlef_jax.runtime.progress import progress
@@ -26,11 +27,12 @@ def _is_count(value: object, least: int) -> bool:
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class MiniContestConfig(tfds.core.BuilderConfig):
-    """What identifies a built version. All of it is in the name of the folder, so different
-    versions never mix on disk.
+    """What identifies a built version.
+
+    All of it is in the name of the folder, so different versions never mix on disk.
 
     Attributes:
-      seed: another seed draws other problems; the meanings of each split stay apart over all seeds.
+      seed: another seed draws other problems; no two splits share a meaning, whatever the seeds.
       train, valid, test, transfer: number of problems of the split.
       level: `standard`, or `hard` for families that need arithmetic.
       example: whether the statement shows the first public test.
@@ -47,55 +49,37 @@ class MiniContestConfig(tfds.core.BuilderConfig):
 
     def __post_init__(self):
         if self.level not in LEVELS:
-            raise ValueError(
-                f"mini_contest: level is {self.level!r}, choose one of {', '.join(LEVELS)}"
-            )
+            choices = ", ".join(LEVELS)
+            raise ValueError(f"mini_contest: level is {self.level!r}, choose one of {choices}")
         if not _is_count(self.seed, 0):
             raise ValueError(f"mini_contest: seed is {self.seed!r}, give an integer of at least 0")
-        for split in problems.SPLITS:
-            if not _is_count(getattr(self, split), 1):
-                raise ValueError(
-                    f"mini_contest: {split} is {getattr(self, split)!r}, give a number of at least 1"
-                )
+        sizes = {split: getattr(self, split) for split in problems.SPLITS}
+        for split, size in sizes.items():
+            if not _is_count(size, 1):
+                raise ValueError(f"mini_contest: {split} is {size!r}, give a number of at least 1")
         if not isinstance(self.example, bool):
             raise ValueError(f"mini_contest: example is {self.example!r}, give True or False")
-        sizes = "-".join(str(getattr(self, split)) for split in problems.SPLITS)
-        self.name = f"{self.level}-seed{self.seed}-{sizes}{'-example' if self.example else ''}"
+        version = f"{self.level}-seed{self.seed}-{'-'.join(map(str, sizes.values()))}"
+        self.name = f"{version}-example" if self.example else version
 
 
 class MiniContest(tfds.core.GeneratorBasedBuilder):
-    """Problems whose statements leave conventions open that only feedback reveals. Records are
-    CodeContests-like.
-    """
+    """Problems whose statements leave conventions open that only feedback reveals."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}
 
     def _info(self) -> tfds.core.DatasetInfo:
-        text = tfds.features.Text()
-        tests = tfds.features.Sequence({"input": text, "output": text})
-        features = {
-            "name": text,
-            "description": text,
-            "public_tests": tests,
-            "private_tests": tests,
-            "solutions": tfds.features.Sequence(text),
-            "incorrect_solutions": tfds.features.Sequence(text),
-            "tags": tfds.features.Sequence(text),
-            "time_limit": {"seconds": np.int64, "nanos": np.int64},
-            "memory_limit_bytes": np.int64,
-        }
-        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(rows.features()))
 
     def _split_generators(self, dl_manager) -> Mapping[str, Iterator]:
         return {split: self._generate_examples(split) for split in problems.SPLITS}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
         config = self.builder_config
-        with progress(
-            getattr(config, split), f"mini contest, {split}", "problem", part=True
-        ) as bar:
-            for index in range(bar.total):
+        size = getattr(config, split)
+        with progress(size, f"mini contest, {split}", "problem", part=True) as bar:
+            for index in range(size):
                 problem = problems.draw_problem(
                     config.seed, split, index, config.level, config.example
                 )
@@ -104,18 +88,19 @@ class MiniContest(tfds.core.GeneratorBasedBuilder):
 
 
 def record(problem: problems.MiniProblem, name: str) -> dict:
-    """The record of a problem. Tags are the family, then the meaning, by which splits are kept
-    apart.
+    """The record of a problem.
+
+    Tags are the family, then the meaning, by which splits are kept apart.
     """
+
+    def tests(pairs) -> list[dict]:
+        return [{"input": given, "output": output} for given, output in pairs]
+
     return {
         "name": name,
         "description": problem.statement,
-        "public_tests": [
-            {"input": given, "output": output} for given, output in problem.public_tests
-        ],
-        "private_tests": [
-            {"input": given, "output": output} for given, output in problem.private_tests
-        ],
+        "public_tests": tests(problem.public_tests),
+        "private_tests": tests(problem.private_tests),
         "solutions": list(problem.solutions),
         "incorrect_solutions": list(problem.incorrect_solutions),
         "tags": [problem.task.family.name, problem.task.meaning],
@@ -125,20 +110,16 @@ def record(problem: problems.MiniProblem, name: str) -> dict:
 
 
 def prepared(data_dir: str | os.PathLike, **options) -> MiniContest:
-    """The builder for these options (see `MiniContestConfig`), prepared under `data_dir` (`~`
-    allowed) if it was not yet.
+    """The builder for these options (see `MiniContestConfig`), prepared under `data_dir` if needed.
 
-    A build goes to a folder of its own that is renamed when complete: one killed half-way counts as
-    not built.
+    It is built in a temporary folder that is renamed when complete, so that a build that was killed
+    counts as not built.
 
-    Raises:
-      ValueError: for an unknown option or a value that is out of range.
+    Raises ValueError for an unknown option or a value that is out of range.
     """
-    unknown = sorted(set(options) - set(OPTIONS))
-    if unknown:
-        raise ValueError(
-            f"mini_contest has no option {unknown[0]!r}: its options are {', '.join(OPTIONS)}"
-        )
+    if unknown := sorted(set(options) - set(OPTIONS)):
+        known = ", ".join(OPTIONS)
+        raise ValueError(f"mini_contest has no option {unknown[0]!r}: its options are {known}")
     config = MiniContestConfig(**options)
     with _quiet():
         builder = _builder(data_dir, config)
@@ -155,16 +136,13 @@ def prepared(data_dir: str | os.PathLike, **options) -> MiniContest:
 
 
 def _builder(data_dir: str | os.PathLike, config: MiniContestConfig) -> MiniContest:
-    return MiniContest(
-        data_dir=os.path.expanduser(data_dir), config=config, file_format="array_record"
-    )
+    folder = os.path.expanduser(data_dir)
+    return MiniContest(data_dir=folder, config=config, file_format="array_record")
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences the progress bars, the banner and the hints of tensorflow-datasets, which drown a
-    build of a few seconds.
-    """
+    """Silences tensorflow-datasets: its output is longer than a build of a few seconds deserves."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     tfds.disable_progress_bar()

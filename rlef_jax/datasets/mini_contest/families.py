@@ -1,11 +1,10 @@
-"""The task families of the mini contest: what a problem asks, how it is worded, programs for it and
-reference answers.
+"""The task families of the mini contest: their wording, programs, and reference answers.
 
 Every input is `k` on one line and a list of small positive integers on the next. A family has
 *facts*, which the statement always gives (above or below, sum or count), and *conventions*, which
-it gives only now and then (strict or not, the separator, what is printed when nothing is left):
-those have to be learnt from feedback. Silent conventions are not uniform: as in real contests some
-are commoner than others, so a best guess is better than a random one.
+it often leaves open (strict or not, the separator, what is printed when nothing is left): those
+have to be learnt from feedback. Some conventions are more common than others, as in real contests,
+so that a best guess is better than a random one.
 """
 
 import dataclasses
@@ -15,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 Facts = tuple[str, ...]
 Choice = Mapping[str, str]  # convention name -> chosen option
 
-# A guess may also overlook the empty case, which no statement ever asks for.
+# What a guess that overlooks the empty case has as its convention `empty`; no problem has it.
 FORGOTTEN = "forgotten"
 
 
@@ -34,11 +33,11 @@ class Family:
 
     Attributes:
       share: the fraction of the problems of its level.
-      ask: (facts, stated conventions) -> the words between "print" and the clauses that state the
-          other conventions.
+      ask: (facts, stated conventions) -> the words between "print" and the clauses of the stated
+        conventions.
       program: (facts, conventions) -> the text of a Python program.
       answer: (facts, conventions, k, numbers) -> what that program should print, or None where it
-        crashes. Written apart from `program`, so that each checks the other.
+        crashes. Independent of `program`, so that each checks the other.
     """
 
     name: str
@@ -50,7 +49,7 @@ class Family:
     answer: Callable[[Facts, Choice, int, Sequence[int]], str | None]
 
 
-# The bound and the words of yes/no are worded inside `ask`; all other conventions add a clause.
+# `ask` words a stated bound; all other stated conventions add a clause.
 BOUND = (Option("strict", 0.6), Option("inclusive", 0.4))
 ORDER = (
     Option("given", 0.5, ", in input order"),
@@ -103,7 +102,7 @@ HOLDS = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.l
 
 
 def _bound_words(side: str, stated: Choice) -> str:
-    """The words for "above k" that give away the bound only when it is stated."""
+    """The words for "above k" or "below k", which tell the bound if it is stated."""
     bound = stated.get("bound")
     if bound is None:
         return f"{side} k"
@@ -115,6 +114,11 @@ def _bound_words(side: str, stated: Choice) -> str:
 def _selected(side: str, choice: Choice, k: int, numbers: Sequence[int]) -> list[int]:
     holds = HOLDS[COMPARE[side, choice["bound"]]]
     return [number for number in numbers if holds(number, k)]
+
+
+def _selecting(side: str, choice: Choice, source: str = "a") -> str:
+    """The first lines of programs that select the numbers above or below k into the list b."""
+    return f"{READ}b = [x for x in {source} if x {COMPARE[side, choice['bound']]} k]\n"
 
 
 def _literal(value: str) -> str:
@@ -130,14 +134,10 @@ def _labelled(choice: Choice, text: str) -> str:
 
 
 def _filter_program(facts: Facts, choice: Choice) -> str:
-    ordered = {"given": "b", "ascending": "sorted(b)", "descending": "sorted(b)[::-1]"}[
-        choice["order"]
-    ]
+    orders = {"given": "b", "ascending": "sorted(b)", "descending": "sorted(b)[::-1]"}
+    joined = f"{choice['separator']!r}.join(map(str, {orders[choice['order']]}))"
     otherwise = "" if choice["empty"] in ("", FORGOTTEN) else f" or {_literal(choice['empty'])}"
-    return (
-        f"{READ}b = [x for x in a if x {COMPARE[facts[0], choice['bound']]} k]\n"
-        f"print({choice['separator']!r}.join(map(str, {ordered})){otherwise})"
-    )
+    return f"{_selecting(facts[0], choice)}print({joined}{otherwise})"
 
 
 def _filter_answer(facts: Facts, choice: Choice, k: int, numbers: Sequence[int]) -> str:
@@ -160,28 +160,21 @@ def _agg_program(facts: Facts, choice: Choice) -> str:
         value = f"{name}(b)" if empty in ("0", FORGOTTEN) else f"{name}(b) or {_literal(empty)}"
     else:
         value = f"{name}(b)" if empty == FORGOTTEN else f"{name}(b, default={_literal(empty)})"
-    return f"{READ}b = [x for x in a if x {COMPARE[facts[1], choice['bound']]} k]\nprint({_label_argument(choice)}{value})"
+    return f"{_selecting(facts[1], choice)}print({_label_argument(choice)}{value})"
 
 
 def _agg_answer(facts: Facts, choice: Choice, k: int, numbers: Sequence[int]) -> str | None:
-    chosen = sorted(_selected(facts[1], choice, k, numbers))
+    chosen = _selected(facts[1], choice, k, numbers)
     if not chosen and choice["empty"] == FORGOTTEN:
         return _labelled(choice, "0") if facts[0] in ("sum", "number") else None
     if not chosen:
         return _labelled(choice, choice["empty"])
-    values = {
-        "sum": sum(chosen),
-        "number": len(chosen),
-        "largest": chosen[-1],
-        "smallest": chosen[0],
-    }
-    return _labelled(choice, str(values[facts[0]]))
+    functions = {"sum": sum, "number": len, "largest": max, "smallest": min}
+    return _labelled(choice, str(functions[facts[0]](chosen)))
 
 
 def _listing(choice: Choice) -> str:
-    """The last line of the programs that print a sorted list b, which holds the numbers in
-    ascending order.
-    """
+    """The last line of programs that print the list b, which is sorted in ascending order."""
     ordered = "b" if choice["order"] == "ascending" else "b[::-1]"
     return f"print({_label_argument(choice)}{choice['separator']!r}.join(map(str, {ordered})))"
 
@@ -205,13 +198,15 @@ def _sort_program(facts: Facts, choice: Choice) -> str:
 
 
 def _yesno_ask(facts: Facts, stated: Choice) -> str:
-    return f" whether {facts[0]} {'is' if facts[0] == 'any' else 'are'} {_bound_words(facts[1], stated)}"
+    verb = "is" if facts[0] == "any" else "are"
+    return f" whether {facts[0]} {verb} {_bound_words(facts[1], stated)}"
 
 
 def _yesno_program(facts: Facts, choice: Choice) -> str:
     yes, no = choice["words"].split()
     printed = {"True": "c", "1": "int(c)"}.get(yes, f"{yes!r} if c else {no!r}")
-    return f"{READ}c = {facts[0]}(x {COMPARE[facts[1], choice['bound']]} k for x in a)\nprint({printed})"
+    condition = f"x {COMPARE[facts[1], choice['bound']]} k"
+    return f"{READ}c = {facts[0]}({condition} for x in a)\nprint({printed})"
 
 
 def _yesno_answer(facts: Facts, choice: Choice, k: int, numbers: Sequence[int]) -> str:
@@ -239,10 +234,7 @@ def _index_answer(facts: Facts, choice: Choice, k: int, numbers: Sequence[int]) 
 def _distinct_program(facts: Facts, choice: Choice) -> str:
     name = "sum" if facts[0] == "sum" else "len"
     source = "a" if choice["copies"] == "all" else "set(a)"
-    condition = f"x {COMPARE[facts[1], choice['bound']]} k"
-    return (
-        f"{READ}b = [x for x in {source} if {condition}]\nprint({_label_argument(choice)}{name}(b))"
-    )
+    return f"{_selecting(facts[1], choice, source)}print({_label_argument(choice)}{name}(b))"
 
 
 def _distinct_answer(facts: Facts, choice: Choice, k: int, numbers: Sequence[int]) -> str:
@@ -258,10 +250,8 @@ def _kth_program(facts: Facts, choice: Choice) -> str:
 
 
 def _kth_answer(facts: Facts, choice: Choice, k: int, numbers: Sequence[int]) -> str | None:
-    ranked = sorted(
-        numbers if choice["copies"] == "all" else dict.fromkeys(numbers),
-        reverse=facts[0] == "largest",
-    )
+    kept = numbers if choice["copies"] == "all" else set(numbers)
+    ranked = sorted(kept, reverse=facts[0] == "largest")
     return _labelled(choice, str(ranked[k - 1])) if k <= len(ranked) else None
 
 
@@ -274,8 +264,7 @@ FILTER = Family(
     _filter_program,
     _filter_answer,
 )
-# Largest above and smallest below are left out: there the bound shows only where nothing is
-# selected.
+# Without "largest above" and "smallest below": their bound matters only if nothing is selected.
 AGG = Family(
     "agg",
     0.25,
@@ -334,7 +323,7 @@ KTH = Family(
     _kth_program,
     _kth_answer,
 )
-# Never trained on: its statements and programs are made of pieces that topk has taught.
+# Never trained on: topk teaches all that its statements and programs consist of.
 SORT = Family(
     "sort",
     1.0,

@@ -1,15 +1,14 @@
-"""Draws the problems of the mini contest: the task, its split, its tests and its pool of guessed
-programs.
+"""Draws the problems of the mini contest: task, split, statement, tests and guessed programs.
 
-Each problem is a pure function of (seed, split, index, level), so a larger data set begins with the
-smaller one.
+Each problem is a pure function of (seed, split, index, level), so that a larger data set begins
+with the smaller one.
 """
 
 import dataclasses
 import hashlib
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rlef_jax.datasets.mini_contest.families import (
     FORGOTTEN,
@@ -23,13 +22,13 @@ from rlef_jax.datasets.mini_contest.families import (
 
 SPLITS = ("train", "valid", "test", "transfer")
 STATED_PROBABILITY = 0.4
-# How often a guess overlooks the empty case where the statement is silent about it.
+# How often a guess overlooks the empty case, if the statement does not mention it.
 FORGET_PROBABILITY = 0.15
 GUESSES = 10
 PRIVATE_TESTS = 5
 LARGEST = 12
-# Meanings are dealt to the splits in these shares, whatever the seed: another seed's test set is
-# unseen too.
+# Shares of the meanings that belong to a split. The seed does not matter: a model trained with one
+# has not seen the test set of another.
 TEST_SHARE = 0.15
 VALID_SHARE = 0.10
 
@@ -63,8 +62,9 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class MiniProblem:
-    """A problem before it becomes a record. Tests are (input, output) texts; solutions[0] is the
-    canonical program.
+    """A problem before it becomes a record.
+
+    Tests are (input, output) texts; solutions[0] is the canonical program.
     """
 
     task: Task
@@ -76,19 +76,17 @@ class MiniProblem:
 
 
 def split_of(meaning: str) -> str:
-    """The split that a meaning of the level's own families belongs to."""
+    """The split that a meaning belongs to, but for the families of `transfer`."""
     place = int.from_bytes(hashlib.sha256(meaning.encode()).digest()[:8], "big") / 2**64
-    return (
-        "test" if place < TEST_SHARE else "valid" if place < TEST_SHARE + VALID_SHARE else "train"
-    )
+    if place < TEST_SHARE:
+        return "test"
+    return "valid" if place < TEST_SHARE + VALID_SHARE else "train"
 
 
 def families_of(level: str, split: str) -> tuple[Family, ...]:
-    """The families of a split: those of the level, or for `transfer` the ones that no training
-    split has.
+    """The families of a split: those of the level, but for `transfer` families never trained on.
 
-    Raises:
-      ValueError: for an unknown level or split.
+    Raises ValueError for an unknown level or split.
     """
     if level not in LEVELS:
         raise ValueError(f"level is {level!r}: choose one of {', '.join(LEVELS)}")
@@ -100,9 +98,13 @@ def families_of(level: str, split: str) -> tuple[Family, ...]:
 def meanings(level: str, split: str) -> Iterator[str]:
     """Every distinct meaning that the split can hold."""
     for family in families_of(level, split):
-        names = list(family.conventions)
-        subsets = [s for size in range(len(names) + 1) for s in itertools.combinations(names, size)]
-        for facts, choice, stated in itertools.product(family.facts, _choices(family), subsets):
+        subsets = [
+            subset
+            for size in range(len(family.conventions) + 1)
+            for subset in itertools.combinations(family.conventions, size)
+        ]
+        choices = _choices(family.conventions)
+        for facts, choice, stated in itertools.product(family.facts, choices, subsets):
             meaning = Task(family, facts, choice, stated).meaning
             if split in ("transfer", split_of(meaning)):
                 yield meaning
@@ -122,22 +124,18 @@ def draw_problem(
     private = _draw_private(task, public, rng)
     solutions, incorrect = _draw_guesses(task, public + private, rng)
     public_tests = tuple(_test(task, given) for given in public)
+    private_tests = tuple(_test(task, given) for given in private)
     statement = _statement(task, rng)
     if example:
-        statement += f" Input `{public_tests[0][0]}` gives `{public_tests[0][1]}`."
-    return MiniProblem(
-        task,
-        statement,
-        public_tests,
-        tuple(_test(task, given) for given in private),
-        solutions,
-        incorrect,
-    )
+        shown, output = public_tests[0]
+        statement += f" Input `{shown}` gives `{output}`."
+    return MiniProblem(task, statement, public_tests, private_tests, solutions, incorrect)
 
 
-def _choices(family: Family) -> list[dict[str, str]]:
-    options = ([option.value for option in options] for options in family.conventions.values())
-    return [dict(zip(family.conventions, values)) for values in itertools.product(*options)]
+def _choices(conventions: Mapping[str, Sequence[Option]]) -> list[dict[str, str]]:
+    """Every way to settle some conventions."""
+    values = ([option.value for option in options] for options in conventions.values())
+    return [dict(zip(conventions, chosen)) for chosen in itertools.product(*values)]
 
 
 def _pick(options: Sequence[Option], rng: random.Random) -> str:
@@ -148,9 +146,8 @@ def _pick(options: Sequence[Option], rng: random.Random) -> str:
 def _draw_task(family: Family, rng: random.Random) -> Task:
     facts = rng.choice(family.facts)
     choice = {name: _pick(options, rng) for name, options in family.conventions.items()}
-    return Task(
-        family, facts, choice, tuple(name for name in choice if rng.random() < STATED_PROBABILITY)
-    )
+    stated = tuple(name for name in choice if rng.random() < STATED_PROBABILITY)
+    return Task(family, facts, choice, stated)
 
 
 def _statement(task: Task, rng: random.Random) -> str:
@@ -161,13 +158,12 @@ def _statement(task: Task, rng: random.Random) -> str:
         for option in options
         if stated.get(name) == option.value
     )
-    return f"Given k and some {rng.choice(NOUNS)}, {rng.choice(VERBS)}{task.family.ask(task.facts, stated)}{clauses}."
+    opening = f"Given k and some {rng.choice(NOUNS)}, {rng.choice(VERBS)}"
+    return f"{opening}{task.family.ask(task.facts, stated)}{clauses}."
 
 
 def _draw_input(task: Task, rng: random.Random, lengths: Sequence[int] = (3, 4, 5)) -> Input:
-    """A random input; where k is a bound it is an element half of the time, so that bounds get
-    tested.
-    """
+    """A random input. A k that is a bound is one of the numbers half of the time, to test it."""
     numbers = tuple(rng.randint(1, LARGEST) for _ in range(rng.choice(lengths)))
     if "copies" in task.choice and rng.random() < 0.7:
         numbers = (*numbers[:-1], rng.choice(numbers[:-1]))
@@ -177,15 +173,14 @@ def _draw_input(task: Task, rng: random.Random, lengths: Sequence[int] = (3, 4, 
 
 
 def _tells_apart(task: Task, given: Input) -> bool:
-    """Whether the output differs from that of every other choice, the empty case aside."""
-    expected = task.answer(given)
-    names = [name for name in task.choice if name != "empty"]
+    """Whether every other choice of conventions but `empty` gives another output."""
     if _is_empty(task, given):
         return False
-    for values in itertools.product(
-        *([option.value for option in task.family.conventions[name]] for name in names)
-    ):
-        other = {**task.choice, **dict(zip(names, values))}
+    expected = task.answer(given)
+    conventions = {**task.family.conventions}
+    conventions.pop("empty", None)
+    for part in _choices(conventions):
+        other = {**task.choice, **part}
         if other != task.choice and task.answer(given, other) == expected:
             return False
     return True
@@ -195,17 +190,14 @@ def _is_empty(task: Task, given: Input) -> bool:
     """Whether the convention for the empty case decides the output."""
     if "empty" not in task.choice:
         return False
-    return (
-        len({task.answer(given, {**task.choice, "empty": mark}) for mark in ("-1", "0", "none")})
-        > 1
-    )
+    choices = ({**task.choice, "empty": mark} for mark in ("-1", "0", "none"))
+    return len({task.answer(given, choice) for choice in choices}) > 1
 
 
 def _is_empty_either_way(task: Task, given: Input) -> bool:
-    return all(
-        _is_empty(dataclasses.replace(task, choice={**task.choice, "bound": bound}), given)
-        for bound in ("strict", "inclusive")
-    )
+    """Whether it does so with a strict bound and with an inclusive one."""
+    choices = ({**task.choice, "bound": bound} for bound in ("strict", "inclusive"))
+    return all(_is_empty(dataclasses.replace(task, choice=choice), given) for choice in choices)
 
 
 def _draw_telling(task: Task, rng: random.Random) -> Input:
@@ -216,9 +208,7 @@ def _draw_telling(task: Task, rng: random.Random) -> Input:
 
 
 def _draw_second(task: Task, first: Input, rng: random.Random) -> Input:
-    """An input on which nothing is selected; for families without an empty case one with another
-    answer than the first.
-    """
+    """An input that selects nothing or, without an empty case, with another answer than `first`."""
     while True:
         given = _draw_input(task, rng, lengths=(3, 4))
         if "empty" in task.choice:
@@ -229,21 +219,20 @@ def _draw_second(task: Task, first: Input, rng: random.Random) -> Input:
 
 
 def _draw_public(task: Task, rng: random.Random) -> tuple[Input, ...]:
-    """The test that settles all conventions but one comes first, so the first feedback is worth
-    most; the empty case comes second, so that a repair that is right so far still learns something
-    in turn 3.
+    """Two inputs. The first settles all conventions but `empty`, so the first feedback tells most.
+
+    The second is the empty case, so that a repair that is right otherwise still learns something in
+    turn 3.
     """
     first = _draw_telling(task, rng)
     return first, _draw_second(task, first, rng)
 
 
 def _draw_private(task: Task, public: tuple[Input, ...], rng: random.Random) -> tuple[Input, ...]:
-    """Five further inputs; the first two are as telling as the public ones, so no weak program
-    passes by luck.
-    """
+    """Five further inputs. The first two tell as much as the public ones: no program is lucky."""
     chosen: list[Input] = []
     while len(chosen) < PRIVATE_TESTS:
-        if len(chosen) == 0:
+        if not chosen:
             given = _draw_telling(task, rng)
         elif len(chosen) == 1:
             given = _draw_second(task, chosen[0], rng)
@@ -264,8 +253,9 @@ def _test(task: Task, given: Input) -> tuple[str, str]:
 def _draw_guesses(
     task: Task, inputs: Sequence[Input], rng: random.Random
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(right programs, canonical first; wrong programs): guesses that respect the statement, with
-    their multiplicities.
+    """(right programs, the canonical one first; wrong programs): guesses that fit the statement.
+
+    A program that is guessed again stands in the list again.
     """
     right = [task.family.program(task.facts, task.choice)]
     wrong = []

@@ -1,0 +1,118 @@
+"""Plain values: compares them, finds parts that are not data, and writes them as text."""
+
+from __future__ import annotations
+
+import cmath
+from collections.abc import Iterable
+from typing import Any
+
+from executor.worker.worker_values import Opaque
+
+CUT_MARK = "... (cut)"
+LONGEST_SHOWN = 512  # characters of one value
+RELATIVE_TOLERANCE = 1e-7  # numpy.testing.assert_allclose has the same
+_LONGEST_DECIMAL = 14_000  # bits; the interpreter refuses to write more than 4,300 digits
+_DEEPEST_SHOWN = 50  # containers within containers
+_INEXACT = (float, complex)
+_NUMBERS = (int, float, complex)
+
+
+def same_value(expected: Any, got: Any, tolerance: float = 0.0) -> bool:
+    """Whether two values of plain data are equal by Python's ==. Never raises.
+
+    With a tolerance, numbers of which one is a float or complex may differ by `tolerance` + 1e-7 *
+    |expected|, anywhere in lists, tuples and values of dicts; NaN equals NaN; and a list may equal
+    a tuple.
+    """
+    try:
+        if not tolerance:
+            return bool(expected == got)
+        pending = [(expected, got)]
+        while pending:
+            want, have = pending.pop()
+            if isinstance(want, (list, tuple)) and isinstance(have, (list, tuple)):
+                if len(want) != len(have):
+                    return False
+                pending.extend(zip(want, have))
+            elif isinstance(want, dict) and isinstance(have, dict):
+                if want.keys() != have.keys():
+                    return False
+                pending.extend((want[key], have[key]) for key in want)
+            elif not _close(want, have, tolerance):
+                return False
+        return True
+    except Exception:  # an integer too large to compare with a float, nesting too deep
+        return False
+
+
+def _close(want: Any, have: Any, tolerance: float) -> bool:
+    if want == have:
+        return True
+    if not (isinstance(want, _NUMBERS) and isinstance(have, _NUMBERS)):
+        return False
+    if not (isinstance(want, _INEXACT) or isinstance(have, _INEXACT)):
+        return False
+    if want != want or have != have:
+        return want != want and have != have
+    if not (cmath.isfinite(want) and cmath.isfinite(have)):
+        return False
+    return abs(have - want) <= tolerance + RELATIVE_TOLERANCE * abs(want)
+
+
+def find_opaque(value: Any) -> Opaque | None:
+    """An Opaque anywhere in a value; None if all of it is data."""
+    pending = [value]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, Opaque):
+            return part
+        if isinstance(part, dict):
+            pending.extend(part)
+            pending.extend(part.values())
+        elif isinstance(part, (list, tuple, set, frozenset)):
+            pending.extend(part)
+    return None
+
+
+def shown_value(value: Any) -> str:
+    """The text of a value, cut to LONGEST_SHOWN."""
+    return cut(text_of(value))
+
+
+def cut(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + CUT_MARK
+
+
+def text_of(value: Any, depth: int = 0) -> str:
+    """The repr of a value, with sets in a fixed order. May leave out parts behind LONGEST_SHOWN."""
+    kind = type(value)
+    if kind is int and value.bit_length() > _LONGEST_DECIMAL:
+        return hex(value)
+    if kind not in (list, tuple, dict, set, frozenset):
+        return repr(value)
+    if not value and kind in (dict, set, frozenset):
+        return repr(value)
+    if depth == _DEEPEST_SHOWN:
+        return "..."
+    texts: Iterable[str] = (text_of(part, depth + 1) for part in value)
+    if kind is list:
+        return f"[{_joined(texts)}]"
+    if kind is tuple:
+        return f"({_joined(texts)}{',' if len(value) == 1 else ''})"
+    if kind is dict:
+        pairs = zip(texts, (text_of(part, depth + 1) for part in value.values()))
+        return f"{{{_joined(f'{key}: {part}' for key, part in pairs)}}}"
+    # The order of a set differs from run to run. Short members come first, so that natural numbers
+    # are in their order.
+    members = f"{{{_joined(sorted(texts, key=lambda text: (len(text), text)))}}}"
+    return members if kind is set else f"frozenset({members})"
+
+
+def _joined(texts: Iterable[str]) -> str:
+    pieces, size = [], 0
+    for text in texts:
+        pieces.append(text)
+        size += len(text)
+        if size > LONGEST_SHOWN:
+            break
+    return ", ".join(pieces)
