@@ -1,10 +1,10 @@
-"""Trains and evaluates: python experiments/run.py --config FILE [--workdir DIR] [--dry_run]
-[--config.path.to.field=VALUE ...]
+"""Trains and evaluates a model.
 
-Run again with the same workdir to go on where it stopped. With --dry_run it tells what it would do,
-and what it would need. On several hosts start it on each, with --distributed where they find each
-other (TPU slices, SLURM), else with --coordinator HOST:PORT, --num_processes and --process_id; the
-workdir lies where all of them see it.
+    python experiments/run.py --config FILE [--workdir DIR] [--dry_run] [--config.FIELD=VALUE ...]
+
+The same command resumes a run. --dry_run prints what a run would do and need, without starting it.
+On several hosts start it on each: with --distributed on TPU slices and under SLURM, else with
+--coordinator HOST:PORT, --num_processes and --process_id. All hosts must see the workdir.
 """
 
 import functools
@@ -24,7 +24,7 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", "", "where the run keeps everything; default: runs/<config name>"
 )
 _DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "one of several hosts, which a TPU slice or SLURM tells of"
+    "distributed", False, "one of several hosts of a TPU slice or a SLURM job"
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "one of several hosts: where the first listens, HOST:PORT"
@@ -36,7 +36,7 @@ _PROCESS = flags.DEFINE_integer(
     "process_id", None, "one of several hosts: which process this is, from 0", lower_bound=0
 )
 _DRY_RUN = flags.DEFINE_bool(
-    "dry_run", False, "only tell sizes, memory, batches and a sample prompt"
+    "dry_run", False, "only print sizes, memory, batches and a sample prompt"
 )
 
 

@@ -1,8 +1,10 @@
-"""The whole path of RLEF on CodeContests in minutes on a CPU, with a tiny Llama from nothing: to
-see that every part works.
+"""The whole path of RLEF on CodeContests in minutes on a CPU, to see that every part works.
 
-It learns nothing worth having. Any prepared part of CodeContests does, from its real files or a
-handful of their rows: python -m rlef_jax.datasets prepare code_contests --from DIR --allow_partial
+    python -m rlef_jax.datasets prepare code_contests --from DIR --allow_partial
+    python experiments/run.py --config experiments/configs/code_contests_smoke.py
+
+DIR needs no more than a part of CodeContests, such as one of its files or a few rows of each. A
+tiny Llama starts from random weights and makes 4 updates of 16 episodes: it learns nothing useful.
 """
 
 from experiments.configs import common
@@ -19,8 +21,7 @@ def get_config(arg=None):
     config.batch.rows = 4
     config.batch.lengths = (512, 1024, 2048)
 
-    # Known right and wrong programs give the model enough of the form of an answer for its programs
-    # to be run.
+    # The warm start teaches the form of an answer, so that there are programs to run.
     config.sft.steps = 60
     config.sft.demonstrations = (16, 16, 0)
     config.sft.batch = (2, 2, 0)

@@ -1,12 +1,10 @@
-"""What configurations of pretrained models share: no configuration by itself."""
+"""Settings shared by the configurations of pretrained models; not a configuration itself."""
 
 from rlef_jax.config import default
 
 
 def code_contests():
-    """The paper's settings on CodeContests, for a model in bfloat16 whose blocks are recomputed in
-    the backward pass.
-    """
+    """The paper's settings on CodeContests, in bfloat16 and with rematerialised blocks."""
     config = default()
     config.data.name = config.data.prompt = "code_contests"
     config.data.comparison = "codecontests"

@@ -1,16 +1,19 @@
-"""RLEF on Llama 3.2 1B Instruct, on one chip as small as a TPU v5e-1, of 16 GiB.
+"""RLEF on Llama 3.2 1B Instruct, on one chip of 16 GiB, such as a TPU v5e-1.
 
-Two networks of 1.2 billion parameters, their moments and the reference do not fit at once: what is
-not in use rests in the host's memory, which has to hold 20.7 GiB of them, and the moments are
-bfloat16. The chip then needs 13.8 GiB at most: parameters, moments and gradients of one network,
-for the optimiser's step.
+    python experiments/run.py --config experiments/configs/llama32_1b_colab.py \\
+        --config.model.hf_dir=DIR
 
-Give the weights: --config.model.hf_dir=DIR, which the tokenizer is taken from as well. Without them
-the shape below serves to plan: python -m rlef_jax.plan --config
-experiments/configs/llama32_1b_colab.py --topology v5e:1x1
+The chip needs at most 13.81 of its 15.75 GiB, and the host 20.7 GiB (rlef_jax.plan). No run of it
+has been made yet.
 
-The problems are those of CodeContests, prepared under data/: python -m rlef_jax.datasets prepare
-code_contests --from DIR.
+Two networks of 1.2 billion parameters, their moments and the reference do not fit at once: whatever
+is not in use is kept in the host's memory, and the moments are bfloat16. The largest program is the
+optimiser's step, with parameters, moments and gradients of one network.
+
+DIR holds the weights and the tokenizer. The problems are those of CodeContests, prepared under
+data/ (docs/training.md). The shape below serves to plan without the weights:
+
+    python -m rlef_jax.plan --config experiments/configs/llama32_1b_colab.py --topology v5e:1x1
 """
 
 from experiments.configs import common

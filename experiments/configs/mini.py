@@ -1,5 +1,10 @@
-"""The default job: a tiny Llama learns, from nothing and on a CPU, to use execution feedback on the
-mini contest.
+"""RLEF on the mini contest from scratch: a tiny Llama learns to repair its programs on a CPU.
+
+    python experiments/run.py --config experiments/configs/mini.py    (or: make run)
+
+It takes about 8 minutes and 1.3 GiB on two CPU cores. 1@3 on the held-out problems rises from 34.0
+to 80.2 % at temperature 0.2, and from 43.6 to 78.0 % at 1.0 (seed 0). Other seeds, and the
+ablations, are in docs/mini.md.
 """
 
 from rlef_jax.config import default

@@ -1,11 +1,14 @@
-"""RLEF on SmolLM2 135M Instruct: a real model, small enough, with patience, for a CPU, where it
-needs 8.7 GiB of memory.
+"""RLEF on SmolLM2 135M Instruct: a real model that is small enough for a CPU, with patience.
 
-Give the weights: --config.model.hf_dir=DIR, which the tokenizer is taken from as well. Without them
-the shape below serves to plan: python -m rlef_jax.plan --config experiments/configs/smollm2_135m.py
+    python experiments/run.py --config experiments/configs/smollm2_135m.py --config.model.hf_dir=DIR
 
-The problems are those of CodeContests, prepared under data/: python -m rlef_jax.datasets prepare
-code_contests --from DIR. The model was made for 2,048 tokens, so conversations are short.
+It needs at most 8.72 GiB of memory (rlef_jax.plan). No run of it has been made yet. The model was
+made for 2,048 tokens, so conversations are short.
+
+DIR holds the weights and the tokenizer. The problems are those of CodeContests, prepared under
+data/ (docs/training.md). The shape below serves to plan without the weights:
+
+    python -m rlef_jax.plan --config experiments/configs/smollm2_135m.py
 """
 
 from experiments.configs import common

@@ -1,6 +1,4 @@
-"""The notebooks: what is committed is whole, in order and clean, and each runs from top to bottom
-with small settings.
-"""
+"""Tests the notebooks: what is committed is complete and clean; each runs with small settings."""
 
 import ast
 import base64
@@ -111,23 +109,15 @@ def test_what_is_committed_is_whole(path):
     nbformat.validate(notebook)
     assert len(notebook.cells) < 15 and path.stat().st_size < 1_000_000
     cells = code_cells(notebook)
-    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), (
-        "run it with `make notebooks`"
-    )
+    counts = [cell.execution_count for cell in cells]
+    assert counts == list(range(1, len(cells) + 1)), "run it with `make notebooks`"
     for cell in cells:
         parsed(cell.source)
-        images = [
-            output.data["image/png"]
-            for output in cell.outputs
-            if "image/png" in output.get("data", {})
-        ]
-        assert bool(images) == ("plt.show()" in cell.source)
-        assert all(len(base64.b64decode(image)) > 10_000 for image in images), (
-            "a figure without a curve"
-        )
-    assert not [
-        output for cell in cells for output in cell.outputs if output.output_type == "error"
-    ]
+        assert not [output for output in cell.outputs if output.output_type == "error"]
+        images = [output.get("data", {}).get("image/png") for output in cell.outputs]
+        sizes = [len(base64.b64decode(image)) for image in images if image]
+        assert bool(sizes) == ("plt.show()" in cell.source)
+        assert all(size > 10_000 for size in sizes), "a figure without a curve"
     for said in SAYS[path.stem]:
         assert said in text_of(notebook)
 
@@ -146,11 +136,8 @@ def test_what_is_committed_names_no_machine_and_no_warning(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_tests_replace_constants_that_exist(path):
-    names = {
-        target.id
-        for node in parsed(parameters_cell(read(path)).source).body
-        for target in node.targets
-    }
+    constants = parsed(parameters_cell(read(path)).source).body
+    names = {target.id for node in constants for target in node.targets}
     assert set(SMALL[path.stem]) <= names
 
 
@@ -163,11 +150,12 @@ def run(path, folder):
     return text_of(execute(path, folder / "notebooks", SMALL[path.stem], one_device))
 
 
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(p, marks=[pytest.mark.slow] if p.stem in SLOW else []) for p in NOTEBOOKS],
-    ids=lambda path: path.stem,
-)
+WITH_MARKS = [
+    pytest.param(path, marks=[pytest.mark.slow] if path.stem in SLOW else []) for path in NOTEBOOKS
+]
+
+
+@pytest.mark.parametrize("path", WITH_MARKS, ids=lambda path: path.stem)
 def test_it_runs_from_top_to_bottom(path, tmp_path):
     if path.stem == "03_llama_and_hugging_face":
         pytest.importorskip("torch", reason="what it exports is opened with torch")
@@ -177,8 +165,7 @@ def test_it_runs_from_top_to_bottom(path, tmp_path):
         assert words in said
 
 
-# ---- the first cell
-# --------------------------------------------------------------------------------------------------
+# ---- the first cell ------------------------------------------------------------------------------
 
 
 def install_cell():
@@ -188,9 +175,7 @@ def install_cell():
 
 @pytest.fixture
 def colab(tmp_path, monkeypatch):
-    """install(repository): runs the first cell as on Colab; returns the commands, none of which is
-    carried out.
-    """
+    """install(repository): runs the first cell as on Colab; its commands are returned, not run."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
@@ -206,19 +191,12 @@ def colab(tmp_path, monkeypatch):
 
 def test_colab_clones_and_keeps_its_own_jax(colab, tmp_path):
     clone, install = colab("https://example.org/rlef_jax")
-    assert clone == [
-        "git",
-        "clone",
-        "--quiet",
-        "https://example.org/rlef_jax",
-        str(tmp_path / "rlef"),
-    ]
-    assert (
-        install[1:4] == ["-m", "pip", "install"]
-        and install[-1] == f"jax=={metadata.version('jax')}"
-    )
+    folder = str(tmp_path / "rlef")
+    assert clone == ["git", "clone", "--quiet", "https://example.org/rlef_jax", folder]
+    assert install[1:4] == ["-m", "pip", "install"]
+    assert install[-1] == f"jax=={metadata.version('jax')}"
     assert install[install.index("-r") + 1] == str(tmp_path / "rlef" / "requirements.txt")
-    assert sys.path[0] == str(tmp_path / "rlef")
+    assert sys.path[0] == folder
 
 
 def test_colab_clones_once(colab, tmp_path):
