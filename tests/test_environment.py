@@ -235,9 +235,7 @@ def test_a_response_that_ends_with_another_stop_is_not_cut_but_still_ended_prope
         environment.start(0, INCREMENT), tokens, -np.ones(len(tokens))
     )
     assert episode.turns[0].response == fenced("print(0)")
-    episode = environment.receive(
-        episode, environment.submit(episode).result(timeout=30)
-    )
+    episode = environment.receive(episode, environment.submit(episode).result(timeout=30))
     stop = episode.turns[0].stop
     assert episode.status == Status.RESPONSE
     assert episode.stream.tokens_T[stop - 1 : stop + 1].tolist() == [other, end]
@@ -372,10 +370,7 @@ def test_a_pre_filled_conversation_reads_as_laid_out(prefilling):
     assert [turn.response for turn in episode.turns] == [PREFILL + wrong, PREFILL + right]
     assert episode.turns[1].program == f"{DOUBLE.statement}\n    return 2 * x\n"
     assert episode.turns[0].feedback == feedback and "SECRET" not in text_of(prefilling, episode)
-    assert (
-        episode.status == Status.VERDICT
-        and prefilling.submit(episode).result(timeout=30).passed
-    )
+    assert episode.status == Status.VERDICT and prefilling.submit(episode).result(timeout=30).passed
 
 
 def test_a_prefill_is_prompt_and_no_action(prefilling):
@@ -465,7 +460,4 @@ def test_no_demonstrations_where_responses_are_pre_filled(prefilling):
 def test_a_problem_without_private_tests_is_decided_by_the_public_ones(prefilling):
     bare = dataclasses.replace(DOUBLE, private_tests=())
     episode = play(prefilling, "    return 2 * x\n```", problem=bare)
-    assert (
-        episode.status == Status.VERDICT
-        and prefilling.submit(episode).result(timeout=30).passed
-    )
+    assert episode.status == Status.VERDICT and prefilling.submit(episode).result(timeout=30).passed

@@ -135,9 +135,7 @@ def test_an_invalid_program_costs_at_a_non_final_turn_only(play):
     np.testing.assert_array_equal(
         task_rewards(play(["RUNTIME_ERROR", "OK"]), 0.2), np.float32([0, 1])
     )
-    np.testing.assert_array_equal(
-        task_rewards(play(["OK"], passed=False), 0.2), np.float32([-1])
-    )
+    np.testing.assert_array_equal(task_rewards(play(["OK"], passed=False), 0.2), np.float32([-1]))
 
 
 def test_earlier_episodes_are_left_as_they_were():
