@@ -37,7 +37,8 @@ def tiny_tokenizer(tmp_path_factory):
     """A SentencePiece model of a few hundred pieces."""
     path = tmp_path_factory.mktemp("tiny_tokenizer") / "tiny.model"
     texts = [
-        f"```python\nprint(int(input()) + {n})\n```\n- input `{n}` failed:\nExpected output `{n}` but got `x`"
+        f"```python\nprint(int(input()) + {n})\n```\n"
+        f"- input `{n}` failed:\nExpected output `{n}` but got `x`"
         for n in range(9)
     ]
     tokenizer.train_sentencepiece(texts, path, vocab_size=330)
@@ -101,7 +102,8 @@ def contest_rows():
         return [
             {
                 "name": f"{n}_A. Add {n}",
-                "description": f"Read a number and add {n} to it.\n\nInput\n\nOne number.\n\nOutput\n\nThe sum.\n",
+                "description": f"Read a number and add {n} to it.\n\n"
+                "Input\n\nOne number.\n\nOutput\n\nThe sum.\n",
                 "public_tests": tests(n, [1]),
                 "private_tests": tests(n, [2, 30]),
                 "generated_tests": tests(n, [400, 5000]),
@@ -122,7 +124,7 @@ def contest_rows():
 
 @pytest.fixture(scope="session")
 def prepare_contest(tmp_path_factory):
-    """prepare_contest({'train': rows, ...}) -> a data_dir in which CodeContests holds these rows."""
+    """prepare_contest({'train': rows, ...}) -> a data_dir with a CodeContests of these rows."""
 
     def prepare(rows: dict[str, list[dict]]) -> str:
         from rlef_jax.datasets.code_contests.prepare import prepare

@@ -95,7 +95,10 @@ def test_private_tests_reach_nothing_that_is_read_or_kept(
     environment = dataclasses.replace(environment, feedback=feedback, messages=messages)
     # Two failures (one dumps all that its input and its directory hold), then a program that passes
     # the public tests only.
-    snoop = "import os, sys\nprint(sys.argv, os.listdir('.'), sys.stdin.read())\nfor f in os.listdir('.'): print(open(f).read())"
+    snoop = (
+        "import os, sys\nprint(sys.argv, os.listdir('.'), sys.stdin.read())\n"
+        "for f in os.listdir('.'): print(open(f).read())"
+    )
     episode = play(environment, fenced(snoop), "no code", fenced(PASSES_PUBLIC))
     assert episode.status == Status.VERDICT
     judged = environment.submit(episode).result(timeout=30)
@@ -349,7 +352,10 @@ DOUBLE = Problem(
     limits=executor.Limits(seconds=5),
 )
 PREFILL = f"```python\n{DOUBLE.statement}\n"
-FIRST = f"<s><|user|>Write a solution to the following problem and make sure that it passes the tests:\n{PREFILL}```<|assistant|>"
+FIRST = (
+    "<s><|user|>Write a solution to the following problem and make sure that it passes the tests:\n"
+    f"{PREFILL}```<|assistant|>"
+)
 
 
 @pytest.fixture(scope="module")
@@ -361,7 +367,8 @@ def test_a_pre_filled_conversation_reads_as_laid_out(prefilling):
     wrong, right = "    return x + 2\n```", "    return 2 * x\n```\nThere."
     episode = play(prefilling, wrong, right, problem=DOUBLE)
     feedback = (
-        "Your code failed some test cases:\n\n- Success: `assert double(2) == 4`\n- Failure: `assert double(3) == 6`:\n"
+        "Your code failed some test cases:\n\n"
+        "- Success: `assert double(2) == 4`\n- Failure: `assert double(3) == 6`:\n"
         "`AssertionError: assert 5 == 6`\n\nGive it another try."
     )
     assert text_of(prefilling, episode) == (
@@ -441,11 +448,14 @@ def test_problems_that_do_not_fit_are_counted_and_the_caps_named(environment, pr
     )
     with pytest.raises(
         ValueError,
-        match="no problem of the test split fits into episode.max_prompt_tokens=200: all would into",
+        match="no problem of the test split fits into episode.max_prompt_tokens=200: all would",
     ):
         fitting([long], environment, "test")
     needed = prefilling.layout.overhead + len(prefilling.prefill(DOUBLE))
-    words = f"=200, or what pre-fills responses into episode.max_feedback_tokens=9: all .* episode.max_feedback_tokens={needed},"
+    words = (
+        "=200, or what pre-fills responses into episode.max_feedback_tokens=9: "
+        f"all .* episode.max_feedback_tokens={needed},"
+    )
     with pytest.raises(ValueError, match=words):
         fitting([DOUBLE], dataclasses.replace(prefilling, max_feedback_tokens=9), "test")
     with pytest.raises(ValueError, match="the test split has no problems"):

@@ -24,13 +24,15 @@ LIMITS = executor.Limits(seconds=0.5, memory_mb=256)
 MADE_UP = {
     "code_contests": Problem(
         "sum",
-        "Read two integers from a line, and print their sum.\n\nExample\n\nInput\n\n1 2\n\nOutput\n\n3",
+        "Read two integers from a line, and print their sum.\n\n"
+        "Example\n\nInput\n\n1 2\n\nOutput\n\n3",
         (executor.Test("1 2\n", "3\n"), executor.Test("-5 5\n", "0\n")),
         (),
     ),
     "humaneval_plus": Problem(
         "add",
-        'import math\n\n\ndef add(x: float, y: float) -> float:\n    """ The sum of x and y.\n    >>> add(1, 2)\n    3\n    """',
+        "import math\n\n\ndef add(x: float, y: float) -> float:\n"
+        '    """ The sum of x and y.\n    >>> add(1, 2)\n    3\n    """',
         (executor.CallTest("add", (1, 2), 3), executor.CallTest("add", (-5.5, 5.5), 0.0, 1e-6)),
         (),
     ),

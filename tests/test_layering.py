@@ -49,7 +49,7 @@ def modules(package: str) -> dict[pathlib.Path, str]:
 
 
 def imports(file: pathlib.Path) -> set[str]:
-    """Full names of what a file imports, also inside functions: `from a import b` gives a and a.b."""
+    """What a file imports, also inside functions: `from a import b` gives a and a.b."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):

@@ -60,10 +60,14 @@ def real_dir(prepare_contest):
 
 # The smoke configuration, smaller still; made-up problems have short statements.
 SETTINGS = """
-    tokenizer.vocab_size=400 model.d_model=32 model.head_dim=16 model.d_ff=64 sft.steps=6 sft.demonstrations=(4,4,0)
+    tokenizer.vocab_size=400 model.d_model=32 model.head_dim=16 model.d_ff=64
+    sft.steps=6 sft.demonstrations=(4,4,0)
     ppo.updates=1 ppo.rollouts=8 eval.every=1
 """
-SHORT = "episode.max_prompt_tokens=224 episode.max_response_tokens=48 episode.max_feedback_tokens=112 batch.lengths=(592,)"
+SHORT = (
+    "episode.max_prompt_tokens=224 episode.max_response_tokens=48 "
+    "episode.max_feedback_tokens=112 batch.lengths=(592,)"
+)
 
 
 @pytest.mark.parametrize(

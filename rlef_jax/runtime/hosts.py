@@ -31,8 +31,10 @@ def connect(
     """Makes this process one of several; a command calls it before jax does anything else.
 
     The arguments are those of `jax.distributed.initialize`, which finds them by itself on TPU
-    slices and under SLURM. From here on only the leading process writes to stdout and shows progress, and a signal that any
-    process has heard stops all. Raises ValueError where the other processes cannot be found.
+    slices and under SLURM. From here on only the leading process writes to stdout and shows
+    progress, and a signal that any process has heard stops all.
+
+    Raises ValueError where the other processes cannot be found.
     """
     heard = signal.getsignal(signal.SIGTERM)
     try:

@@ -31,9 +31,9 @@ class Interrupted(BaseException):
 def listening(raises: bool = False) -> Iterator[None]:
     """Hears signals for a whole command: the first is a request, which `check` finds.
 
-    With `raises` it is raised wherever the program is. A command that stops says how to go on, and exits with the status that tells of the signal: 130
-    for Ctrl-C, 143 for SIGTERM. To be used in the main thread, by commands only: a library leaves
-    signals alone.
+    With `raises` it is raised wherever the program is. A command that stops says how to go on, and
+    exits with the status of the signal: 130 for Ctrl-C, 143 for SIGTERM. To be used in the main
+    thread, by commands only: a library leaves signals alone.
     """
 
     def hear(signum: int, _frame) -> None:

@@ -1,4 +1,4 @@
-"""Files that are replaced whole or not at all, JSON lines after a kill, and folders that are claimed."""
+"""Files are replaced whole or not at all, JSON lines outlive a kill, folders are claimed."""
 
 import gzip
 import json

@@ -250,7 +250,8 @@ found = {"leads": hosts.leads()}
 
 big = hosts.gather("x" * (3 * hosts._PART + process) if process else "short")
 found["sizes"] = [len(value) for value in big]
-found["edges"] = [list(map(len, hosts.gather(b"y" * (hosts._PART - 30 + n + process)))) for n in range(40)]
+sizes = [hosts._PART - 30 + n + process for n in range(40)]
+found["edges"] = [list(map(len, hosts.gather(b"y" * size))) for size in sizes]
 
 with hosts.leader_first():
     found["saw"] = sorted(os.listdir(folder))

@@ -125,7 +125,7 @@ def test_a_run_asked_to_stop_does_so_after_a_wait(monkeypatch):
 
 
 # ---- commands
-# --------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def in_terminal(command, rows=24, columns=80, **environment):
@@ -192,7 +192,8 @@ def commands(folder):
         "table": [
             *python,
             "-c",
-            "from rlef_jax.runtime.progress import console; console().print('[bold red]100%[/] of 64 GiB')",
+            "from rlef_jax.runtime.progress import console; "
+            "console().print('[bold red]100%[/] of 64 GiB')",
         ],
         "mini contest": [
             *python,

@@ -1,4 +1,4 @@
-"""A workdir goes on with the same run, refuses another by name, and forgets one that never began."""
+"""A workdir goes on with its run, refuses another by name, and forgets one that never began."""
 
 import json
 
