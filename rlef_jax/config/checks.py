@@ -7,6 +7,49 @@ from ml_collections import ConfigDict
 from rlef_jax.config import CHOICES, default, leaves, stream_capacity, suggestion
 
 
+# What is asked of a number -> (whether one is so, the fields that must be).
+_RULES = {
+    "at least 1": (
+        lambda v: v >= 1,
+        """
+        episode.turn_limit episode.max_prompt_tokens episode.max_response_tokens
+        episode.max_feedback_tokens sampler.slots sampler.chunk sampler.splice_length batch.rows
+        ppo.rollouts ppo.rollouts_per_problem ppo.minibatches ppo.epochs eval.rollouts
+        eval.turn_limit eval.valid_rollouts eval.resamples checkpoint.every checkpoint.sft_every
+        checkpoint.keep data.train data.valid data.test tokenizer.vocab_size model.d_model
+        model.n_layers model.n_heads model.n_kv_heads model.head_dim model.d_ff
+        model.rope_original_context
+        """,
+    ),
+    "at least 0": (
+        lambda v: v >= 0,
+        """
+        executor.workers sft.steps ppo.updates ppo.warmup_steps sft.warmup_steps eval.every
+        episodes_every ppo.kl_coefficient ppo.invalid_penalty ppo.weight_decay sft.weight_decay
+        seed data.seed model.logit_chunk model.context_length model.vocab_size
+        """,
+    ),
+    "greater than 0": (
+        lambda v: v > 0,
+        """
+        sampler.temperature ppo.learning_rate ppo.value_learning_rate sft.learning_rate ppo.clip
+        ppo.value_clip ppo.grad_clip ppo.max_logprob_gap ppo.max_first_kl ppo.value_head_std
+        model.rope_theta model.rope_factor model.rope_low_freq_factor model.rope_high_freq_factor
+        model.norm_eps
+        """,
+    ),
+    "between 0 and 1": (
+        lambda v: 0 <= v <= 1,
+        "sampler.share sft.fix_probability sft.repeat_probability",
+    ),
+    "greater than 0 and at most 1": (lambda v: 0 < v <= 1, "eval.top_p"),
+    "at least 0 and below 1": (
+        lambda v: 0 <= v < 1,
+        "ppo.adam_b1 ppo.adam_b2 sft.broken_probability",
+    ),
+}
+
+
 def validate(config: ConfigDict) -> None:
     """Raises ValueError, in one sentence that names the field, if the configuration is wrong."""
     known, given = dict(leaves(default())), dict(leaves(config))
@@ -42,84 +85,8 @@ def _is_a(value, kind: type) -> bool:
 
 
 def _check_ranges(given: dict) -> None:
-    at_least_1 = (
-        "episode.turn_limit",
-        "episode.max_prompt_tokens",
-        "episode.max_response_tokens",
-        "episode.max_feedback_tokens",
-        "sampler.slots",
-        "sampler.chunk",
-        "sampler.splice_length",
-        "batch.rows",
-        "ppo.rollouts",
-        "ppo.rollouts_per_problem",
-        "ppo.minibatches",
-        "ppo.epochs",
-        "eval.rollouts",
-        "eval.turn_limit",
-        "eval.valid_rollouts",
-        "eval.resamples",
-        "checkpoint.every",
-        "checkpoint.sft_every",
-        "checkpoint.keep",
-        "data.train",
-        "data.valid",
-        "data.test",
-        "tokenizer.vocab_size",
-        "model.d_model",
-        "model.n_layers",
-        "model.n_heads",
-        "model.n_kv_heads",
-        "model.head_dim",
-        "model.d_ff",
-        "model.rope_original_context",
-    )
-    at_least_0 = (
-        "executor.workers",
-        "sft.steps",
-        "ppo.updates",
-        "ppo.warmup_steps",
-        "sft.warmup_steps",
-        "eval.every",
-        "episodes_every",
-        "ppo.kl_coefficient",
-        "ppo.invalid_penalty",
-        "ppo.weight_decay",
-        "sft.weight_decay",
-        "seed",
-        "data.seed",
-        "model.logit_chunk",
-        "model.context_length",
-        "model.vocab_size",
-    )
-    positive = (
-        "sampler.temperature",
-        "ppo.learning_rate",
-        "ppo.value_learning_rate",
-        "sft.learning_rate",
-        "ppo.clip",
-        "ppo.value_clip",
-        "ppo.grad_clip",
-        "ppo.max_logprob_gap",
-        "ppo.max_first_kl",
-        "ppo.value_head_std",
-        "model.rope_theta",
-        "model.rope_factor",
-        "model.rope_low_freq_factor",
-        "model.rope_high_freq_factor",
-        "model.norm_eps",
-    )
-    probability = ("sampler.share", "sft.fix_probability", "sft.repeat_probability")
-    below_1 = ("ppo.adam_b1", "ppo.adam_b2", "sft.broken_probability")
-    for paths, fine, rule in (
-        (at_least_1, lambda v: v >= 1, "at least 1"),
-        (at_least_0, lambda v: v >= 0, "at least 0"),
-        (positive, lambda v: v > 0, "greater than 0"),
-        (probability, lambda v: 0 <= v <= 1, "between 0 and 1"),
-        (("eval.top_p",), lambda v: 0 < v <= 1, "greater than 0 and at most 1"),
-        (below_1, lambda v: 0 <= v < 1, "at least 0 and below 1"),
-    ):
-        for path in paths:
+    for rule, (fine, paths) in _RULES.items():
+        for path in paths.split():
             if not fine(given[path]):
                 raise ValueError(f"{path} is {given[path]}: it must be {rule}")
 
