@@ -6,7 +6,6 @@ from ml_collections import ConfigDict
 
 from rlef_jax.config import CHOICES, default, leaves, stream_capacity, suggestion
 
-
 # What is asked of a number -> (whether one is so, the fields that must be).
 _RULES = {
     "at least 1": (
