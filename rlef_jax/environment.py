@@ -22,7 +22,7 @@ from rlef_jax.episode import (
 from rlef_jax.prompts import Messages, fenced
 from rlef_jax.tokenizer import Tokenizer
 from rlef_jax.tokenizer.layouts import ChatLayout
-from rlef_jax.types import Episode, Problem, Status
+from rlef_jax.types import Episode, Noise, Problem, Status
 
 # The program that random feedback runs where another problem's wrong solution fails none of its
 # tests (paper, section 3.3).
@@ -185,7 +185,8 @@ class Environment:
 
     def _drawn(self, episode: Episode) -> tuple[str, Problem]:
         """A wrong program of another problem, chosen by seed, episode and turn (section 3.3)."""
-        rng = np.random.default_rng((self.seed, episode.id, len(episode.turns)))
+        stream = (self.seed, Noise.FEEDBACK, episode.id, len(episode.turns))
+        rng = np.random.default_rng(stream)
         other = episode.problem
         while other.name == episode.problem.name or not other.incorrect_solutions:
             other = self.others[rng.integers(len(self.others))]

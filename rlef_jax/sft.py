@@ -148,7 +148,7 @@ def _scripts(problems: Sequence[Problem], config, turns: int, count: int):
         )
     settings, scripts = config.sft, []
     for i in range(count):
-        rng = np.random.default_rng((config.seed, turns, i))
+        rng = np.random.default_rng((config.seed, Noise.DEMONSTRATIONS, turns, i))
         problem = problems[usable[rng.integers(len(usable))]]
         programs = demonstrations.attempts(
             problem,

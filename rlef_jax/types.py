@@ -79,8 +79,10 @@ class TokenStream:
 
 
 class Noise(enum.IntEnum):
-    """Streams of random numbers that must not meet: keys fold_in(key(seed), stream) on the device,
-    generators default_rng((seed, stream, ...)) on the host.
+    """Streams of random numbers, which must not meet.
+
+    On the device their keys are fold_in(key(seed), stream), on the host their generators
+    default_rng((seed, stream, ...)).
     """
 
     TRAINING = 0  # sampled tokens of the collections
@@ -89,7 +91,9 @@ class Noise(enum.IntEnum):
     ORDER = 3  # of problems in an epoch
     EVALUATION = 4  # sampled tokens of an evaluation that stands by itself
     MINIBATCHES = 5  # which episodes learn together
+    DEMONSTRATIONS = 6  # problems and programs of the demonstrations
     WARM_START = 7  # which demonstrations learn together
+    FEEDBACK = 8  # programs of other problems that random feedback runs
     VALUE_HEAD = 11  # weights of the value network's output
 
 
