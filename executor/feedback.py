@@ -11,7 +11,7 @@ from executor.judging.values import CUT_MARK
 from executor.types import AnyTest, Result, Test, TestResult, Verdict
 
 TRACE_CUT_MARK = "  ... ({} lines left out)"
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of an object in a repr: another in each run
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of an object in a repr
 
 
 @dataclass(frozen=True)
@@ -122,13 +122,14 @@ def _pattern(verdict: Verdict, template: FeedbackTemplate) -> str:
 def _item(pattern: str, test: AnyTest, judged: TestResult, template: FeedbackTemplate) -> str:
     error = _cut_trace(judged.error, template)
     if isinstance(test, Test):
-        texts = {"input": test.input, "expected": test.expected, "got": judged.output}
+        got = _without_addresses(judged.output)
+        texts = {"input": test.input, "expected": test.expected, "got": got}
     else:
         texts = {"test": shown(test)}
         if judged.verdict is Verdict.WRONG_ANSWER:
             error = f"AssertionError: {judged.output}" if judged.output else "AssertionError"
             error = _cut(error, 3 * template.max_chars)
-        error = _ADDRESS.sub(" at 0x...", error)
+    error = _without_addresses(error)
     texts = {name: _cut(text, template.max_chars) for name, text in texts.items()}
     try:
         return _fill(pattern, error=error, **texts)
@@ -137,6 +138,11 @@ def _item(pattern: str, test: AnyTest, judged: TestResult, template: FeedbackTem
         raise ValueError(
             f"the template has a place for {place}, which {kind} does not have"
         ) from None
+
+
+def _without_addresses(text: str) -> str:
+    """What a program said without the addresses of its objects, which differ in each run."""
+    return _ADDRESS.sub(" at 0x...", text)
 
 
 def _fill(pattern: str, **texts: str) -> str:

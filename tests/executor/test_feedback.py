@@ -198,3 +198,16 @@ def test_a_template_must_fit_the_tests():
         feedback(function_result(TestResult(Verdict.TIMEOUT)), FUNCTION_TESTS[:1], CODE_CONTESTS)
     with pytest.raises(ValueError, match="'test', which Test does not have"):
         feedback(result(Verdict.TIMEOUT), [Test("1", "2")], HUMANEVAL)
+
+
+@pytest.mark.parametrize("verdict", [Verdict.WRONG_ANSWER, Verdict.RUNTIME_ERROR])
+def test_what_a_program_prints_tells_no_address(verdict):
+    """A run would not be repeatable: what is printed here becomes tokens of the conversation."""
+    test, said = Test("0x7f\n", "an object at 0x12\n"), set()
+    for address in ("0x7f43e3afdd20", "0x55d1"):
+        text = f"<generator object <genexpr> at {address}>\n"
+        said.add(feedback(result(verdict, output=text, error=f"TypeError: {text}"), [test]))
+    (said,) = said
+    assert "<generator object <genexpr> at 0x...>" in said and "`0x7f`" in said
+    # The problem's own words stay as they are.
+    assert ("an object at 0x12" in said) == (verdict is Verdict.WRONG_ANSWER)
