@@ -160,11 +160,11 @@ python experiments/evaluate.py --config FILE --checkpoint WORKDIR|HF_DIR|replay:
     $EVALUATE --nk 1@3
 python experiments/evaluate.py --config FILE --checkpoint runs/mini --nk pass@1,pass@10 \
     --turn_limits 1,3,5,10 --feedbacks true,random,none
-    $EVALUATE --nk pass@1 --turn_limits 1,2 --feedbacks true,none --out OUT
+    $EVALUATE --nk pass@1 --turn_limits 1,2 --feedbacks true,none --out GRID
 python experiments/evaluate.py compare OUT/turns3_true OUT/turns3_random
-    python experiments/evaluate.py compare OUT/turns2_true OUT/turns2_none
+    python experiments/evaluate.py compare GRID/turns2_true GRID/turns2_none
 python experiments/evaluate.py compare DIR DIR
-    python experiments/evaluate.py compare OUT/turns1 OUT/turns2_true
+    python experiments/evaluate.py compare GRID/turns1 GRID/turns2_true
 python -m executor doctor
 python -m executor bench
     python -m executor bench --quick
