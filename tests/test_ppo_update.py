@@ -41,8 +41,11 @@ def test_the_value_network_starts_as_a_copy_of_the_policy_with_a_small_random_he
 
 @pytest.mark.parametrize(
     ("sizes", "half"),
-    [((1, 1, 1), False), ((2, 2, 2), False), ((2, 2, 2), True)],
-    ids=["alone", "mesh", "bfloat16, offloaded"],
+    [
+        pytest.param((1, 1, 1), False, id="alone"),
+        pytest.param((2, 2, 2), False, id="mesh", marks=pytest.mark.slow),
+        pytest.param((2, 2, 2), True, id="bfloat16, offloaded", marks=pytest.mark.slow),
+    ],
 )
 def test_a_real_first_update(world, sizes, half, mesh_of):
     # I6, with sampled episodes: the ratio is 1 and the KL 0 before anything has moved. Nothing

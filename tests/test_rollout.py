@@ -114,9 +114,9 @@ def test_recorded_log_probs_are_those_of_a_full_forward_pass(world, collected):
     )
     for expected, episode in zip(expected_BT, episodes):
         stream = episode.stream
-        # Relative too: some processors round unlikely tokens, at -5 nats and below, a little more.
+        # As for pre-filled ones below: on some processors a token differs by 1.5e-5.
         expected = np.where(stream.is_action_T, expected[: len(stream)], 0)
-        np.testing.assert_allclose(stream.logprobs_T, expected, rtol=1e-6, atol=1e-5)
+        np.testing.assert_allclose(stream.logprobs_T, expected, atol=3e-5)
 
 
 def test_a_stream_is_prompt_responses_and_feedback_and_nothing_else(world, collected):

@@ -324,6 +324,7 @@ def test_the_exported_tokenizer_renders_the_conversations_of_the_run(trained, ex
             assert spliced == rendered if k == 0 else spliced[-len(rendered) + 1 :] == rendered[1:]
 
 
+@pytest.mark.slow
 def test_the_export_can_be_trained_again(environment, exported, tmp_path):
     workdir = tmp_path / "again"
     call(environment, *training(workdir, exported, **{"ppo.updates": 1}))
@@ -336,6 +337,7 @@ def test_the_export_can_be_trained_again(environment, exported, tmp_path):
     assert_sampled_from(exported, workdir)
 
 
+@pytest.mark.slow  # tests/test_train.py kills a run of the mini contest
 def test_a_killed_run_ends_as_the_undisturbed_one(environment, given, trained, tmp_path):
     workdir = tmp_path / "killed"
     process = start(environment, *training(workdir, given))

@@ -243,11 +243,22 @@ def test_a_misspelt_field_is_refused_before_anything_is_made(cache, tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"ppo.value": "token", "ppo.loss_aggregation": "turn_mean", "episode.feedback": "random"},
-        {"episode.turn_limit": 1, "ppo.epochs": 2},
-        {"episode.feedback": "none", "eval.feedback": "none", "sft.steps": 0, "eval.every": 0},
+        pytest.param(
+            {
+                "ppo.value": "token",
+                "ppo.loss_aggregation": "turn_mean",
+                "episode.feedback": "random",
+            },
+            id="token-level value, random feedback",
+        ),
+        pytest.param(
+            {"episode.turn_limit": 1, "ppo.epochs": 2}, id="single-turn", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            {"episode.feedback": "none", "eval.feedback": "none", "sft.steps": 0, "eval.every": 0},
+            id="no feedback, no warm start",
+        ),
     ],
-    ids=["token-level value, random feedback", "single-turn", "no feedback, no warm start"],
 )
 def test_ablations_run_from_the_command_line(tmp_path, cache, changes):
     short = {"ppo.updates": 2, "sft.steps": 10, "eval.temperatures": "(1.0,)", "eval.every": 2}

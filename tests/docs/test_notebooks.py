@@ -55,7 +55,7 @@ SMALL = {
         "ROLLOUTS": 12,
     },
 }
-SLOW = {"02_train_mini", "03_llama_and_hugging_face", "04_evaluate"}
+SLOW = {"02_train_mini", "03_llama_and_hugging_face", "04_evaluate", "05_your_own_problems"}
 # What each says, whatever its settings.
 SAYS = {
     "01_one_episode": [

@@ -95,7 +95,7 @@ def test_the_colours_follow_the_system_until_they_are_chosen(page):
     page.emulate_media(color_scheme="dark")
     changed = "before => getComputedStyle(document.body).backgroundColor !== before"
     page.wait_for_function(changed, arg=before)
-    assert page.inner_text("#theme") == "Light"
+    page.locator("#theme", has_text="Light").wait_for()  # it hears of the change a little later
     drawn(page, "kl")
     assert stroke(page, "kl") == page.evaluate(COLOR, "--c1")
 

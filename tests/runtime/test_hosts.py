@@ -5,6 +5,7 @@ same devices does.
 import gzip
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -212,7 +213,13 @@ def test_two_processes_train_as_one_does(alone, cache, tmp_path):
     assert {path.name for path in workdir.iterdir()} == {path.name for path in single.iterdir()}
     assert not [path for path in workdir.rglob("*") if ".part" in path.name]
     assert "written to" in said(workdir, 0) and "RLEF" in said(workdir, 0)
-    assert not [line for line in said(workdir, 1).splitlines() if "Gloo" not in line]
+    # What two processes say of their connections at once may share lines, or be cut in two.
+    assert not re.sub(
+        r"\[Gloo\]|Rank \d+ is connected to \d+ peer ranks\.|Expected number of "
+        r"connected peer ranks is : \d+|\s",
+        "",
+        said(workdir, 1),
+    )
 
 
 @pytest.mark.slow

@@ -80,7 +80,7 @@ def test_no_handler_of_errors_takes_a_stop_for_one():
 
 COMMAND = """
 import sys, time
-from rlef_jax import interrupt
+from rlef_jax.runtime import interrupt
 with interrupt.listening(raises=RAISES):
     with interrupt.awaiting("the step"):
         print("ready", flush=True)
