@@ -140,7 +140,11 @@ def _comparison(content: dict[str, Any]) -> str | Checker:
     if "checker" in content:
         if "comparison" in content:
             raise ValueError('checker: there is a "comparison" too; one of them decides')
-        return Checker(_typed(content["checker"], "checker", str))
+        source = _typed(content["checker"], "checker", str)
+        try:
+            return Checker(source)
+        except ValueError as error:
+            raise ValueError(f"checker: {error}") from None
     comparison = _typed(content.get("comparison", "strict"), "comparison", str)
     try:
         check_comparison(comparison)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import keyword
+import logging
 import operator
 import re
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from executor.types import AssertTest, CallTest, Checker
 from executor.worker.worker_values import Opaque, decode, encode
 
 _ARGUMENTS = "__call_test_arguments__"
+_LOG = logging.getLogger(__name__)
+_LOGGED: set[int] = set()  # hashes of the checkers that were named
 
 
 @dataclass(frozen=True)
@@ -80,19 +83,47 @@ def shown(test: CallTest | AssertTest) -> str:
     return f"assert {test.entry_point}({arguments}) == {shown_value(test.expected)}"
 
 
+# Appended to a checker. What it raises on an output is reported differently from a checker that
+# fails before it sees one.
+_ASKED = """
+
+def __ask_check__(*texts):
+    try:
+        return check(*texts), None
+    except BaseException as raised:
+        return None, f"{type(raised).__name__}: {raised}"
+"""
+
+
 def checker_call(checker: Checker, input: str, output: str, expected: str) -> Check:
-    """The Check that asks `checker` about an output: passed if what it returns is data and true."""
+    """The Check that asks `checker` about an output: passed if it returns True.
+
+    message: why an output is wrong on which it raised, or for which it returned no bool; empty
+        where it returned False.
+    """
     bound = {"_input": input, "_output": output, "_expected": expected}
 
     def finish(values: list) -> Judged:
-        if not _are(values, 1):
+        if not (_are(values, 1) and isinstance(values[0], tuple) and len(values[0]) == 2):
             return Judged(False, "the checker gave no value")
-        answer = values[0]
-        if find_opaque(answer) is None and answer:
-            return Judged(True)
-        return Judged(False, f"the checker returned {shown_value(answer)}")
+        answer, raised = values[0]
+        if raised is not None:
+            return Judged(False, f"the checker raised {cut(str(raised))}")
+        if isinstance(answer, bool):
+            return Judged(answer)
+        return Judged(False, no_bool(checker.source, shown_value(answer)))
 
-    return Check(checker.source, encode((["check(_input, _output, _expected)"], bound)), finish)
+    question = encode((["__ask_check__(_input, _output, _expected)"], bound))
+    return Check(checker.source + _ASKED, question, finish)
+
+
+def no_bool(checker: str, answer: str) -> str:
+    """What is wrong with a checker that answers thus; logged once for each checker."""
+    why = f"the checker must return True or False, but returned {answer}"
+    if hash(checker) not in _LOGGED:
+        _LOGGED.add(hash(checker))
+        _LOG.error("an error in the data: %s; the output counts as wrong: %s", why, cut(checker))
+    return why
 
 
 # ---- calls

@@ -90,6 +90,7 @@ def test_tests_of_functions(read):
         (ENDS | {"solutions": "print(1)"}, "solutions: must be a list of strings"),
         (ENDS | {"limits": {"second": 1}}, "limits.second: unknown limit"),
         (ENDS | {"checker": 1}, "checker: must be a string"),
+        (ENDS | {"checker": "def check(o, e): pass"}, "checker: the checker must be check"),
         (ENDS | {"comparison": "strict"}, "comparison: unknown field"),
         (ENDS, "'ends' is that of line 1 already"),
     ],

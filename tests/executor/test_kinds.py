@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import re
 
+import numpy as np
 import pytest
 
 from executor import MBPP, AssertTest, CallTest, Checker, Job, Limits, Pool, Test, Verdict, feedback
@@ -182,14 +184,91 @@ def test_a_checker_never_shares_a_process_with_the_program(pool):
     assert result.verdict is Verdict.WRONG_ANSWER
 
 
-@pytest.mark.parametrize(
-    "source", ["def check(:", "def check(input, output, expected):\n    return 1 / 0"]
-)
-def test_a_broken_checker_is_no_verdict_on_the_program(pool, source):
+def test_a_checker_that_fails_before_it_sees_an_output_is_no_verdict_on_the_program(pool):
+    source = "1 / 0\ndef check(input, output, expected):\n    return True"
     result = judge(pool, "print(1)", Test("", "1"), comparison=Checker(source))
     assert result.verdict is Verdict.INFRASTRUCTURE
-    error = result.tests[0].error
-    assert "the checker does not compile" in error or "ZeroDivisionError" in error
+    assert "ZeroDivisionError" in result.tests[0].error
+
+
+def compares_numbers(given, output, expected):
+    return abs(float(output) - float(expected)) < 1e-6
+
+
+NUMBERS = "def check(i, o, e):\n    "
+RAISE = {
+    "a number": Checker(NUMBERS + "return abs(float(o) - float(e)) < 1e-6"),
+    "a word": Checker(NUMBERS + "return o.split()[0] == e.split()[0] and not o.split()[1:2]"),
+    "an assertion": Checker(NUMBERS + "assert o.strip() == e.strip()\n    return True"),
+    "an exit": Checker("import sys\n" + NUMBERS + "return o.strip() == e.strip() or sys.exit(1)"),
+    "no end": Checker(NUMBERS + "return o.strip() == e.strip() or check(i, o, e)"),
+    "a function of the caller": compares_numbers,
+}
+
+
+@pytest.mark.parametrize("checker", RAISE.values(), ids=RAISE)
+def test_a_checker_that_raises_on_an_output_finds_it_wrong(pool, checker):
+    wrong = "import sys\nif input() == '1': print('half', file=sys.stderr)\nelse: print(2)"
+    result = judge(pool, wrong, Test("1\n", "2\n"), Test("2\n", "2\n"), comparison=checker)
+    assert [test.verdict for test in result.tests] == [Verdict.WRONG_ANSWER, Verdict.OK]
+    if checker is not RAISE["a word"]:
+        assert result.tests[0].error.startswith("half\nthe checker raised ")
+    assert judge(pool, "print(2)", Test("", "2\n"), comparison=checker).passed
+
+
+def says_why(given, output, expected):
+    return False, "why"
+
+
+@pytest.mark.parametrize(
+    "answer", ["(False, 'why')", "'WA'", "{'ok': False}", "None", "1", "0", "[]", "check", "float"]
+)
+def test_an_answer_that_is_no_bool_is_never_accepted_and_named(pool, answer, caplog):
+    checker = Checker(f"def check(i, o, e):\n    return {answer}  # {os.urandom(8).hex()}")
+    for _ in range(2):
+        result = judge(pool, "print(1)", Test("", "1"), comparison=checker)
+        assert result.verdict is Verdict.WRONG_ANSWER
+        assert "must return True or False, but returned " in result.tests[0].error
+    assert caplog.text.count("must return True or False") == 1
+
+
+def test_an_answer_of_a_function_of_the_caller_that_is_no_bool_is_never_accepted(pool):
+    result = judge(pool, "print(1)", Test("", "1"), comparison=says_why)
+    assert result.verdict is Verdict.WRONG_ANSWER
+    assert "returned (False, 'why')" in result.tests[0].error
+    bool_of_numpy = judge(pool, "print(1)", Test("", "1"), comparison=lambda *_: np.float64(1) > 0)
+    assert bool_of_numpy.passed
+
+
+@pytest.mark.parametrize(
+    "source, why",
+    [
+        ("def check(:", "does not compile"),
+        ("def judge(input, output, expected): return True", "defines no function check"),
+        ("def check(output, expected): return True", "not `def check(output, expected):`"),
+        ("def check(a, b, c, d): return True", "not `def check(a, b, c, d):`"),
+        ("def check(a, b, c, *, d): return True", "must be check"),
+        ("async def check(a, b, c): return True", "not `async def check(a, b, c):`"),
+        ("class check: pass", "not `class check:`"),
+    ],
+)
+def test_a_checker_that_cannot_judge_anything_is_refused(source, why):
+    with pytest.raises(ValueError, match=re.escape(why)):
+        Checker(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def check(a, b, c, d=1, *e, f=2, **g): return True",
+        "def check(*texts): return True",
+        "check = lambda a, b, c: True",
+        "from operator import contains as check",
+        "import functools\n@functools.cache\ndef check(*args): return True",
+    ],
+)
+def test_a_checker_may_be_defined_in_any_way(source):
+    Checker(source)
 
 
 def test_a_function_of_the_caller_compares(pool):

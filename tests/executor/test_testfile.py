@@ -156,6 +156,7 @@ def test_asserts():
             'checker: there is a "comparison" too',
         ),
         ({"tests": [IO], "checker": {}}, "checker: must be a string, not an object"),
+        ({"tests": [IO], "checker": "def check(:"}, "checker: the checker does not compile"),
     ],
 )
 def test_what_is_wrong_is_named(content, message):
