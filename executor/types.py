@@ -41,12 +41,15 @@ class CallTest:
         str, bytes, list, tuple, dict, set and frozenset.
     tolerance: floats anywhere in the value may differ by this much plus 1e-7 of the expected one;
         with 0 they must be equal.
+    from_json: `expected` was written as JSON, which has no tuples, and no keys but texts: a list in
+        it equals a tuple too, and the key "1" of a dict equals 1.
     """
 
     entry_point: str
     args: tuple[Any, ...]
     expected: Any
     tolerance: float = 0.0
+    from_json: bool = False
 
 
 @dataclass(frozen=True)

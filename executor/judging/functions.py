@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from executor.judging.asserts import NO_LITERAL, Hoisted, hoist
-from executor.judging.values import cut, find_opaque, same_value, shown_value, text_of
+from executor.judging.values import as_json, cut, find_opaque, same_value, shown_value, text_of
 from executor.types import AssertTest, CallTest, Checker
 from executor.worker.worker_values import Opaque, decode, encode
 
@@ -144,7 +144,8 @@ def _plan_call(test: CallTest) -> Plan:
         if not _are(values, 1):
             return Judged(False, "the program gave no value")
         got = values[0]
-        if same_value(expected, got, test.tolerance):
+        right = same_value(expected, got, test.tolerance)
+        if right or (test.from_json and same_value(expected, as_json(got), test.tolerance)):
             return Judged(True, value=got)
         message, opaque = _message(got, "==", expected), find_opaque(got)
         return Judged(False, message if opaque is None else message + _cannot(opaque), got)

@@ -196,6 +196,9 @@ def run_function(code, source, payload, encode, decode):
         expressions, bindings = decode(payload)
         compiled = [compile(expression, __file__, "eval") for expression in expressions]
         namespace = new_main()
+        # As in the harnesses of such tests, a guarded main does not run.
+        namespace["__name__"] = "solution"
+        sys.modules["solution"] = sys.modules["__main__"]
         gc.enable()
         try:
             exec(code, namespace)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import resource
 
 import numpy as np
 import pytest
@@ -269,6 +270,105 @@ def test_a_checker_that_cannot_judge_anything_is_refused(source, why):
 )
 def test_a_checker_may_be_defined_in_any_way(source):
     Checker(source)
+
+
+DOUBLE = "import sys, unittest\n\n\ndef double(x):\n    return 2 * x\n\n\n"
+
+
+@pytest.mark.parametrize(
+    "guarded", ["print(double(int(input())))", "sys.exit(double(1))", "unittest.main()", "1 / 0"]
+)
+def test_a_guarded_main_does_not_run_in_function_tests(pool, guarded):
+    program = f"{DOUBLE}if __name__ == '__main__':\n    {guarded}\n"
+    tests = CallTest("double", (4,), 8), AssertTest("assert double(4) == 8")
+    assert judge(pool, program, *tests).passed
+    checker = Checker(f"def check(i, o, e):\n    return o == i\n\n{program}")
+    assert judge(pool, "print(end=input())", Test("1", ""), comparison=checker).passed
+
+
+def test_what_is_not_guarded_runs_in_function_tests(pool):
+    result = judge(pool, DOUBLE + "sys.exit(0)", CallTest("double", (4,), 8))
+    assert result.verdict is Verdict.RUNTIME_ERROR
+
+
+def test_classes_of_a_function_test_find_their_module(pool):
+    program = """
+import dataclasses, enum, pickle, typing
+
+@dataclasses.dataclass
+class Point:
+    x: typing.ClassVar[int] = 1
+    y: 'int' = 2
+
+class Color(enum.Enum):
+    RED = 1
+
+class Missing(Exception):
+    pass
+
+def f():
+    return pickle.loads(pickle.dumps((Point(), Color.RED)))[0].y
+
+def g():
+    raise Missing('this')
+"""
+    assert judge(pool, program, CallTest("f", (), 2)).passed
+    error = judge(pool, program, CallTest("g", (), 2)).tests[0].error
+    assert error.splitlines()[-1] == "Missing: this"
+
+
+@pytest.mark.parametrize(
+    "returned, expected, passed",
+    [
+        ("(3, 1)", [3, 1], True),
+        ("[(0, 0), (1, (1,))]", [[0, 0], [1, [1]]], True),
+        ("{'a': (1, 2)}", {"a": [1, 2]}, True),
+        ("{1: 2, 2.5: 3}", {"1": 2, "2.5": 3}, True),
+        ("{'1': 2}", {"1": 2}, True),
+        ("{1: 2, '1': 2}", {"1": 2}, False),
+        ("(1, 3)", [3, 1], False),
+        ("{3, 1}", [1, 3], False),
+        ("'ab'", ["a", "b"], False),
+        ("()", [], True),
+    ],
+)
+@pytest.mark.parametrize("tolerance", [0.0, 1e-6])
+def test_json_has_no_tuples_and_no_keys_but_texts(pool, returned, expected, passed, tolerance):
+    test = CallTest("f", (), expected, tolerance, from_json=True)
+    assert judge(pool, f"def f():\n    return {returned}", test).passed is passed
+
+
+def test_a_tuple_is_no_list_where_python_wrote_the_test(pool):
+    program = "def f():\n    return (1, 2)"
+    assert not judge(pool, program, CallTest("f", (), [1, 2])).passed
+    assert judge(pool, program, CallTest("f", (), (1, 2))).passed
+
+
+RAISES_A_LIMIT = {
+    "stack": "import resource\nresource.setrlimit(resource.RLIMIT_STACK, (1 << 29, -1))",
+    "stack without end": "import resource\nresource.setrlimit(resource.RLIMIT_STACK, (-1, -1))",
+    "stack of threads": "import threading\nthreading.stack_size(1 << 28)",
+    "recursion": "import sys\nsys.setrecursionlimit(10**8)\ndef f(n): n and f(n - 1)\nf(9999)",
+    "digits": "import sys\nsys.set_int_max_str_digits(10**6)",
+    "digits as they are": "len(str(3**20000)), int('7' * 9999)",
+}
+
+
+@pytest.mark.skipif(
+    resource.getrlimit(resource.RLIMIT_STACK)[1] != resource.RLIM_INFINITY,
+    reason="the machine itself limits the stack",
+)
+@pytest.mark.parametrize("lines", RAISES_A_LIMIT.values(), ids=RAISES_A_LIMIT)
+def test_a_program_may_raise_a_harmless_limit(pool, lines):
+    assert judge(pool, f"{lines}\nprint(1)", Test("", "1\n")).passed
+    assert judge(pool, f"{lines}\ndef one():\n    return 1", CallTest("one", (), 1)).passed
+
+
+@pytest.mark.parametrize("kind", ["AS", "CPU", "FSIZE", "NPROC", "NOFILE", "CORE"])
+def test_a_program_may_not_raise_a_limit_that_protects(pool, kind):
+    program = f"import resource as r\nr.setrlimit(r.RLIMIT_{kind}, (-1, -1))"
+    result = judge(pool, program, Test("", ""))
+    assert "not allowed to raise maximum limit" in result.tests[0].error
 
 
 def test_a_function_of_the_caller_compares(pool):
