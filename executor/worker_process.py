@@ -46,8 +46,7 @@ _WORKER = Path(__file__).parent / "worker"
 # seed can be fixed: a program that walks over a set of strings gives one output, not one a worker.
 # Symbols are bound before the fork, so that it is not done again in each process.
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "LD_BIND_NOW": "1"}
-# Judges that programs were accepted by know no longest integer; converting one takes time alone.
-_OPTIONS = "-S -s -B -X utf8 -X int_max_str_digits=0 -W ignore".split()
+_OPTIONS = "-S -s -B -X utf8 -W ignore".split()
 # Before the first test, only a crash of the compiler ends a submission by one of these signals.
 _COMPILER_CRASHES = tuple(
     -getattr(signal, name)

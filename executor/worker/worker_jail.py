@@ -231,6 +231,7 @@ def enter_root(jail):
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         os.symlink(f"/proc/self/fd/{descriptor}", f"{new}/dev/{name}")
     os.symlink("/proc/self/fd", new + "/dev/fd")
+    os.symlink(jail.scratch, new + "/dev/shm")  # where semaphores of multiprocessing are made
     scratch = new + jail.scratch
     os.mkdir(scratch)
     if not os.path.exists(new + "/tmp"):

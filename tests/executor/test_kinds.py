@@ -4,6 +4,8 @@ import asyncio
 import os
 import re
 import resource
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -369,6 +371,65 @@ def test_a_program_may_not_raise_a_limit_that_protects(pool, kind):
     program = f"import resource as r\nr.setrlimit(r.RLIMIT_{kind}, (-1, -1))"
     result = judge(pool, program, Test("", ""))
     assert "not allowed to raise maximum limit" in result.tests[0].error
+
+
+AT_THE_END = {
+    "a bound method": "write = open(1, 'w').write\nwrite('8')",
+    "a partial": "from functools import partial\nsay = partial(print, file=open(1, 'w'))\nsay(8)",
+    "a class": "class Out:\n    file = open(1, 'w')\nOut.file.write('8')",
+    "an instance": "class Out: pass\nout = Out()\nout.file = open(1, 'w')\nout.file.write('8')",
+    "a list": "files = [open(1, 'w')]\nfiles[0].write('8')",
+    "a cycle": "files = [open(1, 'w')]\nfiles.append(files)\nfiles[0].write('8')",
+    "a closure": "def make():\n    f = open(1, 'w')\n    return lambda s: f.write(s)\nmake()('8')",
+    "a default": "def say(s, f=open(1, 'w')): f.write(s)\nsay('8')",
+    "a generator": "def say():\n    f = open(1, 'w')\n    while 1: f.write((yield))\n"
+    "g = say()\nnext(g)\ng.send('8')",
+    "a buffer": "import io\nwrite = io.BufferedWriter(io.FileIO(1, 'w')).write\nwrite(b'8')",
+    "a descriptor": "import os\nfiles = [os.fdopen(1, 'w')]\nfiles[0].write('8')",
+    "a wrapper": "import io, sys\nw = io.TextIOWrapper(sys.stdout.buffer).write\nw('8')",
+    "__del__": "class Last:\n    def __del__(self): print(8)\nlast = Last()",
+    "__del__ in a cycle": "class Last:\n    def __del__(self): print(8)\na = Last()\na.a = a",
+    "finally": "def f():\n    try: yield\n    finally: print(8)\ng = f()\nnext(g)",
+    "weakref": "import weakref\nclass A: pass\na = A()\nweakref.finalize(a, print, 8)",
+    "replaced": "import io, sys\nsys.stdout = open(1, 'w')\nprint(8)",
+    "after an exit": "import sys\nwrite = open(1, 'w').write\nwrite('8')\nsys.exit()",
+    "a thread": "import threading\nwrite = open(1, 'w').write\n"
+    "threading.Thread(target=write, args=('8',)).start()",
+}
+
+
+@pytest.mark.parametrize("program", AT_THE_END.values(), ids=AT_THE_END)
+def test_what_is_buffered_anywhere_is_written_at_the_end(pool, program):
+    by_itself = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert by_itself.stdout.strip() == "8"
+    result = judge(pool, program, Test("", "8\n"))
+    assert result.passed, result.tests[0]
+
+
+LOCKS = {
+    "ThreadPool": "from multiprocessing.pool import ThreadPool\nwith ThreadPool(2) as pool:\n"
+    "    print(sum(pool.map(int, '44')))",
+    "Pool": "from multiprocessing import Pool\nwith Pool(2) as pool:\n"
+    "    print(sum(pool.map(int, '44')))",
+    "Lock": "from multiprocessing import Lock\nwith Lock():\n    print(8)",
+    "Queue": "from multiprocessing import Process, Queue\nq = Queue()\n"
+    "p = Process(target=q.put, args=(8,))\np.start()\nprint(q.get())\np.join()",
+    "Value": "from multiprocessing import Value\nv = Value('i', 8)\nwith v:\n    print(v.value)",
+    "executor": "from concurrent.futures import ProcessPoolExecutor as E\n"
+    "with E(2) as e:\n    print(sum(e.map(int, '44')))",
+    "threads": "from concurrent.futures import ThreadPoolExecutor as E\n"
+    "with E(2) as e:\n    print(sum(e.map(int, '44')))",
+    "threading": "import threading as t\nb = t.Barrier(2)\nx = t.Thread(target=b.wait)\nx.start()\n"
+    "b.wait()\nx.join()\nwith t.Lock(), t.RLock(), t.Semaphore(), t.Condition():\n    print(8)",
+}
+
+
+@pytest.mark.parametrize("program", LOCKS.values(), ids=LOCKS)
+def test_locks_of_threads_and_processes_work(pool, program):
+    if "root" not in pool.isolation.on:
+        pytest.skip("semaphores need the root layer")
+    result = judge(pool, program, Test("", "8\n"), Test("", "8\n"))
+    assert result.passed, result.tests
 
 
 def test_a_function_of_the_caller_compares(pool):
