@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import signal
 from collections.abc import Callable
@@ -12,9 +13,11 @@ from executor.judging.comparison import check_comparison, compare
 from executor.judging.functions import Check, Judged, checker_call, no_bool, plan
 from executor.judging.values import cut, shown_value
 from executor.types import (
+    CallTest,
     Checker,
     Comparison,
     Job,
+    Limits,
     Result,
     Test,
     TestResult,
@@ -29,7 +32,7 @@ from executor.worker.worker_protocol import (
     TIMED_OUT,
     TOO_MUCH_OUTPUT,
 )
-from executor.worker.worker_values import decode
+from executor.worker.worker_values import decode, encode
 
 _VERDICTS = {
     TIMED_OUT: Verdict.TIMEOUT,
@@ -75,12 +78,13 @@ class Prepared(NamedTuple):
     """A job made ready for a worker.
 
     flags: of worker_protocol. inputs, judges: for each test, what the program gets, and the
-    function that judges the outcome.
+    function that judges the outcome. limits: the job's, with room for the longest expected output.
     """
 
     flags: int
     inputs: list[bytes]
     judges: list[Judge]
+    limits: Limits
 
 
 def prepare(job: Job) -> Prepared:
@@ -94,7 +98,9 @@ def prepare(job: Job) -> Prepared:
     tests = [test for test in job.tests if isinstance(test, Test)]
     if len(tests) == len(job.tests):
         inputs = [test.input.encode("utf-8", "surrogatepass") for test in tests]
-        return Prepared(0, inputs, [_output_judge(test, job.comparison) for test in tests])
+        judges = [_output_judge(test, job.comparison) for test in tests]
+        longest = max((len(test.expected) for test in tests), default=0)
+        return Prepared(0, inputs, judges, _with_room(job.limits, longest))
     if tests:
         raise ValueError("a job's tests are either all Test, or all CallTest and AssertTest")
     if job.shared_process:
@@ -103,7 +109,15 @@ def prepare(job: Job) -> Prepared:
         )
     plans = [plan(test) for test in job.tests if not isinstance(test, Test)]
     judges = [_function_judge(each.judge) for each in plans]
-    return Prepared(FUNCTIONS, [each.payload for each in plans], judges)
+    calls = (test.expected for test in job.tests if isinstance(test, CallTest))
+    longest = max((len(encode(expected)) for expected in calls), default=0)
+    payloads = [each.payload for each in plans]
+    return Prepared(FUNCTIONS, payloads, judges, _with_room(job.limits, longest))
+
+
+def _with_room(limits: Limits, longest: int) -> Limits:
+    """Limits under which an expected output of `longest` characters may be written twice over."""
+    return dataclasses.replace(limits, output_bytes=max(limits.output_bytes, 2 * longest))
 
 
 # ---- standard output

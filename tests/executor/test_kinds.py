@@ -432,6 +432,20 @@ def test_locks_of_threads_and_processes_work(pool, program):
     assert result.passed, result.tests
 
 
+def test_an_expected_output_longer_than_the_limit_raises_it(pool):
+    program = "n = int(input())\nprint(*range(n), sep='\\n')"
+    expected = "\n".join(map(str, range(180_000)))
+    small = Limits(seconds=5.0, memory_mb=256, output_bytes=1000)
+    for test in (Test("180000", expected), CallTest("f", (9000,), [*range(9000)])):
+        source = program if isinstance(test, Test) else "def f(n): return [*range(n)]"
+        job = Job(source, (test,), small)
+        assert pool.submit(job).result(60).passed
+    too_long = Job("print('7' * 3000)", (Test("", "7" * 1100),), small)
+    assert pool.submit(too_long).result(60).verdict is Verdict.OUTPUT_LIMIT
+    short = Job("print('7' * 1001)", (Test("", "7"),), small)
+    assert pool.submit(short).result(60).verdict is Verdict.OUTPUT_LIMIT
+
+
 def test_a_function_of_the_caller_compares(pool):
     def contains(given, output, expected):
         return expected in output
