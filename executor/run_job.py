@@ -79,7 +79,7 @@ class _Run:
         self.judged: list[TestResult | None] = [None] * len(job.tests)
         self.deferred: dict[int, Deferred] = {}
         # Digests as keys, so that the cache holds no long texts.
-        digest = hashlib.blake2b(repr((job.limits, prepared.flags)).encode(), digest_size=24)
+        digest = hashlib.blake2b(repr((prepared.limits, prepared.flags)).encode(), digest_size=24)
         digest.update(job.program.encode("utf-8", "surrogatepass"))
         self.program_key = digest.digest()
 
@@ -117,7 +117,7 @@ class _Run:
             return self.judge(at, outcome)
 
         inputs = [self.prepared.inputs[at] for at in todo]
-        self.worker.run(self.job.program, inputs, self.job.limits, self.flags, seen)
+        self.worker.run(self.job.program, inputs, self.prepared.limits, self.flags, seen)
 
     def shared(self) -> None:
         """Run all tests in one process, then those that failed and a sample of the others apart."""
@@ -130,7 +130,7 @@ class _Run:
             return True
 
         everything, flags = range(len(self.job.tests)), self.flags | SHARED_PROCESS
-        self.worker.run(self.job.program, self.prepared.inputs, self.job.limits, flags, seen)
+        self.worker.run(self.job.program, self.prepared.inputs, self.prepared.limits, flags, seen)
         size = max(1, len(passed) // _SAMPLE_ONE_IN)
         # By digest, so that the program cannot know which.
         sample = sorted(passed, key=self.key)[:size] if passed else []
@@ -164,7 +164,9 @@ class _Run:
     def _check(self, program: str, tests: list[int]) -> None:
         deferred = [self.deferred[at] for at in tests]
         # A check gives back two values where the program gave one.
-        limits = Limits(output_bytes=max(Limits().output_bytes, 4 * self.job.limits.output_bytes))
+        limits = Limits(
+            output_bytes=max(Limits().output_bytes, 4 * self.prepared.limits.output_bytes)
+        )
 
         def seen(index: int, outcome: Outcome) -> bool:
             self.judged[tests[index]] = deferred[index].finish(outcome)

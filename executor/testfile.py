@@ -18,6 +18,7 @@ from dataclasses import fields
 from typing import Any
 
 from executor.judging.comparison import check_comparison
+from executor.judging.functions import plan
 from executor.types import AnyTest, AssertTest, CallTest, Checker, Limits, Test
 
 # The fields of each kind of test, and the fields of the file that go with that kind alone.
@@ -108,7 +109,12 @@ def _test(
         return Test(*(_typed(entry[name], f"{where}.{name}", str) for name in kind))
     if kind[0] == "assert":
         source = _typed(entry["assert"], f"{where}.assert", str)
-        return AssertTest(source, _typed(content.get("setup", ""), "setup", str))
+        test = AssertTest(source, _typed(content.get("setup", ""), "setup", str))
+        try:
+            plan(test)  # what cannot be judged is refused here, before any program runs
+        except ValueError as error:
+            raise ValueError(f"{where}.assert: {error}") from None
+        return test
     if "entry_point" not in content:
         raise ValueError(
             'entry_point: missing; tests with "args" need the name of the function that they call'
@@ -118,7 +124,7 @@ def _test(
         raise ValueError(f"entry_point: must be the name of a function, not {entry_point!r}")
     args = tuple(_typed(entry["args"], f"{where}.args", list))
     tolerance = _number(content.get("tolerance", 0.0), "tolerance")
-    return CallTest(entry_point, args, entry["expected"], tolerance)
+    return CallTest(entry_point, args, entry["expected"], tolerance, from_json=True)
 
 
 def _limits(given: Any) -> Limits:
@@ -140,7 +146,11 @@ def _comparison(content: dict[str, Any]) -> str | Checker:
     if "checker" in content:
         if "comparison" in content:
             raise ValueError('checker: there is a "comparison" too; one of them decides')
-        return Checker(_typed(content["checker"], "checker", str))
+        source = _typed(content["checker"], "checker", str)
+        try:
+            return Checker(source)
+        except ValueError as error:
+            raise ValueError(f"checker: {error}") from None
     comparison = _typed(content.get("comparison", "strict"), "comparison", str)
     try:
         check_comparison(comparison)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -40,12 +41,15 @@ class CallTest:
         str, bytes, list, tuple, dict, set and frozenset.
     tolerance: floats anywhere in the value may differ by this much plus 1e-7 of the expected one;
         with 0 they must be equal.
+    from_json: `expected` was written as JSON, which has no tuples, and no keys but texts: a list in
+        it equals a tuple too, and the key "1" of a dict equals 1.
     """
 
     entry_point: str
     args: tuple[Any, ...]
     expected: Any
     tolerance: float = 0.0
+    from_json: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,44 @@ class Checker:
     """Source of a function `check(input, output, expected) -> bool` that judges an output.
 
     All three arguments are texts. It runs in the sandbox, never in the process of the program that
-    it judges.
+    it judges. An output on which it raises, or exceeds a limit, is wrong. So is one for which it
+    returns anything but a bool, which is an error of the checker and logged as such.
+
+    Raises ValueError for a source that is not Python or has no `check` of three arguments.
     """
 
     source: str
+
+    def __post_init__(self) -> None:
+        try:
+            tree = ast.parse(self.source)
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            raise ValueError(f"the checker does not compile: {error}") from error
+        nodes = list(ast.walk(tree))
+        names = {node.id for node in nodes if isinstance(node, ast.Name)}
+        names |= {node.asname or node.name for node in nodes if isinstance(node, ast.alias)}
+        found = [
+            node for node in tree.body if isinstance(node, _FUNCTIONS) and node.name == "check"
+        ]
+        if not found and "check" not in names:
+            raise ValueError("the checker defines no function check(input, output, expected)")
+        if found and not _takes_three(found[-1]):
+            given = ast.unparse(found[-1]).partition("\n")[0]
+            raise ValueError(f"the checker must be check(input, output, expected), not `{given}`")
+
+
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+def _takes_three(function: ast.stmt) -> bool:
+    """Whether a definition can be called as `check(input, output, expected)` and gives a value."""
+    if not isinstance(function, ast.FunctionDef):
+        return False
+    arguments = function.args
+    named = len(arguments.posonlyargs) + len(arguments.args)
+    needs_more = None in arguments.kw_defaults
+    fits = named - len(arguments.defaults) <= 3 and (named >= 3 or arguments.vararg is not None)
+    return bool(function.decorator_list) or (fits and not needs_more)
 
 
 Comparison = str | Checker | Callable[[str, str, str], bool]

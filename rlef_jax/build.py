@@ -204,6 +204,7 @@ def environment(
         messages=MESSAGES[config.data.prompt],
         pool=pool,
         comparison=config.data.comparison,
+        block=config.data.block,
         turn_limit=episode.turn_limit,
         cut_response=episode.cut_response,
         feedback=episode.feedback,

@@ -19,7 +19,7 @@ from rlef_jax.episode import (
     receive_verdict,
     start,
 )
-from rlef_jax.prompts import Messages, fenced
+from rlef_jax.prompts import Messages, extract_program, fenced
 from rlef_jax.tokenizer import Tokenizer
 from rlef_jax.tokenizer.layouts import ChatLayout
 from rlef_jax.types import Episode, Noise, Problem, Status
@@ -49,6 +49,7 @@ class Environment:
     max_feedback_tokens: int
     seed: int
     others: Sequence[Problem] = ()  # whose wrong solutions random feedback runs; some have none
+    block: str = "first"  # which block of a response is the program, see `extract_program`
 
     def __post_init__(self):
         if self.max_feedback_tokens < self.layout.overhead:
@@ -104,9 +105,10 @@ class Environment:
         """Takes the sampled tokens of a response, int [n], with their log-probs, float [n]."""
         # Decoded together: some tokenizers drop the blank that a text starts with.
         said = [*self.prefill(episode.problem), *map(int, tokens)]
-        episode = receive_response(episode, tokens, logprobs, self.tokenizer.decode(said))
-        has_program = episode.turns[-1].program is not None
-        return episode if has_program else self.receive(episode, None)
+        text = self.tokenizer.decode(said)
+        program = extract_program(text, self.block)
+        episode = receive_response(episode, tokens, logprobs, text, program)
+        return episode if program is not None else self.receive(episode, None)
 
     def submit(self, episode: Episode) -> Future | None:
         """Starts the program that the episode waits for: a future of its result, None without one.

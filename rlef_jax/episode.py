@@ -15,7 +15,6 @@ import dataclasses
 import numpy as np
 
 from executor import Result
-from rlef_jax.prompts import extract_program
 from rlef_jax.types import Episode, Problem, Status, TokenStream, Turn
 
 
@@ -30,12 +29,12 @@ def start(id: int, problem: Problem, prompt_tokens) -> Episode:
     return Episode(id, problem, TokenStream.empty().append(prompt_tokens), Status.RESPONSE)
 
 
-def receive_response(episode: Episode, tokens, logprobs, text: str) -> Episode:
-    """a_t: the sampled tokens with their log-probs, and the whole response as text."""
+def receive_response(episode: Episode, tokens, logprobs, text: str, program: str | None) -> Episode:
+    """a_t: the sampled tokens with their log-probs, the whole response as text, its program."""
     _expect(episode, Status.RESPONSE)
     first = len(episode.stream)
     stream = episode.stream.append(tokens, logprobs)
-    turn = Turn(first, len(stream), text, extract_program(text))
+    turn = Turn(first, len(stream), text, program)
     turns = (*episode.turns, turn)
     return dataclasses.replace(episode, stream=stream, status=Status.TESTS, turns=turns)
 

@@ -3,12 +3,15 @@
 import dataclasses
 import re
 
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
 import executor
 from rlef_jax.types import Problem
 
-# The first branch skips a fence opened and closed within a line: prose, such as the format reminder
-# quoted back.
-_FENCE = re.compile(r"```[^`\n]*```|```(?P<language>[^\n`]*)\n(?P<code>.*?)(?:```|\Z)", re.DOTALL)
+# Blocks alone: what is within a line is of no interest, and `<think>` begins no block of HTML.
+_MARKDOWN = MarkdownIt("commonmark").disable(["inline", "html_block", "reference"])
+_PYTHON = re.compile(r"[{.]*py(thon)?[0-9.]*(?![^\s,:;{}])", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,19 +97,35 @@ MESSAGES = {
 }
 
 
-def extract_program(response: str) -> str | None:
-    """The program in a response: its first block of Python, else its first block, else None.
+def extract_program(response: str, block: str = "first") -> str | None:
+    """The program in a response: of its blocks of Python, else of all its blocks, one; else None.
 
-    A block is of Python if it opens with ```python, ```py or ```python3. One that is never closed
-    runs to the end of the response. [open: the paper does not say which block counts]
+    block: which one counts: `first`, `last`, or `after_think`, the first one after `</think>`
+        (there is none where a `<think>` never ends). [open: the paper does not say]
+
+    Blocks are the fenced ones of CommonMark, in lists and quotes too; one that is never closed runs
+    to the end. Tags are taken for text, so that a fence may follow one in the next line.
     """
-    blocks = [match for match in _FENCE.finditer(response) if match["code"] is not None]
-    for block in blocks:
-        if block["language"].strip().lower() in ("python", "py", "python3"):
-            return block["code"]
-    return blocks[0]["code"] if blocks else None
+    if block == "after_think":
+        thoughts, closing, rest = response.partition("</think>")
+        if not closing and "<think>" in thoughts:
+            return None
+        response = rest if closing else response
+    found = [token for token in _MARKDOWN.parse(response) if token.type == "fence"]
+    # A fence in the last line, with nothing behind it, is no program.
+    blocks = [token for token in found if token.content or _is_closed(token)]
+    blocks = [token for token in blocks if _PYTHON.match(token.info)] or blocks
+    return blocks[-1 if block == "last" else 0].content if blocks else None
+
+
+def _is_closed(token: Token) -> bool:
+    """Whether a block without content ends with a fence of its own."""
+    first, behind = token.map or (0, 0)
+    return behind - first > 1
 
 
 def fenced(program: str) -> str:
-    """A response that holds just this program."""
-    return f"```python\n{program}\n```"
+    """A response that holds just this program, in a fence longer than those in the program."""
+    longest = max(map(len, re.findall(r"^ {0,3}(`{3,})", program, re.MULTILINE)), default=2)
+    fence = "`" * (longest + 1)
+    return f"{fence}python\n{program}\n{fence}"

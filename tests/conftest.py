@@ -28,7 +28,7 @@ from rlef_jax.episode import (
     receive_verdict,
     start,
 )
-from rlef_jax.prompts import fenced
+from rlef_jax.prompts import extract_program, fenced
 from rlef_jax.types import Problem, Status
 
 
@@ -74,7 +74,8 @@ def play():
         for k, verdict in enumerate(verdicts):
             n = responses[k] if responses else 2
             text = "no code" if verdict is None else "```python\nprint(1)\n```"
-            episode = receive_response(episode, np.full(n, 10 + k), -0.5 * np.ones(n), text)
+            said = (text, extract_program(text))
+            episode = receive_response(episode, np.full(n, 10 + k), -0.5 * np.ones(n), *said)
             result = None if verdict is None else result_of(verdict)
             episode = receive_tests(episode, result, k + 1 >= turn_limit)
             if episode.status == Status.MESSAGE:
@@ -203,8 +204,11 @@ def _recorded(tok, id, verdicts, passed, text=""):
         response = (
             fenced(f"a = int(input())\nprint(a + {k})  # {text}") if verdict else f"no code{text}"
         )
-        ids = [*tok.encode(response), tok.id("<|end|>")]
-        episode = receive_response(episode, ids, np.linspace(-4, 0, len(ids)), response)
+        ids, said = (
+            [*tok.encode(response), tok.id("<|end|>")],
+            (response, extract_program(response)),
+        )
+        episode = receive_response(episode, ids, np.linspace(-4, 0, len(ids)), *said)
         error = "trace" if verdict == "RUNTIME_ERROR" else ""
         result = result_of(verdict, f"{k}{text}", error) if verdict else None
         episode = receive_tests(episode, result, k + 1 == len(verdicts))

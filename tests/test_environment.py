@@ -471,3 +471,10 @@ def test_a_problem_without_private_tests_is_decided_by_the_public_ones(prefillin
     bare = dataclasses.replace(DOUBLE, private_tests=())
     episode = play(prefilling, "    return 2 * x\n```", problem=bare)
     assert episode.status == Status.VERDICT and prefilling.submit(episode).result(timeout=30).passed
+
+
+@pytest.mark.parametrize("block, passed", [("first", False), ("last", True)])
+def test_the_block_that_counts_is_the_environments(environment, block, passed):
+    both = f"{fenced('print(0)')}\n{fenced('print(int(input())+1)')}"
+    choosing = dataclasses.replace(environment, block=block)
+    assert respond(choosing, choosing.start(0, INCREMENT), both).passed_public is passed

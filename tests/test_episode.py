@@ -19,7 +19,8 @@ from rlef_jax.episode import (
 from rlef_jax.types import Episode, Problem, Status, TokenStream
 
 PROBLEM = Problem("p", "statement", (executor.Test("1\n", "2\n"),), (executor.Test("5\n", "6\n"),))
-CODE = "```python\nprint(1)\n```"
+CODE = "print(1)\n"
+RESPONSE = f"```python\n{CODE}```"
 
 
 def result(verdict: str) -> executor.Result:
@@ -35,7 +36,7 @@ def answered(turns=1) -> Episode:
         if turn:
             episode = receive_tests(episode, result("WRONG_ANSWER"), False)
             episode = receive_message(episode, "no", [7, 8])
-        episode = receive_response(episode, [4, 5], [-0.1, -0.2], CODE)
+        episode = receive_response(episode, [4, 5], [-0.1, -0.2], RESPONSE, CODE)
     return episode
 
 
@@ -65,9 +66,8 @@ def test_any_conversation_keeps_the_invariants(turns, turn_limit, prompt, passes
     )
     for k, (verdict, n_response, n_feedback) in enumerate(turns):
         sampled = list(range(100 * k, 100 * k + n_response))
-        episode = receive_response(
-            episode, sampled, [-0.25] * n_response, "none" if verdict is None else CODE
-        )
+        said = ("none", None) if verdict is None else (RESPONSE, CODE)
+        episode = receive_response(episode, sampled, [-0.25] * n_response, *said)
         grown.append(episode.stream)
         expected_tokens += sampled
         expected_actions += [True] * n_response
@@ -162,7 +162,7 @@ def test_calls_out_of_turn_raise():
     due = receive_tests(answered(), result("TIMEOUT"), False)
     lost = receive_tests(answered(), result("INFRASTRUCTURE"), False)
     calls = {
-        Status.RESPONSE: lambda e: receive_response(e, [1], [-1.0], ""),
+        Status.RESPONSE: lambda e: receive_response(e, [1], [-1.0], "", None),
         Status.TESTS: lambda e: receive_tests(e, None, True),
         Status.MESSAGE: lambda e: receive_message(e, "x", [1]),
         Status.VERDICT: lambda e: receive_verdict(e, result("OK")),
@@ -178,7 +178,7 @@ def test_calls_out_of_turn_raise():
 
 def test_every_sampled_token_needs_one_log_prob():
     with pytest.raises(ValueError, match="2 tokens but 1 log-probs"):
-        receive_response(start(0, PROBLEM, [1, 2]), [4, 5], [-0.1], CODE)
+        receive_response(start(0, PROBLEM, [1, 2]), [4, 5], [-0.1], RESPONSE, CODE)
 
 
 @pytest.mark.parametrize("tokens", [[], [1]])

@@ -6,6 +6,7 @@ import pytest
 
 import executor
 from rlef_jax import prompts
+from rlef_jax.config import CHOICES
 from rlef_jax.datasets.evalplus import releases
 from rlef_jax.prompts import (
     CODE_CONTESTS,
@@ -41,23 +42,94 @@ REMINDER = (
         "python before others": ("```text\n3 4\n```\n```python\nprint(1)\n```", "print(1)\n"),
         "py before others": ("```text\n3 4\n```\n```py\nprint(1)\n```", "print(1)\n"),
         "first of other languages": ("```cpp\nint x;\n```\n```text\n1\n```", "int x;\n"),
-        "CRLF": ("```python\r\nprint(1)\r\n```\r\n", "print(1)\r\n"),
+        "CRLF": ("```python\r\nprint(1)\r\n```\r\n", "print(1)\n"),
         "empty program": ("```python\n```", ""),
         "backticks in the program": ("```python\ns = '`'\n```", "s = '`'\n"),
-        "indented": ("  ```python\nprint(1)\n  ```", "print(1)\n  "),
+        "indented": ("  ```python\nprint(1)\n  ```", "print(1)\n"),
         "the reminder quoted first": (f"{REMINDER}\n```python\nprint(1)\n```", "print(1)\n"),
         "python3 after another": ("```text\n3\n```\n```python3\nprint(1)\n```", "print(1)\n"),
         "a fence within a line is prose": ("Use ```python print(1) ``` here.", None),
-        "text before on the same line": ("Answer: ```python\nprint(1)\n```", "print(1)\n"),
+        # CommonMark has no fence behind text; the one that ends the response opens an empty block.
+        "text before on the same line": ("Answer: ```python\nprint(1)\n```", None),
+        "a docstring with fences": (
+            "```python\ndef f():\n    '''\n    ```\n    '''\n    f()\n```",
+            "def f():\n    '''\n    ```\n    '''\n    f()\n",
+        ),
+        "a string with a fence": ("```python\nprint('```')\n```", "print('```')\n"),
+        "a longer fence": ("````py\n```\n````\n```py\n2\n```", "```\n"),
+        "a fence is not closed by a shorter one": ("````py\n1\n```", "1\n```"),
+        "nor by the other character": ("~~~py\n1\n```\n~~~", "1\n```\n"),
+        "nor by one with an info string": ("```py\n1\n```py\n2\n```", "1\n```py\n2\n"),
+        "tildes": ("~~~python\nprint(1)\n~~~", "print(1)\n"),
+        "in a list": ("1. So:\n\n   ```py\n   if x:\n     y\n   ```", "if x:\n  y\n"),
+        "in a list in a list": ("- a\n  - b\n    ```py\n    1\n    ```", "1\n"),
+        "quoted": ("> ```python\n> print(1)\n> ```", "print(1)\n"),
+        "a quote ends its block": ("> ```py\n> 1\ntext", "1\n"),
+        "indented by four": ("    ```python\n    print(1)\n    ```", None),
+        "words after the language": ("```\n3\n```\n```python linenums=1\n1\n```", "1\n"),
+        "a version": ("```\n3\n```\n```python3.11\n1\n```", "1\n"),
+        "a file name": ("```\n3\n```\n```python:a.py\n1\n```", "1\n"),
+        "attributes": ("```\n3\n```\n```{.python .numbered}\n1\n```", "1\n"),
+        "an interpreter's session is not python": (
+            ">>>\n```pycon\n>>> 1\n```\n```py\n2\n```",
+            "2\n",
+        ),
+        "a tag in the line before": ("<answer>\n```python\n1\n```\n</answer>", "1\n"),
+        "tabs": ("```python\nif x:\n\ty\n```", "if x:\n\ty\n"),
     }.values(),
 )
 def test_extract_program(response, program):
     assert extract_program(response) == program
 
 
-def test_a_fenced_program_is_extracted_with_the_line_break_that_ends_it():
-    program = "for i in range(3):\n    print(i)"
-    assert extract_program(prompts.fenced(program)) == program + "\n"
+THINKS = "<think>\n```python\ndraft\n```\n</think>\n```python\n1\n```\nor\n```python\n2\n```\n"
+
+
+@pytest.mark.parametrize(
+    "block, response, program",
+    [
+        ("first", THINKS, "draft\n"),
+        ("last", THINKS, "2\n"),
+        ("last", "```python\n1\n```\n```\noutput\n```", "1\n"),
+        ("last", "```\n1\n```\n```text\n2\n```", "2\n"),
+        ("last", "```python\n1\n```\n```", "1\n"),
+        ("last", "```python\n1\n```\n```python\n2", "2"),
+        ("after_think", THINKS, "1\n"),
+        ("after_think", "```python\n1\n```", "1\n"),
+        ("after_think", "thoughts </think>\n```python\n1\n```", "1\n"),
+        ("after_think", "<think>\n```python\ndraft\n</think>\n```python\n1\n```", "1\n"),
+        ("after_think", "<think>\n```python\ndraft\n```", None),
+    ],
+)
+def test_which_block_counts_is_a_choice(block, response, program):
+    assert extract_program(response, block) == program
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "for i in range(3):\n    print(i)",
+        "s = '''\n```\n~~~\n'''",
+        "# ```python\n```` = 1\n",
+        "print('```')\n  ```",
+    ],
+)
+@pytest.mark.parametrize("block", CHOICES["data.block"])
+def test_a_fenced_program_is_extracted_with_the_line_break_that_ends_it(program, block):
+    assert extract_program(prompts.fenced(program), block) == program + "\n"
+
+
+def test_a_program_without_a_fence_in_it_is_fenced_by_three_backticks():
+    assert prompts.fenced("print(1)") == "```python\nprint(1)\n```"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "text", ["> ", "- ", "1. a\n", "> ```\n", "```\n", "[a]: <", "`", "* a\n\t"]
+)
+def test_any_response_is_read_in_time_in_proportion_to_its_length(text):
+    for block in CHOICES["data.block"]:
+        extract_program(50_000 // len(text) * text, block)
 
 
 def posed(statement, example=""):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import keyword
+import logging
 import operator
 import re
 from collections.abc import Callable
@@ -16,11 +17,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from executor.judging.asserts import NO_LITERAL, Hoisted, hoist
-from executor.judging.values import cut, find_opaque, same_value, shown_value, text_of
+from executor.judging.values import as_json, cut, find_opaque, same_value, shown_value, text_of
 from executor.types import AssertTest, CallTest, Checker
 from executor.worker.worker_values import Opaque, decode, encode
 
 _ARGUMENTS = "__call_test_arguments__"
+_LOG = logging.getLogger(__name__)
+_LOGGED: set[int] = set()  # hashes of the checkers that were named
 
 
 @dataclass(frozen=True)
@@ -80,19 +83,47 @@ def shown(test: CallTest | AssertTest) -> str:
     return f"assert {test.entry_point}({arguments}) == {shown_value(test.expected)}"
 
 
+# Appended to a checker. What it raises on an output is reported differently from a checker that
+# fails before it sees one.
+_ASKED = """
+
+def __ask_check__(*texts):
+    try:
+        return check(*texts), None
+    except BaseException as raised:
+        return None, f"{type(raised).__name__}: {raised}"
+"""
+
+
 def checker_call(checker: Checker, input: str, output: str, expected: str) -> Check:
-    """The Check that asks `checker` about an output: passed if what it returns is data and true."""
+    """The Check that asks `checker` about an output: passed if it returns True.
+
+    message: why an output is wrong on which it raised, or for which it returned no bool; empty
+        where it returned False.
+    """
     bound = {"_input": input, "_output": output, "_expected": expected}
 
     def finish(values: list) -> Judged:
-        if not _are(values, 1):
+        if not (_are(values, 1) and isinstance(values[0], tuple) and len(values[0]) == 2):
             return Judged(False, "the checker gave no value")
-        answer = values[0]
-        if find_opaque(answer) is None and answer:
-            return Judged(True)
-        return Judged(False, f"the checker returned {shown_value(answer)}")
+        answer, raised = values[0]
+        if raised is not None:
+            return Judged(False, f"the checker raised {cut(str(raised))}")
+        if isinstance(answer, bool):
+            return Judged(answer)
+        return Judged(False, no_bool(checker.source, shown_value(answer)))
 
-    return Check(checker.source, encode((["check(_input, _output, _expected)"], bound)), finish)
+    question = encode((["__ask_check__(_input, _output, _expected)"], bound))
+    return Check(checker.source + _ASKED, question, finish)
+
+
+def no_bool(checker: str, answer: str) -> str:
+    """What is wrong with a checker that answers thus; logged once for each checker."""
+    why = f"the checker must return True or False, but returned {answer}"
+    if hash(checker) not in _LOGGED:
+        _LOGGED.add(hash(checker))
+        _LOG.error("an error in the data: %s; the output counts as wrong: %s", why, cut(checker))
+    return why
 
 
 # ---- calls
@@ -113,7 +144,8 @@ def _plan_call(test: CallTest) -> Plan:
         if not _are(values, 1):
             return Judged(False, "the program gave no value")
         got = values[0]
-        if same_value(expected, got, test.tolerance):
+        right = same_value(expected, got, test.tolerance)
+        if right or (test.from_json and same_value(expected, as_json(got), test.tolerance)):
             return Judged(True, value=got)
         message, opaque = _message(got, "==", expected), find_opaque(got)
         return Judged(False, message if opaque is None else message + _cannot(opaque), got)

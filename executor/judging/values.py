@@ -59,6 +59,20 @@ def _close(want: Any, have: Any, tolerance: float) -> bool:
     return abs(have - want) <= tolerance + RELATIVE_TOLERANCE * abs(want)
 
 
+def as_json(value: Any) -> Any:
+    """A value as JSON would hold it: tuples as lists, numbers that are keys as texts."""
+    if isinstance(value, (list, tuple)):
+        return [as_json(part) for part in value]
+    if isinstance(value, dict):
+        texts = {_key(key): as_json(part) for key, part in value.items()}
+        return texts if len(texts) == len(value) else value
+    return value
+
+
+def _key(key: Any) -> Any:
+    return text_of(key) if type(key) in (int, float) else key
+
+
 def find_opaque(value: Any) -> Opaque | None:
     """An Opaque anywhere in a value; None if all of it is data."""
     pending = [value]

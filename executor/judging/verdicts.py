@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from executor.judging.comparison import check_comparison, compare
-from executor.judging.functions import Check, Judged, checker_call, plan
+from executor.judging.functions import Check, Judged, checker_call, no_bool, plan
+from executor.judging.values import cut, shown_value
 from executor.types import (
+    CallTest,
     Checker,
     Comparison,
     Job,
+    Limits,
     Result,
     Test,
     TestResult,
@@ -27,7 +32,7 @@ from executor.worker.worker_protocol import (
     TIMED_OUT,
     TOO_MUCH_OUTPUT,
 )
-from executor.worker.worker_values import decode
+from executor.worker.worker_values import decode, encode
 
 _VERDICTS = {
     TIMED_OUT: Verdict.TIMEOUT,
@@ -73,12 +78,13 @@ class Prepared(NamedTuple):
     """A job made ready for a worker.
 
     flags: of worker_protocol. inputs, judges: for each test, what the program gets, and the
-    function that judges the outcome.
+    function that judges the outcome. limits: the job's, with room for the longest expected output.
     """
 
     flags: int
     inputs: list[bytes]
     judges: list[Judge]
+    limits: Limits
 
 
 def prepare(job: Job) -> Prepared:
@@ -92,7 +98,9 @@ def prepare(job: Job) -> Prepared:
     tests = [test for test in job.tests if isinstance(test, Test)]
     if len(tests) == len(job.tests):
         inputs = [test.input.encode("utf-8", "surrogatepass") for test in tests]
-        return Prepared(0, inputs, [_output_judge(test, job.comparison) for test in tests])
+        judges = [_output_judge(test, job.comparison) for test in tests]
+        longest = max((len(test.expected) for test in tests), default=0)
+        return Prepared(0, inputs, judges, _with_room(job.limits, longest))
     if tests:
         raise ValueError("a job's tests are either all Test, or all CallTest and AssertTest")
     if job.shared_process:
@@ -101,7 +109,15 @@ def prepare(job: Job) -> Prepared:
         )
     plans = [plan(test) for test in job.tests if not isinstance(test, Test)]
     judges = [_function_judge(each.judge) for each in plans]
-    return Prepared(FUNCTIONS, [each.payload for each in plans], judges)
+    calls = (test.expected for test in job.tests if isinstance(test, CallTest))
+    longest = max((len(encode(expected)) for expected in calls), default=0)
+    payloads = [each.payload for each in plans]
+    return Prepared(FUNCTIONS, payloads, judges, _with_room(job.limits, longest))
+
+
+def _with_room(limits: Limits, longest: int) -> Limits:
+    """Limits under which an expected output of `longest` characters may be written twice over."""
+    return dataclasses.replace(limits, output_bytes=max(limits.output_bytes, 2 * longest))
 
 
 # ---- standard output
@@ -117,9 +133,22 @@ def _output_judge(test: Test, comparison: Comparison) -> Judge:
         stopped = _stopped(outcome)
         if stopped is not None:
             return stopped
-        return _compared(outcome, bool(comparison(test.input, outcome.output, test.expected)))
+        return _compared(outcome, *_asked(comparison, test, outcome.output))
 
     return judge
+
+
+def _asked(comparison: Callable, test: Test, output: str) -> tuple[bool, str]:
+    """What a function of the caller says of an output, and what is wrong with its answer."""
+    try:
+        answer = comparison(test.input, output, test.expected)
+    except Exception as error:
+        return False, f"the checker raised {type(error).__name__}: {cut(str(error))}"
+    # A bool of numpy has a `tolist` that gives a bool, as values from the sandbox have.
+    plain = answer.tolist() if type(answer).__module__ == "numpy" else answer
+    if isinstance(plain, bool):
+        return plain, ""
+    return False, no_bool(getattr(comparison, "__qualname__", "?"), shown_value(answer))
 
 
 def judge_outcome(outcome: Outcome, test: Test, comparison: str) -> TestResult:
@@ -140,9 +169,10 @@ def _stopped(outcome: Outcome) -> TestResult | None:
     return TestResult(Verdict.RUNTIME_ERROR, outcome.seconds, outcome.output, error)
 
 
-def _compared(outcome: Outcome, right: bool) -> TestResult:
+def _compared(outcome: Outcome, right: bool, why: str = "") -> TestResult:
     verdict = Verdict.OK if right else Verdict.WRONG_ANSWER
-    return TestResult(verdict, outcome.seconds, outcome.output, outcome.error)
+    error = f"{outcome.error.rstrip()}\n{why}".lstrip("\n") if why else outcome.error
+    return TestResult(verdict, outcome.seconds, outcome.output, error)
 
 
 def _check_output(outcome: Outcome, test: Test, checker: Checker) -> TestResult | Deferred:
@@ -150,7 +180,11 @@ def _check_output(outcome: Outcome, test: Test, checker: Checker) -> TestResult 
     if stopped is not None:
         return stopped
     check = checker_call(checker, test.input, outcome.output, test.expected)
-    return Deferred(check, _finisher(check, lambda judged: _compared(outcome, judged.passed)))
+
+    def finish(judged: Judged) -> TestResult:
+        return _compared(outcome, judged.passed, judged.message)
+
+    return Deferred(check, _finisher(check, finish, outcome, is_checker=True))
 
 
 def _how_it_died(exit_status: int) -> str:
@@ -177,8 +211,9 @@ def _function_judge(judge: Callable[[list], Judged | Check]) -> Judge:
         judged = judge(values)
         if not isinstance(judged, Check):
             return _from_judged(outcome, judged)
-        finish = _finisher(judged, lambda judged: _from_judged(outcome, judged), outcome)
-        return Deferred(judged, finish)
+        return Deferred(
+            judged, _finisher(judged, functools.partial(_from_judged, outcome), outcome)
+        )
 
     return judge_values
 
@@ -199,13 +234,15 @@ def _values(outcome: Outcome) -> list | None:
 
 
 def _finisher(
-    check: Check, finish: Callable[[Judged], TestResult], program: Outcome | None = None
+    check: Check,
+    finish: Callable[[Judged], TestResult],
+    program: Outcome,
+    is_checker: bool = False,
 ) -> Callable[[Outcome], TestResult]:
-    """The function that reads the outcome of a check.
+    """The function that reads the outcome of a check of what a program gave.
 
-    program: the outcome of the program that an assert is about; None for a checker. A checker that
-        fails says nothing about the program, but an assert that takes too long on the program's
-        values fails.
+    program: the outcome of that program. An assert or a checker that exceeds a limit on what it
+        gave has found it wrong. A checker that ends before it sees an output says nothing about it.
     """
 
     def finish_check(outcome: Outcome) -> TestResult:
@@ -213,12 +250,15 @@ def _finisher(
         values = _values(outcome) if stopped is None else None
         if values is not None:
             return finish(check.finish(values))
-        why = "it gave no answer"
+        verdict, why = Verdict.RUNTIME_ERROR, "it gave no answer"
         if stopped is not None:
-            why = f"{stopped.verdict.value} {stopped.error}".strip()
-        if program is None or (stopped is not None and stopped.verdict is Verdict.INFRASTRUCTURE):
+            verdict, why = stopped.verdict, f"{stopped.verdict.value} {stopped.error}".strip()
+        ended_early = is_checker and verdict is Verdict.RUNTIME_ERROR
+        if ended_early or verdict is Verdict.INFRASTRUCTURE:
             why = f"the check of the output failed: {why}"
             return TestResult(Verdict.INFRASTRUCTURE, error=why)
+        if is_checker:
+            return _compared(program, False, f"the checker did not end: {why}")
         why = f"the assert could not be evaluated: {why}"
         return TestResult(Verdict.WRONG_ANSWER, program.seconds, why, program.error)
 

@@ -231,6 +231,7 @@ def enter_root(jail):
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         os.symlink(f"/proc/self/fd/{descriptor}", f"{new}/dev/{name}")
     os.symlink("/proc/self/fd", new + "/dev/fd")
+    os.symlink(jail.scratch, new + "/dev/shm")  # where semaphores of multiprocessing are made
     scratch = new + jail.scratch
     os.mkdir(scratch)
     if not os.path.exists(new + "/tmp"):
@@ -286,7 +287,9 @@ def bind_zygote(jail):
     ):
         ceiling = resource.getrlimit(kind)[1]
         limit = limit if ceiling == resource.RLIM_INFINITY else min(limit, ceiling)
-        resource.setrlimit(kind, (limit, limit))
+        # Programs may raise the stack, as judges let them: memory is bounded otherwise.
+        hard = ceiling if kind == resource.RLIMIT_STACK else limit
+        resource.setrlimit(kind, (limit, hard))
     if "landlock" in jail.layers:
         readable = ["/"] if "root" in jail.layers else [*readable_paths(jail.packages), *_DEVICES]
         if not can_end_all(jail.layers, jail.program_user):

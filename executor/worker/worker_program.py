@@ -40,6 +40,8 @@ sys.stdout.write(f"{max(a)} {len(sys.stdin.read())}\\n")
     "solution.py",
     "exec",
 )
+# Words without which a program does nothing while the interpreter ends.
+_ENDINGS = ("open", "__del__", "Buffered", "TextIOWrapper", "yield", "weakref")
 _REHEARSALS = 12  # enough for the interpreter to settle on specialised instructions
 
 
@@ -51,6 +53,9 @@ def start_program(stdin, stdout, stderr, value, table, user, drop):
     user: the user id to become; None where that takes more, and then `drop` is called.
     """
     setpgid(0, 0)  # a signal to its own group reaches nobody else
+    # Judges that programs were accepted by know no longest integer. The compiler keeps the bound,
+    # since the time of a program begins after it.
+    sys.set_int_max_str_digits(0)
     dup2(stdin, 0)
     dup2(stdout, 1)
     dup2(stderr, 2)
@@ -170,6 +175,8 @@ def run_main(code, source):
     stdout, stderr = sys.stdout, sys.stderr
     flush(stdout)
     flush(stderr)
+    if any(word in source for word in _ENDINGS) and not thread_count():
+        clear(namespace)
     for value in namespace.values():
         if type(value) in _FILES:
             flush(value)
@@ -177,6 +184,25 @@ def run_main(code, source):
         flush(sys.__stdout__)
         flush(sys.__stderr__)
     return status
+
+
+def clear(namespace):
+    """Drop what a program has made, as the interpreter does at its end.
+
+    Files are then flushed wherever they were held, `__del__` runs, and generators are closed.
+    """
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+    for names in ([name for name in namespace if name[:1] == "_" != name[1:2]], list(namespace)):
+        for name in names:
+            if name != "__builtins__":
+                namespace[name] = None
+    # Those in cycles, while all their parts are open: a collection may close them in any order.
+    for value in gc.get_objects():
+        if type(value) in _FILES:
+            flush(value)
+    gc.collect()
+    flush(sys.stdout)
+    flush(sys.stderr)
 
 
 def finish(module, ending, source):
@@ -196,6 +222,9 @@ def run_function(code, source, payload, encode, decode):
         expressions, bindings = decode(payload)
         compiled = [compile(expression, __file__, "eval") for expression in expressions]
         namespace = new_main()
+        # As in the harnesses of such tests, a guarded main does not run.
+        namespace["__name__"] = "solution"
+        sys.modules["solution"] = sys.modules["__main__"]
         gc.enable()
         try:
             exec(code, namespace)

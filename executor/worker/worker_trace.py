@@ -63,7 +63,7 @@ def short_name(file):
 def describe(error):
     kind = type(error)
     name = kind.__qualname__
-    if kind.__module__ not in ("builtins", "__main__"):
+    if kind.__module__ not in ("builtins", "__main__", "solution"):
         name = f"{kind.__module__}.{name}"
     try:
         text = str(error)

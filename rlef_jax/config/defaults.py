@@ -17,6 +17,7 @@ CHOICES = {
     "data.name": ("mini_contest", "code_contests", "humaneval_plus", "mbpp_plus", "json_lines"),
     "data.level": ("standard", "hard"),
     "data.prompt": ("mini", "code_contests", "humaneval_plus", "mbpp_plus"),
+    "data.block": ("first", "last", "after_think"),
     "data.comparison": executor.COMPARISONS,
     "executor.isolation": executor.ISOLATIONS,
     "episode.feedback": ("true", "random", "none"),
@@ -71,6 +72,9 @@ def _data() -> ConfigDict:
     c.test = 384  # ... of the test split
     c.level = "standard"  # mini contest: difficulty
     c.prompt = "mini"  # wording of messages and feedback
+    # which block of Python in a response is the program; after_think: the first after `</think>`
+    # [open]
+    c.block = "first"
     c.comparison = "exact-lines"  # how outputs are compared
     return c
 

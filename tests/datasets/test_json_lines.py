@@ -72,9 +72,38 @@ def test_tests_of_functions(read):
     first, second = read(
         ENDS | calls | {"private_tests": [{"args": [], "expected": None}]}, ENDS | asserts
     )
-    assert first.public_tests == (executor.CallTest("f", (1, [2]), 2.5, 0.5),)
-    assert first.private_tests == (executor.CallTest("f", (), None, 0.5),)
+    assert first.public_tests == (executor.CallTest("f", (1, [2]), 2.5, 0.5, from_json=True),)
+    assert first.private_tests == (executor.CallTest("f", (), None, 0.5, from_json=True),)
     assert second.public_tests == (executor.AssertTest("assert f(1) == 2", "import math"),)
+
+
+def asserted(*sources, setup=""):
+    tests = [{"assert": source} for source in sources]
+    return {"name": "x", "statement": "s", "setup": setup, **dict.fromkeys(TESTS, tests)}
+
+
+TESTS = ("public_tests", "private_tests")
+CANNOT = r"public_tests\[1\]\.assert: this assert cannot be judged apart from the program"
+
+
+@pytest.mark.parametrize(
+    "source, why",
+    [
+        ("assert (lambda a: (f(a), a)[1])([3, 1]) == [1, 3]", f"{CANNOT}.* f\\(a\\) depends on a"),
+        ("assert all(f(x) == x for x in [1, 2])", f"{CANNOT}.* depends on x"),
+        ("assert [f(x) for x in (1, 2)] == [1, 2]", f"{CANNOT}.* depends on x"),
+        ("assert (y := [2, 1]) and f(y) == y", f"{CANNOT}.* depends on y"),
+        ("assert list(map(f, [1])) == [1]", f"{CANNOT}.* f, a name of the program"),
+        ("assert math.isclose(f(1), 3)", f"{CANNOT}.* needs the module math"),
+        ("assert f([]) is f([])", f"{CANNOT}.* means nothing between two processes"),
+        ("assert 1 == 1", f"{CANNOT}.* it names nothing of the program"),
+        ("assert f(1) = 2", r"public_tests\[1\]\.assert: AssertTest.source cannot be parsed"),
+        ("f(1) == 2", r"public_tests\[1\]\.assert: .* must be one assert statement"),
+    ],
+)
+def test_an_assert_that_cannot_be_judged_is_refused_when_it_is_loaded(read, source, why):
+    with pytest.raises(ValueError, match=rf"train\.jsonl, line 2: {why}"):
+        read(ENDS, asserted("assert f(1) == 2", source))
 
 
 @pytest.mark.parametrize(
@@ -90,6 +119,7 @@ def test_tests_of_functions(read):
         (ENDS | {"solutions": "print(1)"}, "solutions: must be a list of strings"),
         (ENDS | {"limits": {"second": 1}}, "limits.second: unknown limit"),
         (ENDS | {"checker": 1}, "checker: must be a string"),
+        (ENDS | {"checker": "def check(o, e): pass"}, "checker: the checker must be check"),
         (ENDS | {"comparison": "strict"}, "comparison: unknown field"),
         (ENDS, "'ends' is that of line 1 already"),
     ],

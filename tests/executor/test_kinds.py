@@ -2,7 +2,12 @@
 
 import asyncio
 import os
+import re
+import resource
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 
 from executor import MBPP, AssertTest, CallTest, Checker, Job, Limits, Pool, Test, Verdict, feedback
@@ -182,14 +187,263 @@ def test_a_checker_never_shares_a_process_with_the_program(pool):
     assert result.verdict is Verdict.WRONG_ANSWER
 
 
-@pytest.mark.parametrize(
-    "source", ["def check(:", "def check(input, output, expected):\n    return 1 / 0"]
-)
-def test_a_broken_checker_is_no_verdict_on_the_program(pool, source):
+def test_a_checker_that_fails_before_it_sees_an_output_is_no_verdict_on_the_program(pool):
+    source = "1 / 0\ndef check(input, output, expected):\n    return True"
     result = judge(pool, "print(1)", Test("", "1"), comparison=Checker(source))
     assert result.verdict is Verdict.INFRASTRUCTURE
-    error = result.tests[0].error
-    assert "the checker does not compile" in error or "ZeroDivisionError" in error
+    assert "ZeroDivisionError" in result.tests[0].error
+
+
+def compares_numbers(given, output, expected):
+    return abs(float(output) - float(expected)) < 1e-6
+
+
+NUMBERS = "def check(i, o, e):\n    "
+RAISE = {
+    "a number": Checker(NUMBERS + "return abs(float(o) - float(e)) < 1e-6"),
+    "a word": Checker(NUMBERS + "return o.split()[0] == e.split()[0] and not o.split()[1:2]"),
+    "an assertion": Checker(NUMBERS + "assert o.strip() == e.strip()\n    return True"),
+    "an exit": Checker("import sys\n" + NUMBERS + "return o.strip() == e.strip() or sys.exit(1)"),
+    "no end": Checker(NUMBERS + "return o.strip() == e.strip() or check(i, o, e)"),
+    "a function of the caller": compares_numbers,
+}
+
+
+@pytest.mark.parametrize("checker", RAISE.values(), ids=RAISE)
+def test_a_checker_that_raises_on_an_output_finds_it_wrong(pool, checker):
+    wrong = "import sys\nif input() == '1': print('half', file=sys.stderr)\nelse: print(2)"
+    result = judge(pool, wrong, Test("1\n", "2\n"), Test("2\n", "2\n"), comparison=checker)
+    assert [test.verdict for test in result.tests] == [Verdict.WRONG_ANSWER, Verdict.OK]
+    if checker is not RAISE["a word"]:
+        assert result.tests[0].error.startswith("half\nthe checker raised ")
+    assert judge(pool, "print(2)", Test("", "2\n"), comparison=checker).passed
+
+
+def says_why(given, output, expected):
+    return False, "why"
+
+
+@pytest.mark.parametrize(
+    "answer", ["(False, 'why')", "'WA'", "{'ok': False}", "None", "1", "0", "[]", "check", "float"]
+)
+def test_an_answer_that_is_no_bool_is_never_accepted_and_named(pool, answer, caplog):
+    checker = Checker(f"def check(i, o, e):\n    return {answer}  # {os.urandom(8).hex()}")
+    for _ in range(2):
+        result = judge(pool, "print(1)", Test("", "1"), comparison=checker)
+        assert result.verdict is Verdict.WRONG_ANSWER
+        assert "must return True or False, but returned " in result.tests[0].error
+    assert caplog.text.count("must return True or False") == 1
+
+
+def test_an_answer_of_a_function_of_the_caller_that_is_no_bool_is_never_accepted(pool):
+    result = judge(pool, "print(1)", Test("", "1"), comparison=says_why)
+    assert result.verdict is Verdict.WRONG_ANSWER
+    assert "returned (False, 'why')" in result.tests[0].error
+    bool_of_numpy = judge(pool, "print(1)", Test("", "1"), comparison=lambda *_: np.float64(1) > 0)
+    assert bool_of_numpy.passed
+
+
+@pytest.mark.parametrize(
+    "source, why",
+    [
+        ("def check(:", "does not compile"),
+        ("def judge(input, output, expected): return True", "defines no function check"),
+        ("def check(output, expected): return True", "not `def check(output, expected):`"),
+        ("def check(a, b, c, d): return True", "not `def check(a, b, c, d):`"),
+        ("def check(a, b, c, *, d): return True", "must be check"),
+        ("async def check(a, b, c): return True", "not `async def check(a, b, c):`"),
+        ("class check: pass", "not `class check:`"),
+    ],
+)
+def test_a_checker_that_cannot_judge_anything_is_refused(source, why):
+    with pytest.raises(ValueError, match=re.escape(why)):
+        Checker(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def check(a, b, c, d=1, *e, f=2, **g): return True",
+        "def check(*texts): return True",
+        "check = lambda a, b, c: True",
+        "from operator import contains as check",
+        "import functools\n@functools.cache\ndef check(*args): return True",
+    ],
+)
+def test_a_checker_may_be_defined_in_any_way(source):
+    Checker(source)
+
+
+DOUBLE = "import sys, unittest\n\n\ndef double(x):\n    return 2 * x\n\n\n"
+
+
+@pytest.mark.parametrize(
+    "guarded", ["print(double(int(input())))", "sys.exit(double(1))", "unittest.main()", "1 / 0"]
+)
+def test_a_guarded_main_does_not_run_in_function_tests(pool, guarded):
+    program = f"{DOUBLE}if __name__ == '__main__':\n    {guarded}\n"
+    tests = CallTest("double", (4,), 8), AssertTest("assert double(4) == 8")
+    assert judge(pool, program, *tests).passed
+    checker = Checker(f"def check(i, o, e):\n    return o == i\n\n{program}")
+    assert judge(pool, "print(end=input())", Test("1", ""), comparison=checker).passed
+
+
+def test_what_is_not_guarded_runs_in_function_tests(pool):
+    result = judge(pool, DOUBLE + "sys.exit(0)", CallTest("double", (4,), 8))
+    assert result.verdict is Verdict.RUNTIME_ERROR
+
+
+def test_classes_of_a_function_test_find_their_module(pool):
+    program = """
+import dataclasses, enum, pickle, typing
+
+@dataclasses.dataclass
+class Point:
+    x: typing.ClassVar[int] = 1
+    y: 'int' = 2
+
+class Color(enum.Enum):
+    RED = 1
+
+class Missing(Exception):
+    pass
+
+def f():
+    return pickle.loads(pickle.dumps((Point(), Color.RED)))[0].y
+
+def g():
+    raise Missing('this')
+"""
+    assert judge(pool, program, CallTest("f", (), 2)).passed
+    error = judge(pool, program, CallTest("g", (), 2)).tests[0].error
+    assert error.splitlines()[-1] == "Missing: this"
+
+
+@pytest.mark.parametrize(
+    "returned, expected, passed",
+    [
+        ("(3, 1)", [3, 1], True),
+        ("[(0, 0), (1, (1,))]", [[0, 0], [1, [1]]], True),
+        ("{'a': (1, 2)}", {"a": [1, 2]}, True),
+        ("{1: 2, 2.5: 3}", {"1": 2, "2.5": 3}, True),
+        ("{'1': 2}", {"1": 2}, True),
+        ("{1: 2, '1': 2}", {"1": 2}, False),
+        ("(1, 3)", [3, 1], False),
+        ("{3, 1}", [1, 3], False),
+        ("'ab'", ["a", "b"], False),
+        ("()", [], True),
+    ],
+)
+@pytest.mark.parametrize("tolerance", [0.0, 1e-6])
+def test_json_has_no_tuples_and_no_keys_but_texts(pool, returned, expected, passed, tolerance):
+    test = CallTest("f", (), expected, tolerance, from_json=True)
+    assert judge(pool, f"def f():\n    return {returned}", test).passed is passed
+
+
+def test_a_tuple_is_no_list_where_python_wrote_the_test(pool):
+    program = "def f():\n    return (1, 2)"
+    assert not judge(pool, program, CallTest("f", (), [1, 2])).passed
+    assert judge(pool, program, CallTest("f", (), (1, 2))).passed
+
+
+RAISES_A_LIMIT = {
+    "stack": "import resource\nresource.setrlimit(resource.RLIMIT_STACK, (1 << 29, -1))",
+    "stack without end": "import resource\nresource.setrlimit(resource.RLIMIT_STACK, (-1, -1))",
+    "stack of threads": "import threading\nthreading.stack_size(1 << 28)",
+    "recursion": "import sys\nsys.setrecursionlimit(10**8)\ndef f(n): n and f(n - 1)\nf(9999)",
+    "digits": "import sys\nsys.set_int_max_str_digits(10**6)",
+    "digits as they are": "len(str(3**20000)), int('7' * 9999)",
+}
+
+
+@pytest.mark.skipif(
+    resource.getrlimit(resource.RLIMIT_STACK)[1] != resource.RLIM_INFINITY,
+    reason="the machine itself limits the stack",
+)
+@pytest.mark.parametrize("lines", RAISES_A_LIMIT.values(), ids=RAISES_A_LIMIT)
+def test_a_program_may_raise_a_harmless_limit(pool, lines):
+    assert judge(pool, f"{lines}\nprint(1)", Test("", "1\n")).passed
+    assert judge(pool, f"{lines}\ndef one():\n    return 1", CallTest("one", (), 1)).passed
+
+
+@pytest.mark.parametrize("kind", ["AS", "CPU", "FSIZE", "NPROC", "NOFILE", "CORE"])
+def test_a_program_may_not_raise_a_limit_that_protects(pool, kind):
+    program = f"import resource as r\nr.setrlimit(r.RLIMIT_{kind}, (-1, -1))"
+    result = judge(pool, program, Test("", ""))
+    assert "not allowed to raise maximum limit" in result.tests[0].error
+
+
+AT_THE_END = {
+    "a bound method": "write = open(1, 'w').write\nwrite('8')",
+    "a partial": "from functools import partial\nsay = partial(print, file=open(1, 'w'))\nsay(8)",
+    "a class": "class Out:\n    file = open(1, 'w')\nOut.file.write('8')",
+    "an instance": "class Out: pass\nout = Out()\nout.file = open(1, 'w')\nout.file.write('8')",
+    "a list": "files = [open(1, 'w')]\nfiles[0].write('8')",
+    "a cycle": "files = [open(1, 'w')]\nfiles.append(files)\nfiles[0].write('8')",
+    "a closure": "def make():\n    f = open(1, 'w')\n    return lambda s: f.write(s)\nmake()('8')",
+    "a default": "def say(s, f=open(1, 'w')): f.write(s)\nsay('8')",
+    "a generator": "def say():\n    f = open(1, 'w')\n    while 1: f.write((yield))\n"
+    "g = say()\nnext(g)\ng.send('8')",
+    "a buffer": "import io\nwrite = io.BufferedWriter(io.FileIO(1, 'w')).write\nwrite(b'8')",
+    "a descriptor": "import os\nfiles = [os.fdopen(1, 'w')]\nfiles[0].write('8')",
+    "a wrapper": "import io, sys\nw = io.TextIOWrapper(sys.stdout.buffer).write\nw('8')",
+    "__del__": "class Last:\n    def __del__(self): print(8)\nlast = Last()",
+    "__del__ in a cycle": "class Last:\n    def __del__(self): print(8)\na = Last()\na.a = a",
+    "finally": "def f():\n    try: yield\n    finally: print(8)\ng = f()\nnext(g)",
+    "weakref": "import weakref\nclass A: pass\na = A()\nweakref.finalize(a, print, 8)",
+    "replaced": "import io, sys\nsys.stdout = open(1, 'w')\nprint(8)",
+    "after an exit": "import sys\nwrite = open(1, 'w').write\nwrite('8')\nsys.exit()",
+    "a thread": "import threading\nwrite = open(1, 'w').write\n"
+    "threading.Thread(target=write, args=('8',)).start()",
+}
+
+
+@pytest.mark.parametrize("program", AT_THE_END.values(), ids=AT_THE_END)
+def test_what_is_buffered_anywhere_is_written_at_the_end(pool, program):
+    by_itself = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert by_itself.stdout.strip() == "8"
+    result = judge(pool, program, Test("", "8\n"))
+    assert result.passed, result.tests[0]
+
+
+LOCKS = {
+    "ThreadPool": "from multiprocessing.pool import ThreadPool\nwith ThreadPool(2) as pool:\n"
+    "    print(sum(pool.map(int, '44')))",
+    "Pool": "from multiprocessing import Pool\nwith Pool(2) as pool:\n"
+    "    print(sum(pool.map(int, '44')))",
+    "Lock": "from multiprocessing import Lock\nwith Lock():\n    print(8)",
+    "Queue": "from multiprocessing import Process, Queue\nq = Queue()\n"
+    "p = Process(target=q.put, args=(8,))\np.start()\nprint(q.get())\np.join()",
+    "Value": "from multiprocessing import Value\nv = Value('i', 8)\nwith v:\n    print(v.value)",
+    "executor": "from concurrent.futures import ProcessPoolExecutor as E\n"
+    "with E(2) as e:\n    print(sum(e.map(int, '44')))",
+    "threads": "from concurrent.futures import ThreadPoolExecutor as E\n"
+    "with E(2) as e:\n    print(sum(e.map(int, '44')))",
+    "threading": "import threading as t\nb = t.Barrier(2)\nx = t.Thread(target=b.wait)\nx.start()\n"
+    "b.wait()\nx.join()\nwith t.Lock(), t.RLock(), t.Semaphore(), t.Condition():\n    print(8)",
+}
+
+
+@pytest.mark.parametrize("program", LOCKS.values(), ids=LOCKS)
+def test_locks_of_threads_and_processes_work(pool, program):
+    if "root" not in pool.isolation.on:
+        pytest.skip("semaphores need the root layer")
+    result = judge(pool, program, Test("", "8\n"), Test("", "8\n"))
+    assert result.passed, result.tests
+
+
+def test_an_expected_output_longer_than_the_limit_raises_it(pool):
+    program = "n = int(input())\nprint(*range(n), sep='\\n')"
+    expected = "\n".join(map(str, range(180_000)))
+    small = Limits(seconds=5.0, memory_mb=256, output_bytes=1000)
+    for test in (Test("180000", expected), CallTest("f", (9000,), [*range(9000)])):
+        source = program if isinstance(test, Test) else "def f(n): return [*range(n)]"
+        job = Job(source, (test,), small)
+        assert pool.submit(job).result(60).passed
+    too_long = Job("print('7' * 3000)", (Test("", "7" * 1100),), small)
+    assert pool.submit(too_long).result(60).verdict is Verdict.OUTPUT_LIMIT
+    short = Job("print('7' * 1001)", (Test("", "7"),), small)
+    assert pool.submit(short).result(60).verdict is Verdict.OUTPUT_LIMIT
 
 
 def test_a_function_of_the_caller_compares(pool):

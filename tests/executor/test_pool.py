@@ -86,8 +86,10 @@ def test_exit_status_counts_except_for_code_contests(judge):
 
 def test_output_at_the_limit_is_allowed(judge):
     assert judge("print('a' * 99)", expected="a" * 99, output_bytes=100).verdict is Verdict.OK
-    result = judge("print('a' * 100)", expected="a" * 100, output_bytes=100)
+    result = judge("print('a' * 100)", expected="a" * 50, output_bytes=100)
     assert result.verdict is Verdict.OUTPUT_LIMIT
+    # The expected output itself has room, with the line break that ends it.
+    assert judge("print('a' * 100)", expected="a" * 100, output_bytes=100).verdict is Verdict.OK
 
 
 def test_untouched_memory_is_not_used_memory(judge):

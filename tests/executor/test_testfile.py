@@ -41,7 +41,7 @@ def test_checker():
 
 def test_calls():
     tests, _, comparison = read(entry_point="f", tests=[CALL], tolerance=1e-6)
-    assert tests == (CallTest("f", (1, [2.5, None]), {"a": True}, 1e-6),)
+    assert tests == (CallTest("f", (1, [2.5, None]), {"a": True}, 1e-6, from_json=True),)
     assert comparison == "strict"
     assert read(entry_point="f", tests=[CALL])[0][0].tolerance == 0.0
 
@@ -156,6 +156,7 @@ def test_asserts():
             'checker: there is a "comparison" too',
         ),
         ({"tests": [IO], "checker": {}}, "checker: must be a string, not an object"),
+        ({"tests": [IO], "checker": "def check(:"}, "checker: the checker does not compile"),
     ],
 )
 def test_what_is_wrong_is_named(content, message):
