@@ -187,9 +187,12 @@ def evaluation_figures(
 def sampled_rate(
     outcomes: Sequence[Outcome], metric: Metric, turn_limit: int, resamples: int
 ) -> dict[str, float] | None:
-    """n@k with the paper's interval, which resamples rollouts; None where a problem has too few."""
+    """n@k with the paper's interval, which resamples rollouts.
+
+    None where a problem has too few rollouts, or a single one, which says nothing of their spread.
+    """
     flags = [columns[:2] for columns in estimators.by_problem(outcomes).values()]
-    if min(len(passed_N) for _, passed_N in flags) < metric.rollouts(turn_limit):
+    if min(len(passed_N) for _, passed_N in flags) < max(metric.rollouts(turn_limit), 2):
         return None
     return estimators.sampling_interval(flags, *metric.counts(turn_limit), resamples)
 

@@ -8,6 +8,7 @@ from rlef_jax.runtime.progress import console
 
 _RATES = ("over_problems", "over_samples", "clustered", "single_turn")
 _RATE_COLUMNS = ("solved", "... over samples", "... by clusters", "single-turn")
+_ALWAYS = ("... over samples",)  # a "-" says that there is one rollout, or too few
 
 
 def show(title: str, figures: dict[str, dict]) -> None:
@@ -83,8 +84,12 @@ def _print_budgets(by_temperature: dict[str, dict]) -> None:
 
 
 def _print(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table without the columns that are empty in every row."""
-    kept = [i for i in range(len(columns)) if any(row[i] not in ("-", "") for row in rows)]
+    """Prints a table without the columns that are empty in every row, but for `_ALWAYS`."""
+
+    def is_kept(i: int) -> bool:
+        return columns[i] in _ALWAYS or any(row[i] not in ("-", "") for row in rows)
+
+    kept = [i for i in range(len(columns)) if is_kept(i)]
     table = Table(title=title, title_justify="left")
     for i in kept:
         justify = "left" if columns[i] in ("setting", "figure") else "right"

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rlef_jax import report
-from rlef_jax.evaluation import solve_rates
+from rlef_jax.evaluation import solve_rates, tables
 from rlef_jax.evaluation.estimators import Outcome, Response
 from rlef_jax.evaluation.solve_rates import Metric
 
@@ -116,9 +116,22 @@ def test_a_hundred_samples_are_33_rollouts_of_three_turns():
     with pytest.raises(ValueError, match=words):
         Metric("1@3", 0.2).rollouts(5)
     rates = rates_of([rollout(OK, passed=i == 0) for i in range(33)], "1@100")["1@100"]
-    # All 33 are drawn, one of them is submitted: nothing is left to chance but the choice.
+    # All 33 are drawn, one of them is submitted.
     assert rates["over_problems"]["rate"] == rates["over_samples"]["rate"] == pytest.approx(1 / 33)
     assert rates["single_turn"] is None  # 33 first responses are not 100
+
+
+def test_one_rollout_a_problem_says_nothing_of_other_samples(capsys):
+    one = [rollout(OK, passed=i < 2, problem=f"p{i}") for i in range(4)]
+    figures = {}
+    for name, outcomes in (("one", one), ("two", one + one)):
+        found = solve_rates.evaluation_figures(outcomes, [Metric("1@3", 0.2)], 3, 200)
+        figures[name] = {"0.2": found | {"dropped": 0, "left_out": 0}}
+        sampled = found["rates"]["1@3"]["over_samples"]
+        assert (sampled is None) == (name == "one")
+        tables.show(name, {name: figures[name]})
+        row = next(line for line in capsys.readouterr().out.splitlines() if f"│ {name}" in line)
+        assert ("│ - │" in " ".join(row.split())) == (name == "one")
 
 
 def test_pass_at_k_submits_every_rollout_whatever_its_turns():
