@@ -1,6 +1,5 @@
 """Runs RLEF proper (paper section 2): collect, score and learn, validate, keep the best policy."""
 
-import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence
@@ -178,15 +177,16 @@ def evaluate(
     for the same weights.
     """
     rules = run.config.eval
-    environment = dataclasses.replace(
-        run.environment, turn_limit=rules.turn_limit, feedback=rules.feedback
-    )
+    environment = build.evaluating(run.config, run.environment, problems)
     starts = [(p * rollouts + r, each) for p, each in enumerate(problems) for r in range(rollouts)]
     episodes, stats = run.collector.collect(
         policy, environment, starts, key, float(temperature), rules.top_p, on_done
     )
     outcomes = [solve_rates.outcome(episode) for episode in episodes]
-    figures = solve_rates.training_figures(outcomes, rules.turn_limit, rules.resamples)
+    ends_when_passed = rules.feedback != "none"
+    figures = solve_rates.training_figures(
+        outcomes, rules.turn_limit, rules.resamples, ends_when_passed
+    )
     return figures | {"dropped": stats.dropped}, episodes
 
 

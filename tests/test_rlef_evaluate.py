@@ -12,6 +12,7 @@ from rlef_jax.rollout import Stats
 class Rules:
     turn_limit: int
     feedback: str
+    others: list
 
 
 def test_every_problem_gets_its_rollouts_with_ids_of_their_own(play):
@@ -26,9 +27,10 @@ def test_every_problem_gets_its_rollouts_with_ids_of_their_own(play):
         return episodes, Stats(dropped=1)
 
     collector = SimpleNamespace(collect=collect)
-    run = SimpleNamespace(config=config, environment=Rules(2, "none"), collector=collector)
+    run = SimpleNamespace(config=config, environment=Rules(2, "none", ["c"]), collector=collector)
     figures, episodes = evaluate(run, "policy", ["a", "b"], 2, "key", 1, heard.append)
     starts = [(0, "a"), (1, "a"), (2, "b"), (3, "b")]
-    # Those of config.eval, whatever the rules of training are.
-    assert asked == [("policy", Rules(3, "true"), starts, "key", 1.0, 0.95)] and heard == [4]
+    # Those of config.eval, whatever the rules of training are; others are problems of the split.
+    rules = Rules(3, "true", ["a", "b"])
+    assert asked == [("policy", rules, starts, "key", 1.0, 0.95)] and heard == [4]
     assert figures["1@3"]["rate"] == 1 and figures["dropped"] == 1 and len(episodes) == 4

@@ -148,6 +148,7 @@ def run(
         figures = {setting.name: {} for setting in settings}
         for setting, starts in zip(settings, planned):
             rules = setting.config.eval.turn_limit, setting.config.eval.resamples
+            rules += (setting.environment.feedback != "none",)
             for temperature in sorted({metric.temperature for metric in metrics}):
                 outcomes, dropped = complete(setting, player, starts, temperature)
                 if cluster:

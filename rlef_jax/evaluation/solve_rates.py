@@ -51,10 +51,14 @@ def rate(
 # ---- in training ---------------------------------------------------------------------------------
 
 
-def training_figures(outcomes: Sequence[Outcome], turn_limit: int, resamples: int) -> dict:
+def training_figures(
+    outcomes: Sequence[Outcome], turn_limit: int, resamples: int, ends_when_passed: bool = True
+) -> dict:
     """The figures of an evaluation during a run, for evaluations/*.json.
 
     Independent samples get the same budget as conversations: as many responses as there are turns.
+    Where conversations go on after a program that passed the public tests (not
+    `ends_when_passed`), only their last programs are judged: figures of earlier ones are left out.
     Raises RuntimeError where there is no outcome.
     """
     if not outcomes:
@@ -66,13 +70,18 @@ def training_figures(outcomes: Sequence[Outcome], turn_limit: int, resamples: in
         rate(estimators.shortened(outcomes, t), 1, t, t, resamples)
         for t in range(1, turn_limit + 1)
     ]
+    by_turn = {f"solved_by_turn_{t}": solved for t, solved in enumerate(by_turn, start=1)}
     first = estimators.shortened(outcomes, 1)
+    independent = {f"independent_1@{turn_limit}": rate(first, 1, turn_limit, 1, resamples)}
+    last = f"solved_by_turn_{turn_limit}"
+    if not ends_when_passed and turn_limit > 1:
+        by_turn, independent = {last: by_turn[last]}, {}
     repairs = [row for row in turns.repairs(outcomes) if row["turn"] == 1]
     passed, errors = (sum(row[key] for row in repairs) for key in ("passed", "errors"))
     return {
-        f"1@{turn_limit}": by_turn[-1],
-        f"independent_1@{turn_limit}": rate(first, 1, turn_limit, 1, resamples),
-        **{f"solved_by_turn_{t}": solved for t, solved in enumerate(by_turn, start=1)},
+        f"1@{turn_limit}": by_turn[last],
+        **independent,
+        **by_turn,
         "verdicts_by_turn": turns.verdicts_by_turn(outcomes),
         "repaired_at_turn_2": passed / max(errors, 1),
         "problems": len({outcome.problem for outcome in outcomes}),
@@ -146,10 +155,16 @@ def metrics_of(text: str, temperatures: Sequence[float]) -> list[Metric]:
 
 
 def evaluation_figures(
-    outcomes: list[Outcome], metrics: Iterable[Metric], turn_limit: int, resamples: int
+    outcomes: list[Outcome],
+    metrics: Iterable[Metric],
+    turn_limit: int,
+    resamples: int,
+    ends_when_passed: bool = True,
 ) -> dict:
     """The figures of a whole evaluation at one temperature, for summary.json (docs/evaluation.md).
 
+    Where conversations go on after a program that passed the public tests (not
+    `ends_when_passed`), only their last programs are judged: figures of earlier ones are None.
     Raises ValueError where there is no outcome.
     """
     if not outcomes:
@@ -157,14 +172,15 @@ def evaluation_figures(
             "there is no finished rollout: the sandbox failed on all of them, "
             "or there was none to play"
         )
-    first = estimators.shortened(outcomes, 1)
+    judged = ends_when_passed or turn_limit == 1
+    first = estimators.shortened(outcomes, 1) if judged else None
     rates = {}
     for metric in metrics:
         rates[metric.name] = {
             "over_problems": rate(outcomes, *metric.counts(turn_limit), resamples),
             "over_samples": sampled_rate(outcomes, metric, turn_limit, resamples),
             "clustered": clustered_rate(outcomes, metric, turn_limit, resamples),
-            "single_turn": single_turn_rate(first, metric, resamples),
+            "single_turn": single_turn_rate(first, metric, resamples) if judged else None,
         }
     edits = turns.edit_sizes(outcomes)
     return {
@@ -175,6 +191,8 @@ def evaluation_figures(
         "by_tokens": by_tokens(outcomes, first),
         "solved_by_turn": [
             rate(estimators.shortened(outcomes, t), 1, 1, 1, resamples)
+            if judged or t == turn_limit
+            else None
             for t in range(1, turn_limit + 1)
         ],
         "verdicts_by_turn": turns.verdicts_by_turn(outcomes),
@@ -237,16 +255,16 @@ def single_turn_rate(
 
 
 def by_responses(
-    outcomes: Sequence[Outcome], first: Sequence[Outcome], turn_limit: int
+    outcomes: Sequence[Outcome], first: Sequence[Outcome] | None, turn_limit: int
 ) -> dict[str, list]:
     """Solve rate of one submission against the budget of a problem in responses.
 
     {'budgets', 'multi_turn', 'single_turn'}: whole conversations, each of which takes as many
-    responses as the turn limit, and first responses alone, None where there are too few of them.
+    responses as the turn limit, and first responses alone, None where there are too few of them or
+    they were not judged (`first` is None).
     """
-    columns, first_columns = (
-        list(estimators.by_problem(each).values()) for each in (outcomes, first)
-    )
+    columns = list(estimators.by_problem(outcomes).values())
+    first_columns = [] if first is None else list(estimators.by_problem(first).values())
     most = min(len(passed_N) for _, passed_N, _ in columns)
     rollouts = sorted(set(np.geomspace(1, most, _POINTS).astype(int)))
     budgets = [turn_limit * int(count) for count in rollouts]
@@ -258,22 +276,27 @@ def by_responses(
     return {
         "budgets": budgets,
         "multi_turn": [mean(columns, k, turn_limit) for k in budgets],
-        "single_turn": [mean(first_columns, k, 1) if k <= most else None for k in budgets],
+        "single_turn": [
+            mean(first_columns, k, 1) if first_columns and k <= most else None for k in budgets
+        ],
     }
 
 
-def by_tokens(outcomes: Sequence[Outcome], first: Sequence[Outcome]) -> dict[str, list]:
+def by_tokens(outcomes: Sequence[Outcome], first: Sequence[Outcome] | None) -> dict[str, list]:
     """Solve rate of one submission against the budget of a problem in sampled tokens.
 
-    {'budgets', 'multi_turn', 'single_turn'}: whole conversations, and first responses alone.
+    {'budgets', 'multi_turn', 'single_turn'}: whole conversations, and first responses alone, None
+    where they were not judged (`first` is None).
     """
     curves = {"budgets": [], "multi_turn": [], "single_turn": []}
-    tables = [list(estimators.by_problem(each).values()) for each in (outcomes, first)]
+    played = [outcomes] if first is None else [outcomes, first]
+    tables = [list(estimators.by_problem(each).values()) for each in played]
     most = min(int(tokens_N.sum()) for table in tables for _, _, tokens_N in table)
     if most < 1:
         return curves
     budgets = np.geomspace(max(most / 32, 1), most, _POINTS)
     curves["budgets"] = sorted({int(budget) for budget in budgets})
+    curves["single_turn"] = [None] * len(curves["budgets"])
     for name, table in zip(("multi_turn", "single_turn"), tables):
         rates = [
             estimators.n_at_tokens(*columns, 1, curves["budgets"], 200, seed)

@@ -177,6 +177,29 @@ def test_curves_over_budgets_and_turns():
     json.dumps(found)
 
 
+def test_without_feedback_only_last_programs_are_judged():
+    # Programs that pass the public tests do not end these conversations.
+    outcomes = [rollout(OK, W, OK, passed=True), rollout(OK, OK, W), rollout(W, OK, OK)]
+    metrics = [Metric("1@3", 1.0)]
+    found = solve_rates.evaluation_figures(outcomes, metrics, 3, 20, False)
+    assert found["rates"]["1@3"]["over_problems"]["rate"] == pytest.approx(1 / 3)
+    assert found["rates"]["1@3"]["single_turn"] is None
+    assert found["solved_by_turn"][:2] == [None, None]
+    assert found["solved_by_turn"][2]["rate"] == pytest.approx(1 / 3)
+    for curves in (found["by_responses"], found["by_tokens"]):
+        assert set(curves["single_turn"]) == {None} and None not in curves["multi_turn"]
+    # The answer to the error at turn 1 passed the public tests, that at turn 2 ended right.
+    repairs = [tuple(row.values()) for row in found["repairs"]]
+    assert repairs == [(1, W, 1, 1, 0), (2, W, 1, 1, 1)]
+    tables.show("none", {"turns3_none": {"1": found | {"dropped": 0, "left_out": 0}}})
+    found = solve_rates.training_figures(outcomes, 3, 20, False)
+    rates = {name for name in found if "@" in name or name.startswith("solved")}
+    assert rates == {"1@3", "solved_by_turn_3"}
+    one_turn = [rollout(OK, passed=True), rollout(OK)]
+    found = solve_rates.evaluation_figures(one_turn, [Metric("1@1", 1.0)], 1, 20, False)
+    assert found["solved_by_turn"][0]["rate"] == 0.5
+
+
 def test_no_rollout_is_no_figure():
     with pytest.raises(ValueError, match="there is no finished rollout"):
         solve_rates.evaluation_figures([], [Metric("1@3", 1.0)], 3, 20)
