@@ -1,5 +1,6 @@
 """Runs RLEF proper (paper section 2): collect, score and learn, validate, keep the best policy."""
 
+import collections
 import functools
 import time
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ import numpy as np
 from rlef_jax import build, llama, report, trajectories
 from rlef_jax.build import Run
 from rlef_jax.config import stream_capacity
+from rlef_jax.datasets.selection import Selection
 from rlef_jax.evaluation import collection, solve_rates
 from rlef_jax.learner import TrainState, check_finite
 from rlef_jax.ppo import Ppo
@@ -183,11 +185,16 @@ def evaluate(
         policy, environment, starts, key, float(temperature), rules.top_p, on_done
     )
     outcomes = [solve_rates.outcome(episode) for episode in episodes]
+    # Lost to the sandbox, or never begun since their problem is too long for the caps.
+    judged = {episode.id for episode in episodes}
+    missing = collections.Counter(each.name for id, each in starts if id not in judged)
+    left_out = problems.among - len(problems) if isinstance(problems, Selection) else 0
+    missing.update({f"left out {i}": rollouts for i in range(left_out)})
     ends_when_passed = rules.feedback != "none"
     figures = solve_rates.training_figures(
-        outcomes, rules.turn_limit, rules.resamples, ends_when_passed
+        outcomes, rules.turn_limit, rules.resamples, ends_when_passed, missing
     )
-    return figures | {"dropped": stats.dropped}, episodes
+    return figures | {"dropped": stats.dropped, "left_out": left_out}, episodes
 
 
 def write_episodes(run: Run, name: str, episodes, learnt: Learnt | None = None) -> None:

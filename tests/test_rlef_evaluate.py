@@ -4,8 +4,10 @@ import dataclasses
 from types import SimpleNamespace
 
 from rlef_jax.config import default
+from rlef_jax.datasets.selection import Selection
 from rlef_jax.rlef import evaluate
 from rlef_jax.rollout import Stats
+from rlef_jax.types import Problem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,3 +36,22 @@ def test_every_problem_gets_its_rollouts_with_ids_of_their_own(play):
     rules = Rules(3, "true", ["a", "b"])
     assert asked == [("policy", rules, starts, "key", 1.0, 0.95)] and heard == [4]
     assert figures["1@3"]["rate"] == 1 and figures["dropped"] == 1 and len(episodes) == 4
+
+
+def test_lost_rollouts_and_problems_too_long_count_as_unsolved(play):
+    everything = [Problem(name, "statement", (), ()) for name in ("a", "b", "long")]
+
+    def collect(policy, environment, starts, *_):
+        # The sandbox fails for one rollout of "b"; all others are solved.
+        kept = [(id, problem) for id, problem in starts if id != 3]
+        episodes = [play(["OK"], name=problem.name, id=id) for id, problem in kept]
+        return episodes, Stats(dropped=1)
+
+    collector = SimpleNamespace(collect=collect)
+    environment = Rules(3, "true", [])
+    run = SimpleNamespace(config=default(), environment=environment, collector=collector)
+    problems = Selection(everything, [0, 1])
+    figures, _ = evaluate(run, "policy", problems, 2, "key", 1.0, None)
+    assert figures["1@3"]["rate"] == (1 + 1 / 2 + 0) / 3
+    assert figures["of_judged"]["1@3"]["rate"] == 1
+    assert (figures["missing"], figures["dropped"], figures["left_out"]) == (3, 1, 1)

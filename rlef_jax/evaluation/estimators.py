@@ -15,7 +15,8 @@ import numpy as np
 
 RESAMPLES = 200  # as in the paper
 PERCENTILES = (2.5, 97.5)  # of a 95 % interval, as in the paper
-NO_PROGRAM = "NO_PROGRAM"  # beside the executor's verdicts: a response without a code block
+# Beside the executor's verdicts: a response without a code block, a rollout that was not judged.
+NO_PROGRAM, NOT_JUDGED = "NO_PROGRAM", "NOT_JUDGED"
 
 
 # ---- outcomes ------------------------------------------------------------------------------------

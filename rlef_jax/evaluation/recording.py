@@ -56,6 +56,7 @@ class Recording:
 
     rollouts_of: dict[str, list[tuple[str, ...]]]
     version: str
+    counts_left_out = False  # problems that were not recorded do not count
 
     @classmethod
     def read(cls, path: str) -> "Recording":

@@ -21,13 +21,18 @@ def show(title: str, figures: dict[str, dict]) -> None:
         for temperature, found in by_temperature.items():
             counts = str(found["rollouts"]), str(found["dropped"])
             for metric, rates in found["rates"].items():
-                cells = (_interval(rates[key]) for key in _RATES)
+                cells = [_interval(rates[key]) for key in _RATES]
+                judged = found["rates_of_judged"][metric]["over_problems"]
+                cells.append(_interval(judged) if found["missing"] else "-")
                 rows.append([name, temperature, metric, *cells, *counts])
     settings = list(figures.values())
     first = next(iter(settings[0].values()))
     left_out = f" ({first['left_out']} left out)" if first["left_out"] else ""
     title = f"{title}: % of {first['problems']} problems solved{left_out}, 95 % intervals"
-    _print(title, ["setting", "T", "figure", *_RATE_COLUMNS, "rollouts", "lost"], rows)
+    if any(found["missing"] for row in settings for found in row.values()):
+        title += "; rollouts that were lost, and problems too long for the caps, count as unsolved"
+    columns = [*_RATE_COLUMNS, "of those judged", "rollouts", "lost"]
+    _print(title, ["setting", "T", "figure", *columns], rows)
     if len(settings) == 1:
         _print_turns(settings[0])
         _print_budgets(settings[0])

@@ -78,7 +78,9 @@ def test_summary_of_two_problems(play):
     found = summary([*a, *b])
     # a: solved by turn 1 2 3: 1/3, 2/3, 2/3; b: 1/3, 1/3, 2/3. Independent: a submits its right
     # one, b one of two.
+    judged = found.pop("of_judged")
     rates = {name: value["rate"] for name, value in found.items() if isinstance(value, dict)}
+    assert judged == {name: found[name] for name in rates} and found["missing"] == 0
     solved = {"solved_by_turn_1": 1 / 3, "solved_by_turn_2": 0.5, "solved_by_turn_3": 2 / 3}
     assert rates == pytest.approx({"1@3": 2 / 3, "independent_1@3": 0.75} | solved)
     assert (found["problems"], found["rollouts"]) == (2, 6)
@@ -198,6 +200,39 @@ def test_without_feedback_only_last_programs_are_judged():
     one_turn = [rollout(OK, passed=True), rollout(OK)]
     found = solve_rates.evaluation_figures(one_turn, [Metric("1@1", 1.0)], 1, 20, False)
     assert found["solved_by_turn"][0]["rate"] == 0.5
+
+
+def test_rollouts_that_were_not_judged_count_as_unsolved(play, capsys):
+    # One of four rollouts of "a" was lost, "b" never began: 2 of 4 and 0 of 4, not 2 of 3.
+    outcomes = [rollout(OK, passed=i < 2, problem="a") for i in range(3)]
+    missing = {"a": 1, "b": 4}
+    found = solve_rates.evaluation_figures(outcomes, [Metric("1@3", 1.0)], 3, 50, True, missing)
+    assert found["rates"]["1@3"]["over_problems"]["rate"] == pytest.approx(1 / 4)
+    assert found["rates_of_judged"]["1@3"]["over_problems"]["rate"] == pytest.approx(2 / 3)
+    assert [solved["rate"] for solved in found["solved_by_turn"]] == [pytest.approx(1 / 4)] * 3
+    assert found["by_responses"]["multi_turn"][0] == pytest.approx(1 / 4)
+    assert (found["problems"], found["rollouts"], found["missing"]) == (2, 3, missing)
+    assert found["verdicts_by_turn"] == [{"OK": 3}]
+    json.dumps(found)
+    tables.show("t", {"turns3": {"1": found | {"dropped": 1, "left_out": 1}}})
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "25.0 [0.0, 50.0]" in printed and "66.7 [66.7, 66.7]" in printed
+    assert "count as unsolved" in printed
+    # The same in an evaluation during a run.
+    episodes = [play([OK], passed=i < 2, name="a") for i in range(3)]
+    outcomes = [solve_rates.outcome(episode) for episode in episodes]
+    found = solve_rates.training_figures(outcomes, 3, 50, True, missing)
+    assert found["1@3"]["rate"] == found["solved_by_turn_1"]["rate"] == pytest.approx(1 / 4)
+    assert found["of_judged"]["1@3"]["rate"] == pytest.approx(2 / 3)
+    assert (found["problems"], found["rollouts"], found["missing"]) == (2, 3, 5)
+    report.print_table({"0.2": found}, {"0.2": found}, "test")
+    assert "count as unsolved" in " ".join(capsys.readouterr().out.split())
+
+
+def test_nothing_missing_is_no_other_figure():
+    outcomes = [rollout(OK, passed=i < 2, problem=f"p{i}") for i in range(3)]
+    found = solve_rates.evaluation_figures(outcomes, [Metric("1@3", 1.0)], 3, 50)
+    assert found["rates_of_judged"] == found["rates"] and found["missing"] == {}
 
 
 def test_no_rollout_is_no_figure():
