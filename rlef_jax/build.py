@@ -98,6 +98,8 @@ def run(config, path: str) -> Iterator[Run]:
         programs = closing.enter_context(pool(config))
         around = environment(config, opened, programs, data["train"])
         data = {split: fitting(data[split], around, split) for split in SPLITS}
+        for split in {config.eval.split, *(["valid"] if config.eval.every else [])}:
+            evaluating(config, around, data[split])  # raises where it could not be done
         shape = model(config, opened.vocab_size)
         found = Run(config, workdir, shape, around, data, compiles)
         closing.enter_context(contextlib.closing(found.metrics))
@@ -213,6 +215,17 @@ def environment(
         max_feedback_tokens=episode.max_feedback_tokens,
         seed=config.seed,
         others=problems,
+    )
+
+
+def evaluating(config, around: Environment, problems: Sequence[Problem]) -> Environment:
+    """An environment under the rules of evaluation on `problems`, whose wrong programs it runs.
+
+    Raises ValueError where random feedback finds none.
+    """
+    rules = config.eval
+    return dataclasses.replace(
+        around, turn_limit=rules.turn_limit, feedback=rules.feedback, others=problems
     )
 
 

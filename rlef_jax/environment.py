@@ -24,8 +24,8 @@ from rlef_jax.tokenizer import Tokenizer
 from rlef_jax.tokenizer.layouts import ChatLayout
 from rlef_jax.types import Episode, Noise, Problem, Status
 
-# The program that random feedback runs where another problem's wrong solution fails none of its
-# tests (paper, section 3.3).
+# The program that random feedback runs where none of another problem's wrong solutions fails its
+# tests (paper, section 3.3 and appendix C.2).
 _NOT_IMPLEMENTED = "raise NotImplementedError()"
 
 
@@ -43,7 +43,7 @@ class Environment:
     comparison: str  # of outputs, where a problem has no checker of its own
     turn_limit: int
     cut_response: str  # what a response that was cut at its cap does: turn or end
-    feedback: str  # true, random or none
+    feedback: str  # true, random or none; with none every conversation takes all its turns
     max_prompt_tokens: int
     max_response_tokens: int
     max_feedback_tokens: int
@@ -128,12 +128,13 @@ class Environment:
     def receive(self, episode: Episode, result: executor.Result | None) -> Episode:
         """Takes the result of what was submitted, None for a response without a program.
 
-        The message that a failed program gets is spliced at once, but for random feedback, which
-        has to run another program first.
+        The message that follows a program is spliced at once, but for random feedback, which has to
+        run another program first.
         """
         match episode.status:
             case Status.TESTS:
-                episode = receive_tests(episode, result, self._is_last_turn(episode))
+                is_last, ends_when_passed = self._is_last_turn(episode), self.feedback != "none"
+                episode = receive_tests(episode, result, is_last, ends_when_passed)
                 if episode.status != Status.MESSAGE or self.feedback == "random":
                     return episode
                 return self._tell(episode, self._message(episode))
@@ -186,23 +187,29 @@ class Environment:
     # ---- random feedback -------------------------------------------------------------------------
 
     def _drawn(self, episode: Episode) -> tuple[str, Problem]:
-        """A wrong program of another problem, chosen by seed, episode and turn (section 3.3)."""
+        """A wrong program of another problem, chosen by seed, episode and turn (section 3.3).
+
+        All wrong programs of that problem are tried, in random order, then `_NOT_IMPLEMENTED`.
+        """
         stream = (self.seed, Noise.FEEDBACK, episode.id, len(episode.turns))
         rng = np.random.default_rng(stream)
         other = episode.problem
         while other.name == episode.problem.name or not other.incorrect_solutions:
             other = self.others[rng.integers(len(self.others))]
-        wrong = other.incorrect_solutions[rng.integers(len(other.incorrect_solutions))]
-        return (wrong, _NOT_IMPLEMENTED)[episode.drawn], other
+        wrong = other.incorrect_solutions
+        first = rng.integers(len(wrong))
+        rest = rng.permutation(np.delete(np.arange(len(wrong)), first))
+        programs = [*(wrong[i] for i in (first, *rest)), _NOT_IMPLEMENTED]
+        return programs[episode.drawn], other
 
     def _receive_drawn(self, episode: Episode, result: executor.Result) -> Episode:
         """Tells how the drawn program failed; one that fails nothing gives way to the next."""
+        _, other = self._drawn(episode)
         if not (result.passed or result.lost):
-            _, other = self._drawn(episode)
             message = executor.feedback(result, other.public_tests, self.messages.feedback)
             return self._tell(episode, message)
-        if episode.drawn == 0:
-            return dataclasses.replace(episode, drawn=1)
+        if episode.drawn < len(other.incorrect_solutions):
+            return dataclasses.replace(episode, drawn=episode.drawn + 1)
         return self._tell(episode, self.messages.no_feedback)
 
 

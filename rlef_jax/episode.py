@@ -39,17 +39,21 @@ def receive_response(episode: Episode, tokens, logprobs, text: str, program: str
     return dataclasses.replace(episode, stream=stream, status=Status.TESTS, turns=turns)
 
 
-def receive_tests(episode: Episode, result: Result | None, is_last: bool) -> Episode:
+def receive_tests(
+    episode: Episode, result: Result | None, is_last: bool, ends_when_passed: bool = True
+) -> Episode:
     """The public result of the last program, None where the response has no program.
 
     A program that passes goes to the judge; one that fails has failed in the last turn the rules
-    allow (`is_last`), and a message about it is due in an earlier one.
+    allow (`is_last`), and a message about it is due in an earlier one. Without `ends_when_passed`
+    a message is due after any program but the last, which is the final one (appendix B.5).
     """
     _expect(episode, Status.TESTS)
     if result is not None and result.lost:
         return dataclasses.replace(episode, status=Status.LOST)
     turns = (*episode.turns[:-1], dataclasses.replace(episode.turns[-1], result=result))
-    if passed := result is not None and result.passed:
+    passed = result is not None and result.passed
+    if passed and (is_last or ends_when_passed):
         status = Status.VERDICT
     else:
         status = Status.DONE if is_last else Status.MESSAGE
@@ -57,7 +61,7 @@ def receive_tests(episode: Episode, result: Result | None, is_last: bool) -> Epi
 
 
 def receive_message(episode: Episode, message: str, tokens) -> Episode:
-    """o_{t+1}: the message about the program that failed, with the tokens to splice."""
+    """o_{t+1}: the message that follows a program, with the tokens to splice."""
     _expect(episode, Status.MESSAGE)
     turns = (*episode.turns[:-1], dataclasses.replace(episode.turns[-1], feedback=message))
     stream = episode.stream.append(tokens)

@@ -1,6 +1,6 @@
 """Runs RLEF proper (paper section 2): collect, score and learn, validate, keep the best policy."""
 
-import dataclasses
+import collections
 import functools
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ import numpy as np
 from rlef_jax import build, llama, report, trajectories
 from rlef_jax.build import Run
 from rlef_jax.config import stream_capacity
+from rlef_jax.datasets.selection import Selection
 from rlef_jax.evaluation import collection, solve_rates
 from rlef_jax.learner import TrainState, check_finite
 from rlef_jax.ppo import Ppo
@@ -178,16 +179,22 @@ def evaluate(
     for the same weights.
     """
     rules = run.config.eval
-    environment = dataclasses.replace(
-        run.environment, turn_limit=rules.turn_limit, feedback=rules.feedback
-    )
+    environment = build.evaluating(run.config, run.environment, problems)
     starts = [(p * rollouts + r, each) for p, each in enumerate(problems) for r in range(rollouts)]
     episodes, stats = run.collector.collect(
         policy, environment, starts, key, float(temperature), rules.top_p, on_done
     )
     outcomes = [solve_rates.outcome(episode) for episode in episodes]
-    figures = solve_rates.training_figures(outcomes, rules.turn_limit, rules.resamples)
-    return figures | {"dropped": stats.dropped}, episodes
+    # Lost to the sandbox, or never begun since their problem is too long for the caps.
+    judged = {episode.id for episode in episodes}
+    missing = collections.Counter(each.name for id, each in starts if id not in judged)
+    left_out = problems.among - len(problems) if isinstance(problems, Selection) else 0
+    missing.update({f"left out {i}": rollouts for i in range(left_out)})
+    ends_when_passed = rules.feedback != "none"
+    figures = solve_rates.training_figures(
+        outcomes, rules.turn_limit, rules.resamples, ends_when_passed, missing
+    )
+    return figures | {"dropped": stats.dropped, "left_out": left_out}, episodes
 
 
 def write_episodes(run: Run, name: str, episodes, learnt: Learnt | None = None) -> None:

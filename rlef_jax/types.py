@@ -102,7 +102,7 @@ class Status(enum.Enum):
 
     RESPONSE = "response"  # the model's next response
     TESTS = "tests"  # the result of the last program on the public tests
-    MESSAGE = "message"  # the words about a program that failed them
+    MESSAGE = "message"  # the words that follow a program that is not the final one
     VERDICT = "verdict"  # the result of the final program on the private tests
     DONE = "done"  # nothing: the conversation is over
     LOST = "lost"  # nothing: the sandbox failed, not the program

@@ -13,6 +13,7 @@ import executor
 from rlef_jax import report, tokenizer
 from rlef_jax.build import fitting
 from rlef_jax.environment import Environment
+from rlef_jax.episode import task_rewards
 from rlef_jax.prompts import CODE_CONTESTS, HUMANEVAL_PLUS, MINI, fenced
 from rlef_jax.tokenizer.layouts import ChatLayout
 from rlef_jax.types import Problem, Status
@@ -143,6 +144,38 @@ def test_no_feedback_says_only_to_try_again(environment):
         assert episode.turns[0].feedback == "Give it another try."
 
 
+RIGHT, WRONG = fenced("print(int(input())+1)"), fenced("print(0)")
+
+
+@pytest.mark.parametrize(
+    ("texts", "judged"),
+    [
+        ((RIGHT, RIGHT, RIGHT), True),
+        ((RIGHT, WRONG, RIGHT), True),
+        ((WRONG, WRONG, RIGHT), True),
+        ((RIGHT, RIGHT, WRONG), False),
+        ((RIGHT, RIGHT, "no code"), False),
+    ],
+)
+def test_without_feedback_there_are_always_three_turns_and_the_last_program_counts(
+    environment, texts, judged
+):
+    # Appendix B.5: a public test that passes does not end the episode.
+    environment = dataclasses.replace(environment, feedback="none")
+    episode = play(environment, *texts[:2])
+    assert episode.status == Status.RESPONSE
+    assert [turn.feedback for turn in episode.turns] == [environment.messages.no_feedback] * 2
+    episode = respond(environment, episode, texts[2])
+    assert episode.status == (Status.VERDICT if judged else Status.DONE)
+    assert len(episode.turns) == 3 and episode.passed_public == judged
+    if judged:
+        result = executor.Result(executor.Verdict.OK, (), 0.0)
+        episode = environment.receive(episode, result)
+    assert episode.status == Status.DONE and episode.passed == judged
+    rewards = task_rewards(episode, 0.2)
+    assert rewards.tolist() == pytest.approx([0, 0, 1 if judged else -1])
+
+
 def test_no_code_runs_nothing_and_counts_as_an_invalid_turn(environment):
     class NoPool:
         def submit(self, job):
@@ -201,6 +234,35 @@ def test_random_feedback_falls_back_to_the_trace_of_not_implemented(environment)
     assert feedback.startswith("- input `OTHER-IN` failed:") and feedback.endswith(
         "NotImplementedError"
     )
+
+
+def test_random_feedback_falls_back_only_when_no_wrong_solution_fails(environment):
+    ran = []
+
+    class Pool:
+        def submit(self, job):
+            ran.append(job.program)
+            return environment.pool.submit(job)
+
+    fine = [f"print('OTHER-OUT')  # {i}" for i in range(5)]
+    other = dataclasses.replace(OTHER, incorrect_solutions=(*fine, "print('WRONG-A')"))
+    around = dataclasses.replace(
+        environment, feedback="random", others=(INCREMENT, other), pool=Pool()
+    )
+    tried = set()
+    for id in range(6):
+        ran.clear()
+        feedback = play(around, fenced("print(0)"), id=id).turns[0].feedback
+        assert feedback.endswith("Expected output `OTHER-OUT` but got `WRONG-A`")
+        # each at most once, in an order of its own, and none after the one that fails
+        assert len(ran[1:]) == len(set(ran[1:])) and ran[-1] == "print('WRONG-A')"
+        tried.add(tuple(ran[1:]))
+    assert len(tried) > 3
+    ran.clear()
+    other = dataclasses.replace(OTHER, incorrect_solutions=tuple(fine))
+    around = dataclasses.replace(around, others=(INCREMENT, other))
+    feedback = play(around, fenced("print(0)")).turns[0].feedback
+    assert feedback.endswith("NotImplementedError") and sorted(ran[1:-1]) == fine
 
 
 def test_true_public_tests_end_an_episode_with_random_feedback(environment):

@@ -6,6 +6,7 @@ R resamples, C candidates. Sections are those of the paper unless another is nam
 
 import collections
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -14,7 +15,8 @@ import numpy as np
 
 RESAMPLES = 200  # as in the paper
 PERCENTILES = (2.5, 97.5)  # of a 95 % interval, as in the paper
-NO_PROGRAM = "NO_PROGRAM"  # beside the executor's verdicts: a response without a code block
+# Beside the executor's verdicts: a response without a code block, a rollout that was not judged.
+NO_PROGRAM, NOT_JUDGED = "NO_PROGRAM", "NOT_JUDGED"
 
 
 # ---- outcomes ------------------------------------------------------------------------------------
@@ -98,9 +100,21 @@ def n_at_k(
     """
     passed_public_N, passed_N = _flags(passed_public_N, passed_N)
     n, draws = _submissions_and_draws(n, k, turn_limit, len(passed_N))
-    passing, failing = int(passed_public_N.sum()), int((~passed_public_N).sum())
-    right = int((passed_public_N & passed_N).sum())
-    right_but_failing = int((~passed_public_N & passed_N).sum())
+    return _solved(*_counts(passed_public_N, passed_N), n, draws, fill)
+
+
+def _counts(passed_public_N: np.ndarray, passed_N: np.ndarray) -> tuple[int, int, int, int]:
+    """Samples that pass the public tests: right, wrong; that fail them: right, wrong."""
+    kinds_N = 2 * ~passed_public_N + ~passed_N
+    return tuple(np.bincount(kinds_N, minlength=4).tolist())
+
+
+@functools.lru_cache(maxsize=2**16)  # resamples of many problems have the same counts
+def _solved(
+    right: int, fooled: int, right_but_failing: int, wrong: int, n: int, draws: int, fill: bool
+) -> float:
+    """n@k of samples of which so many are of each kind, see `_counts`."""
+    passing, failing = right + fooled, right_but_failing + wrong
     missed = Fraction(0)
     # m of the drawn pass the public tests
     for m in range(max(0, draws - failing), min(draws, passing) + 1):
@@ -112,26 +126,6 @@ def n_at_k(
             * _all_miss(failing, right_but_failing, others)
         )
     return float(1 - missed)
-
-
-def simulate_n_at_k(
-    passed_public_N,
-    passed_N,
-    n: int,
-    k: int,
-    resamples: int,
-    rng: np.random.Generator,
-    turn_limit: int = 1,
-    fill: bool = False,
-) -> np.ndarray:
-    """Whether a problem was solved, bool [R], in each of R random draws and choices of `n_at_k`."""
-    passed_public_N, passed_N = _flags(passed_public_N, passed_N)
-    n, draws = _submissions_and_draws(n, k, turn_limit, len(passed_N))
-    drawn_RK = _orders(len(passed_N), resamples, rng)[:, :draws]
-    # a stable sort is the same on every machine
-    passing_first_RK = np.argsort(~passed_public_N[drawn_RK], axis=1, kind="stable")
-    chosen_RK = np.take_along_axis(drawn_RK, passing_first_RK, axis=1)[:, :n]
-    return ((passed_public_N[chosen_RK] | fill) & passed_N[chosen_RK]).any(axis=1)
 
 
 def n_at_tokens(
@@ -314,17 +308,26 @@ def sampling_interval(
     seed: int = 0,
     fill: bool = False,
 ) -> dict[str, float]:
-    """{'rate', 'low', 'high'}: n@k with the paper's interval, over draws of samples (section 3.1).
+    """{'rate', 'low', 'high'}: n@k with the paper's interval, over samples (appendix B.1).
 
-    `problems` holds (passed_public_N, passed_N) of each. A resample draws k samples of every
-    problem, chooses n and counts the problems solved; `low` and `high` are percentiles of that
-    share: what one evaluation with k samples gives on these very problems. The rate is the exact
-    mean, by `n_at_k`.
+    `problems` holds (passed_public_N, passed_N) of each. A resample draws, of the N samples or
+    rollouts of every problem, N with replacement, and estimates n@k anew; `low` and `high` are
+    percentiles of these estimates: what another evaluation of N rollouts would give on these very
+    problems. The rate is the mean of the samples at hand, by `n_at_k`.
+
+    A sample can be drawn twice. Where n@k draws many of the N, the estimates therefore lie below
+    the rate on average; where it draws one rollout, as for 1@3, they do not.
     """
     rng = np.random.default_rng(seed)
-    rate = np.mean([n_at_k(*flags, n, k, turn_limit, fill) for flags in problems])
-    solved_PR = [
-        simulate_n_at_k(*flags, n, k, resamples, rng, turn_limit, fill) for flags in problems
-    ]
-    low, high = np.percentile(np.mean(solved_PR, axis=0), PERCENTILES)
-    return {"rate": float(rate), "low": float(low), "high": float(high)}
+    rates, resampled_PR = [], []
+    for flags in problems:
+        passed_public_N, passed_N = _flags(*flags)
+        N = len(passed_N)
+        drawn = _submissions_and_draws(n, k, turn_limit, N)
+        counts = _counts(passed_public_N, passed_N)
+        rates.append(_solved(*counts, *drawn, fill))
+        # N drawn with replacement, of which only the counts of each kind matter
+        counts_R4 = rng.multinomial(N, np.array(counts) / N, size=resamples)
+        resampled_PR.append([_solved(*row, *drawn, fill) for row in counts_R4.tolist()])
+    low, high = np.percentile(np.mean(resampled_PR, axis=0), PERCENTILES)
+    return {"rate": float(np.mean(rates)), "low": float(low), "high": float(high)}

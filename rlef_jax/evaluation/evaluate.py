@@ -6,6 +6,7 @@ limits or kinds of feedback have a directory each, and `grid.json` over them. `c
 directories on the same problems.
 """
 
+import collections
 import dataclasses
 import json
 import os
@@ -142,18 +143,25 @@ def run(
             environment = player.environment(setting.config, pool, everything)
             settings[place] = dataclasses.replace(setting, environment=environment)
         problems = list(player.playable(everything, settings[0].environment, split))
+        left_out = []
+        if player.counts_left_out and len(problems) < len(everything):
+            left_out = sorted({each.name for each in everything} - {each.name for each in problems})
         planned = [starts_of(player, problems, setting.rollouts) for setting in settings]
         for setting in settings:
             claim(setting, f"{source} {player.version}".strip(), split)
         figures = {setting.name: {} for setting in settings}
         for setting, starts in zip(settings, planned):
             rules = setting.config.eval.turn_limit, setting.config.eval.resamples
+            rules += (setting.environment.feedback != "none",)
             for temperature in sorted({metric.temperature for metric in metrics}):
                 outcomes, dropped = complete(setting, player, starts, temperature)
                 if cluster:
                     outcomes = with_outputs(setting, pool, problems, outcomes, temperature)
                 chosen = [metric for metric in metrics if metric.temperature == temperature]
-                found = solve_rates.evaluation_figures(list(outcomes.values()), chosen, *rules)
+                missing = collections.Counter(dict.fromkeys(left_out, setting.rollouts))
+                missing.update(each.name for id, _, each in starts if id not in outcomes)
+                judged = list(outcomes.values())
+                found = solve_rates.evaluation_figures(judged, chosen, *rules, missing)
                 found |= {"dropped": dropped, "left_out": len(everything) - len(problems)}
                 figures[setting.name][f"{temperature:g}"] = found
             files.write_json(os.path.join(setting.out, "summary.json"), figures[setting.name])
@@ -304,7 +312,13 @@ def compare(a: str, b: str, resamples: int = 1000) -> list[dict]:
     differences = []
     for temperature in [name for name in summaries[0] if name in summaries[1]]:
         paths = [results_path(folder, float(temperature)) for folder in (a, b)]
-        outcomes = [list(read_outcomes(path).values()) for path in paths]
+        outcomes = [
+            [
+                *read_outcomes(path).values(),
+                *solve_rates.unsolved(summary[temperature].get("missing", {})),
+            ]
+            for path, summary in zip(paths, summaries)
+        ]
         first, second = (summary[temperature]["rates"] for summary in summaries)
         for name in [name for name in first if name in second]:
             metric = Metric(name, float(temperature))

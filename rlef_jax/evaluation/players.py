@@ -24,6 +24,9 @@ class Player(Protocol):
     """What an evaluation asks of that which it evaluates."""
 
     version: str  # names the checkpoint, or which of several recordings
+    # Whether problems that it cannot play count as unsolved: those too long for a policy's caps do,
+    # those that were not recorded do not.
+    counts_left_out: bool
 
     def environment(self, config, pool: executor.Pool, problems: Sequence[Problem]) -> Environment:
         """The environment that it plays in; random feedback runs wrong programs of `problems`."""
@@ -69,6 +72,8 @@ class Policy:
 
     It is compiled for one length of conversation at a time, when that is played.
     """
+
+    counts_left_out = True
 
     def __init__(
         self,

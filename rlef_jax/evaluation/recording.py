@@ -56,6 +56,7 @@ class Recording:
 
     rollouts_of: dict[str, list[tuple[str, ...]]]
     version: str
+    counts_left_out = False  # problems that were not recorded do not count
 
     @classmethod
     def read(cls, path: str) -> "Recording":
@@ -79,14 +80,15 @@ class Recording:
         return cls(dict(rollouts), digest[:16])
 
     def environment(self, config, pool: executor.Pool, problems: Sequence[Problem]) -> Environment:
-        """Whole responses, bytes for tokens in the mini layout, and no caps."""
+        """Whole responses, bytes for tokens in the mini layout, no caps, and the true feedback."""
         config = config.copy_and_resolve_references()
         caps = {f"max_{part}_tokens": _UNCAPPED for part in ("prompt", "response", "feedback")}
         with config.unlocked():
             config.tokenizer.update(layout="mini", system="")
             config.episode.update(caps)
         found = build.environment(config, ByteTokenizer(), pool, problems)
-        return dataclasses.replace(found, messages=dataclasses.replace(found.messages, prefill=""))
+        messages = dataclasses.replace(found.messages, prefill="")
+        return dataclasses.replace(found, messages=messages, feedback="true")
 
     def playable(
         self, problems: Sequence[Problem], environment: Environment, split: str

@@ -7,12 +7,12 @@ those of an evaluation during a run, `evaluation_figures` those of an evaluation
 import collections
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from rlef_jax.evaluation import estimators, turns
-from rlef_jax.evaluation.estimators import NO_PROGRAM, Outcome, Response
+from rlef_jax.evaluation.estimators import NO_PROGRAM, NOT_JUDGED, Outcome, Response
 from rlef_jax.types import Episode, Turn
 
 _POINTS = 6  # of a curve over budgets
@@ -26,6 +26,16 @@ def outcome(episode: Episode) -> Outcome:
 def _response(turn: Turn) -> Response:
     verdict = NO_PROGRAM if turn.result is None else turn.result.verdict.value
     return Response(verdict, turn.stop - turn.start, turn.program)
+
+
+def unsolved(missing: Mapping[str, int]) -> list[Outcome]:
+    """Unsolved outcomes for rollouts that were not judged, so many of each problem.
+
+    The sandbox lost them, or their problem is too long for the caps. The headline figures count
+    them: those that could be judged are a biased sample.
+    """
+    nothing = (Response(NOT_JUDGED, 0),)
+    return [Outcome(name, nothing, False) for name, count in missing.items() for _ in range(count)]
 
 
 def rate_of_problems(
@@ -51,10 +61,19 @@ def rate(
 # ---- in training ---------------------------------------------------------------------------------
 
 
-def training_figures(outcomes: Sequence[Outcome], turn_limit: int, resamples: int) -> dict:
+def training_figures(
+    outcomes: Sequence[Outcome],
+    turn_limit: int,
+    resamples: int,
+    ends_when_passed: bool = True,
+    missing: Mapping[str, int] | None = None,
+) -> dict:
     """The figures of an evaluation during a run, for evaluations/*.json.
 
     Independent samples get the same budget as conversations: as many responses as there are turns.
+    Where conversations go on after a program that passed the public tests (not
+    `ends_when_passed`), only their last programs are judged: figures of earlier ones are left out.
+    Rollouts that are `missing`, {problem: number}, count as unsolved, but for those `of_judged`.
     Raises RuntimeError where there is no outcome.
     """
     if not outcomes:
@@ -62,22 +81,38 @@ def training_figures(outcomes: Sequence[Outcome], turn_limit: int, resamples: in
             "no episode was judged: the executor failed on every one of them "
             "(its verdicts were INFRASTRUCTURE)"
         )
+    judged = _training_rates(outcomes, turn_limit, resamples, ends_when_passed)
+    counted = [*outcomes, *unsolved(missing or {})]
+    repairs = [row for row in turns.repairs(outcomes) if row["turn"] == 1]
+    passed, errors = (sum(row[key] for row in repairs) for key in ("passed", "errors"))
+    return {
+        **(
+            _training_rates(counted, turn_limit, resamples, ends_when_passed) if missing else judged
+        ),
+        "verdicts_by_turn": turns.verdicts_by_turn(outcomes),
+        "repaired_at_turn_2": passed / max(errors, 1),
+        "problems": len({outcome.problem for outcome in counted}),
+        "rollouts": len(outcomes),
+        "missing": len(counted) - len(outcomes),
+        "of_judged": judged,
+    }
+
+
+def _training_rates(
+    outcomes: Sequence[Outcome], turn_limit: int, resamples: int, ends_when_passed: bool
+) -> dict[str, dict]:
+    """1@k, the same budget of independent responses, and what was solved by each turn."""
     by_turn = [
         rate(estimators.shortened(outcomes, t), 1, t, t, resamples)
         for t in range(1, turn_limit + 1)
     ]
+    by_turn = {f"solved_by_turn_{t}": solved for t, solved in enumerate(by_turn, start=1)}
     first = estimators.shortened(outcomes, 1)
-    repairs = [row for row in turns.repairs(outcomes) if row["turn"] == 1]
-    passed, errors = (sum(row[key] for row in repairs) for key in ("passed", "errors"))
-    return {
-        f"1@{turn_limit}": by_turn[-1],
-        f"independent_1@{turn_limit}": rate(first, 1, turn_limit, 1, resamples),
-        **{f"solved_by_turn_{t}": solved for t, solved in enumerate(by_turn, start=1)},
-        "verdicts_by_turn": turns.verdicts_by_turn(outcomes),
-        "repaired_at_turn_2": passed / max(errors, 1),
-        "problems": len({outcome.problem for outcome in outcomes}),
-        "rollouts": len(outcomes),
-    }
+    independent = {f"independent_1@{turn_limit}": rate(first, 1, turn_limit, 1, resamples)}
+    last = f"solved_by_turn_{turn_limit}"
+    if not ends_when_passed and turn_limit > 1:
+        by_turn, independent = {last: by_turn[last]}, {}
+    return {f"1@{turn_limit}": by_turn[last], **independent, **by_turn}
 
 
 # ---- which solve rates ---------------------------------------------------------------------------
@@ -146,10 +181,19 @@ def metrics_of(text: str, temperatures: Sequence[float]) -> list[Metric]:
 
 
 def evaluation_figures(
-    outcomes: list[Outcome], metrics: Iterable[Metric], turn_limit: int, resamples: int
+    outcomes: list[Outcome],
+    metrics: Iterable[Metric],
+    turn_limit: int,
+    resamples: int,
+    ends_when_passed: bool = True,
+    missing: Mapping[str, int] | None = None,
 ) -> dict:
     """The figures of a whole evaluation at one temperature, for summary.json (docs/evaluation.md).
 
+    Where conversations go on after a program that passed the public tests (not
+    `ends_when_passed`), only their last programs are judged: figures of earlier ones are None.
+    Rollouts that are `missing`, {problem: number}, count as unsolved in all solve rates but
+    `rates_of_judged` and those by tokens.
     Raises ValueError where there is no outcome.
     """
     if not outcomes:
@@ -157,24 +201,39 @@ def evaluation_figures(
             "there is no finished rollout: the sandbox failed on all of them, "
             "or there was none to play"
         )
-    first = estimators.shortened(outcomes, 1)
-    rates = {}
-    for metric in metrics:
-        rates[metric.name] = {
-            "over_problems": rate(outcomes, *metric.counts(turn_limit), resamples),
-            "over_samples": sampled_rate(outcomes, metric, turn_limit, resamples),
-            "clustered": clustered_rate(outcomes, metric, turn_limit, resamples),
-            "single_turn": single_turn_rate(first, metric, resamples),
+    judged = ends_when_passed or turn_limit == 1
+
+    def first_of(outcomes: Sequence[Outcome]) -> list[Outcome] | None:
+        return estimators.shortened(outcomes, 1) if judged else None
+
+    def rates_of(outcomes: Sequence[Outcome]) -> dict[str, dict]:
+        first = first_of(outcomes)
+        return {
+            metric.name: {
+                "over_problems": rate(outcomes, *metric.counts(turn_limit), resamples),
+                "over_samples": sampled_rate(outcomes, metric, turn_limit, resamples),
+                "clustered": clustered_rate(outcomes, metric, turn_limit, resamples),
+                "single_turn": single_turn_rate(first, metric, resamples) if first else None,
+            }
+            for metric in metrics
         }
+
+    metrics, missing = list(metrics), dict(missing or {})
+    counted = [*outcomes, *unsolved(missing)]
+    rates = rates_of(counted)
     edits = turns.edit_sizes(outcomes)
     return {
-        "problems": len(estimators.by_problem(outcomes)),
+        "problems": len(estimators.by_problem(counted)),
         "rollouts": len(outcomes),
+        "missing": missing,
         "rates": rates,
-        "by_responses": by_responses(outcomes, first, turn_limit),
-        "by_tokens": by_tokens(outcomes, first),
+        "rates_of_judged": rates_of(outcomes) if missing else rates,
+        "by_responses": by_responses(counted, first_of(counted), turn_limit),
+        "by_tokens": by_tokens(outcomes, first_of(outcomes)),
         "solved_by_turn": [
-            rate(estimators.shortened(outcomes, t), 1, 1, 1, resamples)
+            rate(estimators.shortened(counted, t), 1, 1, 1, resamples)
+            if judged or t == turn_limit
+            else None
             for t in range(1, turn_limit + 1)
         ],
         "verdicts_by_turn": turns.verdicts_by_turn(outcomes),
@@ -187,9 +246,12 @@ def evaluation_figures(
 def sampled_rate(
     outcomes: Sequence[Outcome], metric: Metric, turn_limit: int, resamples: int
 ) -> dict[str, float] | None:
-    """n@k with the paper's interval, which resamples rollouts; None where a problem has too few."""
+    """n@k with the paper's interval, which resamples rollouts.
+
+    None where a problem has too few rollouts, or a single one, which says nothing of their spread.
+    """
     flags = [columns[:2] for columns in estimators.by_problem(outcomes).values()]
-    if min(len(passed_N) for _, passed_N in flags) < metric.rollouts(turn_limit):
+    if min(len(passed_N) for _, passed_N in flags) < max(metric.rollouts(turn_limit), 2):
         return None
     return estimators.sampling_interval(flags, *metric.counts(turn_limit), resamples)
 
@@ -234,16 +296,16 @@ def single_turn_rate(
 
 
 def by_responses(
-    outcomes: Sequence[Outcome], first: Sequence[Outcome], turn_limit: int
+    outcomes: Sequence[Outcome], first: Sequence[Outcome] | None, turn_limit: int
 ) -> dict[str, list]:
     """Solve rate of one submission against the budget of a problem in responses.
 
     {'budgets', 'multi_turn', 'single_turn'}: whole conversations, each of which takes as many
-    responses as the turn limit, and first responses alone, None where there are too few of them.
+    responses as the turn limit, and first responses alone, None where there are too few of them or
+    they were not judged (`first` is None).
     """
-    columns, first_columns = (
-        list(estimators.by_problem(each).values()) for each in (outcomes, first)
-    )
+    columns = list(estimators.by_problem(outcomes).values())
+    first_columns = [] if first is None else list(estimators.by_problem(first).values())
     most = min(len(passed_N) for _, passed_N, _ in columns)
     rollouts = sorted(set(np.geomspace(1, most, _POINTS).astype(int)))
     budgets = [turn_limit * int(count) for count in rollouts]
@@ -255,22 +317,27 @@ def by_responses(
     return {
         "budgets": budgets,
         "multi_turn": [mean(columns, k, turn_limit) for k in budgets],
-        "single_turn": [mean(first_columns, k, 1) if k <= most else None for k in budgets],
+        "single_turn": [
+            mean(first_columns, k, 1) if first_columns and k <= most else None for k in budgets
+        ],
     }
 
 
-def by_tokens(outcomes: Sequence[Outcome], first: Sequence[Outcome]) -> dict[str, list]:
+def by_tokens(outcomes: Sequence[Outcome], first: Sequence[Outcome] | None) -> dict[str, list]:
     """Solve rate of one submission against the budget of a problem in sampled tokens.
 
-    {'budgets', 'multi_turn', 'single_turn'}: whole conversations, and first responses alone.
+    {'budgets', 'multi_turn', 'single_turn'}: whole conversations, and first responses alone, None
+    where they were not judged (`first` is None).
     """
     curves = {"budgets": [], "multi_turn": [], "single_turn": []}
-    tables = [list(estimators.by_problem(each).values()) for each in (outcomes, first)]
+    played = [outcomes] if first is None else [outcomes, first]
+    tables = [list(estimators.by_problem(each).values()) for each in played]
     most = min(int(tokens_N.sum()) for table in tables for _, _, tokens_N in table)
     if most < 1:
         return curves
     budgets = np.geomspace(max(most / 32, 1), most, _POINTS)
     curves["budgets"] = sorted({int(budget) for budget in budgets})
+    curves["single_turn"] = [None] * len(curves["budgets"])
     for name, table in zip(("multi_turn", "single_turn"), tables):
         rates = [
             estimators.n_at_tokens(*columns, 1, curves["budgets"], 200, seed)

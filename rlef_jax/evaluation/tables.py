@@ -8,6 +8,7 @@ from rlef_jax.runtime.progress import console
 
 _RATES = ("over_problems", "over_samples", "clustered", "single_turn")
 _RATE_COLUMNS = ("solved", "... over samples", "... by clusters", "single-turn")
+_ALWAYS = ("... over samples",)  # a "-" says that there is one rollout, or too few
 
 
 def show(title: str, figures: dict[str, dict]) -> None:
@@ -20,13 +21,18 @@ def show(title: str, figures: dict[str, dict]) -> None:
         for temperature, found in by_temperature.items():
             counts = str(found["rollouts"]), str(found["dropped"])
             for metric, rates in found["rates"].items():
-                cells = (_interval(rates[key]) for key in _RATES)
+                cells = [_interval(rates[key]) for key in _RATES]
+                judged = found["rates_of_judged"][metric]["over_problems"]
+                cells.append(_interval(judged) if found["missing"] else "-")
                 rows.append([name, temperature, metric, *cells, *counts])
     settings = list(figures.values())
     first = next(iter(settings[0].values()))
     left_out = f" ({first['left_out']} left out)" if first["left_out"] else ""
     title = f"{title}: % of {first['problems']} problems solved{left_out}, 95 % intervals"
-    _print(title, ["setting", "T", "figure", *_RATE_COLUMNS, "rollouts", "lost"], rows)
+    if any(found["missing"] for row in settings for found in row.values()):
+        title += "; rollouts that were lost, and problems too long for the caps, count as unsolved"
+    columns = [*_RATE_COLUMNS, "of those judged", "rollouts", "lost"]
+    _print(title, ["setting", "T", "figure", *columns], rows)
     if len(settings) == 1:
         _print_turns(settings[0])
         _print_budgets(settings[0])
@@ -83,8 +89,12 @@ def _print_budgets(by_temperature: dict[str, dict]) -> None:
 
 
 def _print(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table without the columns that are empty in every row."""
-    kept = [i for i in range(len(columns)) if any(row[i] not in ("-", "") for row in rows)]
+    """Prints a table without the columns that are empty in every row, but for `_ALWAYS`."""
+
+    def is_kept(i: int) -> bool:
+        return columns[i] in _ALWAYS or any(row[i] not in ("-", "") for row in rows)
+
+    kept = [i for i in range(len(columns)) if is_kept(i)]
     table = Table(title=title, title_justify="left")
     for i in kept:
         justify = "left" if columns[i] in ("setting", "figure") else "right"

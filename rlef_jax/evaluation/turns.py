@@ -26,16 +26,20 @@ def repairs(outcomes: Sequence[Outcome]) -> list[dict]:
     A row is {'turn': of the error, from 1, 'verdict', 'errors', 'passed_public', 'passed'}: of so
     many errors that were answered by another response, how many of these responses passed the
     public tests, and how many all tests. Errors of a last turn had no chance of repair and are not
-    counted.
+    counted. A program that passed the public tests and was followed by another, which happens
+    without feedback, is no error.
     """
     rows = {}
     for outcome in outcomes:
         for turn, (error, answer) in enumerate(itertools.pairwise(outcome.responses), start=1):
+            if error.passed_public:
+                continue
             empty = {"errors": 0, "passed_public": 0, "passed": 0}
             row = rows.setdefault((turn, error.verdict), empty)
             row["errors"] += 1
             row["passed_public"] += answer.passed_public
-            row["passed"] += answer.passed_public and outcome.passed  # it ended the rollout
+            ended = turn + 1 == len(outcome.responses)
+            row["passed"] += ended and answer.passed_public and outcome.passed
     return [
         {"turn": turn, "verdict": verdict} | row for (turn, verdict), row in sorted(rows.items())
     ]

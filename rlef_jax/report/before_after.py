@@ -61,11 +61,14 @@ def _held_out_bars(axes: Axes, before: dict, after: dict) -> None:
 def print_table(before: dict, after: dict, split: str) -> None:
     """Prints solve rates before and after, in percent with their intervals."""
     title = f"Held-out problems ({split} split): solved in %, 95 % intervals"
+    if any(figures.get("missing") for each in (before, after) for figures in each.values()):
+        title += "; rollouts that were lost, and problems too long for the caps, count as unsolved"
     table = Table(title=title, title_justify="left")
     for column in ("T", "figure", "warm start", "after RLEF", "gain"):
         table.add_column(column, justify="right" if column != "figure" else "left", no_wrap=True)
     for temperature, figures in before.items():
-        names = [name for name, interval in figures.items() if isinstance(interval, dict)]
+        rates = [name for name, found in figures.items() if isinstance(found, dict)]
+        names = [name for name in rates if "rate" in figures[name]]
         for name in names[:-1]:  # the last turn's is 1@k, which stands first
             old, new = figures[name], after[temperature][name]
             gain = f"{100 * (new['rate'] - old['rate']):+.1f}"

@@ -167,18 +167,6 @@ def test_n_at_k_lies_in_the_interval_of_a_million_simulations(n, k, turn_limit):
     assert abs(n_at_k(*flags(*kinds), n, k, turn_limit) - share) < 4 * error
 
 
-@pytest.mark.parametrize(
-    "n, k, turn_limit, fill", [(1, 3, 1, False), (2, 5, 1, True), (3, 9, 3, False), (2, 7, 3, True)]
-)
-def test_resampling_agrees_with_the_closed_form(n, k, turn_limit, fill):
-    table = flags(RIGHT, RIGHT, FOOLED, FOOLED, FOOLED, MISJUDGED, WRONG, WRONG, WRONG, WRONG)
-    draws = 40_000, np.random.default_rng(1)
-    solved_R = estimators.simulate_n_at_k(*table, n, k, *draws, turn_limit, fill)
-    expected = n_at_k(*table, n, k, turn_limit, fill)
-    assert solved_R.shape == (40_000,) and solved_R.dtype == bool
-    assert abs(solved_R.mean() - expected) < 4 * math.sqrt(expected * (1 - expected) / 40_000)
-
-
 @given(judged, st.data())
 @settings(max_examples=150, deadline=None)
 def test_more_samples_and_more_submissions_never_hurt(kinds, data):
@@ -224,7 +212,7 @@ def test_what_does_not_fit_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         n_at_k(*arguments)
     with pytest.raises(ValueError, match=message):
-        estimators.simulate_n_at_k(*arguments[:4], 10, np.random.default_rng(0), *arguments[4:])
+        estimators.sampling_interval([arguments[:2]], *arguments[2:])
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data, recorded verdicts")
@@ -367,23 +355,73 @@ def test_interval_of_no_values_is_refused(values):
         estimators.interval(values)
 
 
-def test_sampling_interval_has_the_percentiles_of_what_one_evaluation_would_give():
-    # Forty problems, each solved by half of its samples: Binomial(40, 1/2), quantiles 14 and 26.
-    assert stats.binom.ppf([0.025, 0.975], 40, 0.5).tolist() == [14, 26]
-    found = estimators.sampling_interval([flags(RIGHT, FOOLED)] * 40, 1, 1, resamples=20_000)
-    assert found == {"rate": 0.5, "low": 14 / 40, "high": 26 / 40}
+def test_sampling_interval_has_the_percentiles_of_n_results_drawn_of_n():
+    # Of ten results five are right: ten drawn with replacement have Binomial(10, 1/2) right.
+    found = estimators.sampling_interval([flags(*[RIGHT] * 5, *[WRONG] * 5)], 1, 1, 1, 20_000)
+    assert found == {"rate": 0.5, "low": 0.2, "high": 0.8}
+    # Forty problems with two results each, one of them right: Binomial(80, 1/2).
+    low, high = stats.binom.ppf([0.025, 0.975], 80, 0.5) / 80
+    found = estimators.sampling_interval([flags(RIGHT, FOOLED)] * 40, 1, 3, 3, 20_000)
+    assert found == pytest.approx({"rate": 0.5, "low": low, "high": high})
 
 
-def test_sampling_interval_of_rollouts_is_centred_on_the_exact_rate():
-    problems = [flags(*[RIGHT] * r, *[FOOLED] * 4, *[WRONG] * (16 - r)) for r in range(17)]
-    found = estimators.sampling_interval(problems, 2, 12, 3)
-    assert found["rate"] == np.mean([n_at_k(*table, 2, 4) for table in problems])
-    assert found == estimators.sampling_interval(problems, 2, 12, 3)
-    assert found != estimators.sampling_interval(problems, 2, 12, 3, seed=1)
-    assert found["low"] < found["rate"] < found["high"]
-    # nothing else can be drawn
-    certain = estimators.sampling_interval([flags(RIGHT), flags(WRONG)], 1, 1)
-    assert certain == {"rate": 0.5, "low": 0.5, "high": 0.5}
+@pytest.mark.parametrize(
+    "n, k, turn_limit, fill", [(1, 3, 3, False), (2, 4, 1, True), (2, 9, 3, False)]
+)
+def test_sampling_interval_is_the_bootstrap_that_the_paper_describes(n, k, turn_limit, fill):
+    # Word for word: of the N results N are drawn with replacement, and n@k is estimated anew.
+    def resampled(table):
+        drawn = rng.integers(len(table), size=len(table))
+        return n_at_k(*flags(*(table[i] for i in drawn)), n, k, turn_limit, fill)
+
+    tables = [[RIGHT] * r + [FOOLED] * 2 + [MISJUDGED] + [WRONG] * (9 - r) for r in range(0, 9, 2)]
+    rng = np.random.default_rng(5)
+    estimates = [np.mean([resampled(table) for table in tables]) for _ in range(4000)]
+    found = estimators.sampling_interval(
+        [flags(*t) for t in tables], n, k, turn_limit, 4000, 0, fill
+    )
+    expected = np.percentile(estimates, [2.5, 97.5])
+    assert (found["low"], found["high"]) == pytest.approx(tuple(expected), abs=0.02)
+    assert found["rate"] == np.mean([n_at_k(*flags(*t), n, k, turn_limit, fill) for t in tables])
+
+
+def test_sampling_interval_is_as_narrow_as_the_papers():
+    # 1@3 of 165 problems with 200 rollouts each: 16.1 [15.8, 16.4].
+    chances = np.random.default_rng(0).beta(0.25, 1.3, 165)
+    right = np.random.default_rng(1).binomial(200, chances)
+    problems = [flags(*[RIGHT] * r, *[WRONG] * (200 - r)) for r in right]
+    found = estimators.sampling_interval(problems, 1, 3, 3)
+    assert 0.10 < found["rate"] < 0.22
+    assert 0.004 < found["high"] - found["low"] < 0.008
+    assert found == estimators.sampling_interval(problems, 1, 3, 3)
+    assert found != estimators.sampling_interval(problems, 1, 3, 3, seed=1)
+
+
+EVALUATIONS = 200
+
+
+def covers(count: int) -> bool:
+    """Whether an interval that held the truth so often may be one of 95 %."""
+    return stats.binomtest(count, EVALUATIONS, 0.95).pvalue > 1e-3
+
+
+def test_both_intervals_cover_at_their_nominal_rate():
+    # 165 problems, 200 rollouts each. Those same problems are played again and again, for the
+    # interval over samples; other problems of the same kind, for the one over problems.
+    rng, a, b = np.random.default_rng(0), 0.5, 2.0
+    samples = problems = narrow = 0
+    same = rng.beta(a, b, 165)
+    for _ in range(EVALUATIONS):
+        right = rng.binomial(200, same)
+        tables = [(passed, passed) for passed in np.arange(200) < right[:, None]]
+        found = estimators.sampling_interval(tables, 1, 3, 3)
+        samples += found["low"] <= same.mean() <= found["high"]
+        found = estimators.interval(rng.binomial(200, rng.beta(a, b, 165)) / 200)
+        problems += found["low"] <= a / (a + b) <= found["high"]
+        narrow += found["low"] <= a / (a + b) + 0.05 <= found["high"]
+    assert covers(samples), samples
+    assert covers(problems), problems
+    assert not covers(narrow)  # a truth 5 points away would be noticed
 
 
 def test_paired_intervals_cover_the_truth_about_95_times_in_100():

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rlef_jax import report
-from rlef_jax.evaluation import solve_rates
+from rlef_jax.evaluation import solve_rates, tables
 from rlef_jax.evaluation.estimators import Outcome, Response
 from rlef_jax.evaluation.solve_rates import Metric
 
@@ -78,7 +78,9 @@ def test_summary_of_two_problems(play):
     found = summary([*a, *b])
     # a: solved by turn 1 2 3: 1/3, 2/3, 2/3; b: 1/3, 1/3, 2/3. Independent: a submits its right
     # one, b one of two.
+    judged = found.pop("of_judged")
     rates = {name: value["rate"] for name, value in found.items() if isinstance(value, dict)}
+    assert judged == {name: found[name] for name in rates} and found["missing"] == 0
     solved = {"solved_by_turn_1": 1 / 3, "solved_by_turn_2": 0.5, "solved_by_turn_3": 2 / 3}
     assert rates == pytest.approx({"1@3": 2 / 3, "independent_1@3": 0.75} | solved)
     assert (found["problems"], found["rollouts"]) == (2, 6)
@@ -116,9 +118,22 @@ def test_a_hundred_samples_are_33_rollouts_of_three_turns():
     with pytest.raises(ValueError, match=words):
         Metric("1@3", 0.2).rollouts(5)
     rates = rates_of([rollout(OK, passed=i == 0) for i in range(33)], "1@100")["1@100"]
-    # All 33 are drawn, one of them is submitted: nothing is left to chance but the choice.
+    # All 33 are drawn, one of them is submitted.
     assert rates["over_problems"]["rate"] == rates["over_samples"]["rate"] == pytest.approx(1 / 33)
     assert rates["single_turn"] is None  # 33 first responses are not 100
+
+
+def test_one_rollout_a_problem_says_nothing_of_other_samples(capsys):
+    one = [rollout(OK, passed=i < 2, problem=f"p{i}") for i in range(4)]
+    figures = {}
+    for name, outcomes in (("one", one), ("two", one + one)):
+        found = solve_rates.evaluation_figures(outcomes, [Metric("1@3", 0.2)], 3, 200)
+        figures[name] = {"0.2": found | {"dropped": 0, "left_out": 0}}
+        sampled = found["rates"]["1@3"]["over_samples"]
+        assert (sampled is None) == (name == "one")
+        tables.show(name, {name: figures[name]})
+        row = next(line for line in capsys.readouterr().out.splitlines() if f"│ {name}" in line)
+        assert ("│ - │" in " ".join(row.split())) == (name == "one")
 
 
 def test_pass_at_k_submits_every_rollout_whatever_its_turns():
@@ -162,6 +177,62 @@ def test_curves_over_budgets_and_turns():
     (repairs,) = found["repairs"]
     assert repairs == {"turn": 1, "verdict": W, "errors": 3, "passed_public": 1, "passed": 1}
     json.dumps(found)
+
+
+def test_without_feedback_only_last_programs_are_judged():
+    # Programs that pass the public tests do not end these conversations.
+    outcomes = [rollout(OK, W, OK, passed=True), rollout(OK, OK, W), rollout(W, OK, OK)]
+    metrics = [Metric("1@3", 1.0)]
+    found = solve_rates.evaluation_figures(outcomes, metrics, 3, 20, False)
+    assert found["rates"]["1@3"]["over_problems"]["rate"] == pytest.approx(1 / 3)
+    assert found["rates"]["1@3"]["single_turn"] is None
+    assert found["solved_by_turn"][:2] == [None, None]
+    assert found["solved_by_turn"][2]["rate"] == pytest.approx(1 / 3)
+    for curves in (found["by_responses"], found["by_tokens"]):
+        assert set(curves["single_turn"]) == {None} and None not in curves["multi_turn"]
+    # The answer to the error at turn 1 passed the public tests, that at turn 2 ended right.
+    repairs = [tuple(row.values()) for row in found["repairs"]]
+    assert repairs == [(1, W, 1, 1, 0), (2, W, 1, 1, 1)]
+    tables.show("none", {"turns3_none": {"1": found | {"dropped": 0, "left_out": 0}}})
+    found = solve_rates.training_figures(outcomes, 3, 20, False)
+    rates = {name for name in found if "@" in name or name.startswith("solved")}
+    assert rates == {"1@3", "solved_by_turn_3"}
+    one_turn = [rollout(OK, passed=True), rollout(OK)]
+    found = solve_rates.evaluation_figures(one_turn, [Metric("1@1", 1.0)], 1, 20, False)
+    assert found["solved_by_turn"][0]["rate"] == 0.5
+
+
+def test_rollouts_that_were_not_judged_count_as_unsolved(play, capsys):
+    # One of four rollouts of "a" was lost, "b" never began: 2 of 4 and 0 of 4, not 2 of 3.
+    outcomes = [rollout(OK, passed=i < 2, problem="a") for i in range(3)]
+    missing = {"a": 1, "b": 4}
+    found = solve_rates.evaluation_figures(outcomes, [Metric("1@3", 1.0)], 3, 50, True, missing)
+    assert found["rates"]["1@3"]["over_problems"]["rate"] == pytest.approx(1 / 4)
+    assert found["rates_of_judged"]["1@3"]["over_problems"]["rate"] == pytest.approx(2 / 3)
+    assert [solved["rate"] for solved in found["solved_by_turn"]] == [pytest.approx(1 / 4)] * 3
+    assert found["by_responses"]["multi_turn"][0] == pytest.approx(1 / 4)
+    assert (found["problems"], found["rollouts"], found["missing"]) == (2, 3, missing)
+    assert found["verdicts_by_turn"] == [{"OK": 3}]
+    json.dumps(found)
+    tables.show("t", {"turns3": {"1": found | {"dropped": 1, "left_out": 1}}})
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "25.0 [0.0, 50.0]" in printed and "66.7 [66.7, 66.7]" in printed
+    assert "count as unsolved" in printed
+    # The same in an evaluation during a run.
+    episodes = [play([OK], passed=i < 2, name="a") for i in range(3)]
+    outcomes = [solve_rates.outcome(episode) for episode in episodes]
+    found = solve_rates.training_figures(outcomes, 3, 50, True, missing)
+    assert found["1@3"]["rate"] == found["solved_by_turn_1"]["rate"] == pytest.approx(1 / 4)
+    assert found["of_judged"]["1@3"]["rate"] == pytest.approx(2 / 3)
+    assert (found["problems"], found["rollouts"], found["missing"]) == (2, 3, 5)
+    report.print_table({"0.2": found}, {"0.2": found}, "test")
+    assert "count as unsolved" in " ".join(capsys.readouterr().out.split())
+
+
+def test_nothing_missing_is_no_other_figure():
+    outcomes = [rollout(OK, passed=i < 2, problem=f"p{i}") for i in range(3)]
+    found = solve_rates.evaluation_figures(outcomes, [Metric("1@3", 1.0)], 3, 50)
+    assert found["rates_of_judged"] == found["rates"] and found["missing"] == {}
 
 
 def test_no_rollout_is_no_figure():
