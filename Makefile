@@ -17,8 +17,9 @@ install: .venv/installed
 run: .venv/installed
 	$(PY) experiments/run.py --config $(CONFIG) $(FLAGS)
 
+# Two files at a time, which two cores have room for.
 test: .venv/installed-dev
-	$(PY) -m pytest -m "not slow" $(FLAGS)
+	$(PY) -m pytest -m "not slow" -n 2 --dist loadfile $(FLAGS)
 
 test-slow: .venv/installed-dev
 	$(PY) -m pytest -m slow $(FLAGS)

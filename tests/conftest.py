@@ -1,13 +1,17 @@
 """What several test files need: a small tokenizer, an executor pool, finished episodes without a
 model, meshes, a small world.
 
-The environment is set before jax starts: 8 forced CPU devices, and a compiler in a hurry.
+The environment is set before jax starts: 8 forced CPU devices, and a compiler in a hurry. Commands
+that tests start as processes share what they compile.
 """
 
 import json
 import os
 import shutil
+import tempfile
 
+# Not for the programs of this process, which are many, small and mostly compiled once.
+COMPILED = os.environ.pop("JAX_COMPILATION_CACHE_DIR", "") or tempfile.mkdtemp(prefix="compiled-")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
     f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
@@ -30,6 +34,15 @@ from rlef_jax.episode import (
 )
 from rlef_jax.prompts import extract_program, fenced
 from rlef_jax.types import Problem, Status
+
+os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):  # the process that the workers of pytest-xdist belong to
+        shutil.rmtree(COMPILED, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

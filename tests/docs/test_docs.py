@@ -309,8 +309,6 @@ def run(folder: pathlib.Path, command: str) -> str:
         "XLA_FLAGS": "",
         "PATH": f"{folder}/.venv/bin:{os.environ['PATH']}",
         "COLUMNS": "120",
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     done = subprocess.run(
         command,
