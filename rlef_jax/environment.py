@@ -27,6 +27,10 @@ from rlef_jax.types import Episode, Noise, Problem, Status
 # The program that random feedback runs where none of another problem's wrong solutions fails its
 # tests (paper, section 3.3 and appendix C.2).
 _NOT_IMPLEMENTED = "raise NotImplementedError()"
+# How often a program is submitted before its episode is given up because the sandbox fails. The
+# pool tries each twice by itself. Conversations with more programs would be lost more often, and
+# those that are left be a biased sample.
+_ATTEMPTS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,8 +133,12 @@ class Environment:
         """Takes the result of what was submitted, None for a response without a program.
 
         The message that follows a program is spliced at once, but for random feedback, which has to
-        run another program first.
+        run another program first. Where the sandbox failed, the program is to be submitted again.
         """
+        lost = result is not None and result.lost
+        if lost and episode.failures + 1 < _ATTEMPTS:
+            return dataclasses.replace(episode, failures=episode.failures + 1)
+        episode = dataclasses.replace(episode, failures=0)
         match episode.status:
             case Status.TESTS:
                 is_last, ends_when_passed = self._is_last_turn(episode), self.feedback != "none"

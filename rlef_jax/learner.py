@@ -247,9 +247,13 @@ class Learner:
         return self._programs[name].read(params)
 
     def step(
-        self, state: TrainState, arrays: dict, lengths_B
+        self, state: TrainState, arrays: dict, lengths_B, check: Callable | None = None
     ) -> tuple[TrainState, dict[str, float]]:
-        """One optimiser step of every network on its [B, T] `arrays`. `state` is donated."""
+        """One optimiser step of every network on its [B, T] `arrays`. `state` is donated.
+
+        `check` gets the metrics of the first network before anything has changed: where it raises,
+        `state` is as it was.
+        """
         networks, metrics, loss = {}, {}, 0.0
         for name, programs in self._programs.items():
             read, total = programs.read(state.params[name]), programs.zeros()
@@ -257,6 +261,8 @@ class Learner:
                 total = programs.accumulate(read, total, sharding.put(piece, self._by_row))
             grads, sums = total
             del read  # before the moments come, or the copy of the next network
+            if check and not networks:
+                check({key: float(value) for key, value in sums.items()})
             network = state.params[name], state.opt_state[name]
             if self._offload:
                 network = sharding.moved(network, programs.state, donate=True)

@@ -6,6 +6,7 @@ The two losses are traced into the learner's steps. Then `Ppo`, which applies th
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -104,6 +105,11 @@ def loss_weights(turn_BT: np.ndarray, aggregation: str) -> np.ndarray:
     return weights_BT / max(weights_BT.sum(), 1)
 
 
+# Of log-ratios before they are exponentiated, in nats: far beyond where a ratio is clipped, and far
+# from where float32 overflows.
+_MOST_NATS = 20.0
+
+
 def policy_loss(
     logprobs_BT, old_logprobs_BT, behaviour_logprobs_BT, advantages_BT, weights_BT, clip: float
 ):
@@ -111,12 +117,13 @@ def policy_loss(
 
     ratio = π_θ/π_old · stop_gradient(min(π_θ/π_b, 1)), where π_b is the policy that sampled and
     π_old the one the update started from: they differ when sampling runs behind the learner.
-    `weights_BT` is 0 outside responses.
+    `weights_BT` is 0 outside responses. Log-ratios are bounded, so that ratios stay finite.
     """
     active_BT = weights_BT > 0
     log_ratio_BT = jnp.where(active_BT, logprobs_BT - old_logprobs_BT, 0.0)
+    log_ratio_BT = jnp.clip(log_ratio_BT, -_MOST_NATS, _MOST_NATS)
     log_stale_BT = jnp.where(active_BT, logprobs_BT - behaviour_logprobs_BT, 0.0)
-    staleness_BT = jax.lax.stop_gradient(jnp.minimum(jnp.exp(log_stale_BT), 1.0))
+    staleness_BT = jax.lax.stop_gradient(jnp.exp(jnp.minimum(log_stale_BT, 0.0)))
     ratio_BT = jnp.exp(log_ratio_BT) * staleness_BT
     clipped_BT = jnp.clip(ratio_BT, 1.0 - clip, 1.0 + clip)
     objective_BT = jnp.minimum(ratio_BT * advantages_BT, clipped_BT * advantages_BT)
@@ -258,6 +265,7 @@ class Ppo:
         )
         gap_BT = jnp.where(weights_BT > 0, jnp.abs(logprobs_BT - behaviour_BT), 0.0)
         metrics |= {"policy_loss": loss, "entropy": jnp.sum(weights_BT * entropy_BT)}
+        metrics |= {"mean_logprob_gap": jnp.sum(weights_BT * gap_BT)}
         return loss, metrics | {"max_logprob_gap": jnp.max(gap_BT)}
 
     def _value_loss(self, params, piece: ValuePiece):
@@ -319,24 +327,37 @@ class Ppo:
         return scoring + learning
 
     def update(
-        self, state: TrainState, reference, batch: TrajectoryBatch, rng, explain: bool = False
+        self,
+        state: TrainState,
+        reference,
+        batch: TrajectoryBatch,
+        rng,
+        explain: bool = False,
+        check: Callable[[dict[str, float]], None] | None = None,
     ) -> tuple[TrainState, dict[str, float], Learnt | None]:
         """Takes `epochs` passes of `minibatches` steps over a collection. `state` is donated.
 
         `rng` (numpy) shuffles the collection. The metrics of the first step are those of a policy
-        that has not moved since it sampled: `first_ratio` is 1 and `first_logprob_gap` 0 up to
-        rounding (I6). With `explain`, the third result holds the numbers behind the update, for
-        which the new policy scores the collection once more.
+        that has not moved since it sampled: `first_ratio` is 1, `first_mean_gap` (over tokens) and
+        `first_logprob_gap` (of a single token) are 0 up to rounding (I6). `check` gets these and
+        `kl_to_reference` before anything has changed: where it raises, `state` is as it was. With
+        `explain`, the third result holds the numbers behind the update, for which the new policy
+        scores the collection once more.
         """
         scores = self._score(state, reference, batch.tokens_BT, batch.lengths_B)
         old_BT = batch.logprobs_BT if scores.policy_BT is None else scores.policy_BT
         credit = self._credit(batch, scores, old_BT)
-        steps = []
+        about, steps = _collection_metrics(batch, scores, credit), []
+
+        def check_first(metrics: dict[str, float]) -> None:
+            if check and not steps:
+                check(_first_metrics(metrics) | about)
+
         for rows in self._minibatches(len(batch.tokens_BT), rng):
             arrays = self._arrays(batch, scores, old_BT, credit, rows)
-            state, metrics = self.learner.step(state, arrays, batch.lengths_B[rows])
+            state, metrics = self.learner.step(state, arrays, batch.lengths_B[rows], check_first)
             steps.append(metrics)
-        metrics = _mean_metrics(steps) | _collection_metrics(batch, scores, credit)
+        metrics = _mean_metrics(steps) | about
         if not explain:
             return state, metrics, None
         new_BT = self.logprobs(state.params["policy"], batch.tokens_BT, batch.lengths_B)
@@ -387,12 +408,17 @@ class Ppo:
 
 def _mean_metrics(steps: list[dict[str, float]]) -> dict[str, float]:
     """Means over the steps of an update, and what the first step tells of an unmoved policy."""
-    names = [name for name in steps[0] if not name.startswith("max_")]
-    first = {
-        "first_ratio": steps[0]["ratio_mean"],
-        "first_logprob_gap": steps[0]["max_logprob_gap"],
+    names = [name for name in steps[0] if not name.endswith("_logprob_gap")]
+    means = {name: float(np.mean([step[name] for step in steps])) for name in names}
+    return means | _first_metrics(steps[0])
+
+
+def _first_metrics(step: dict[str, float]) -> dict[str, float]:
+    return {
+        "first_ratio": step["ratio_mean"],
+        "first_logprob_gap": step["max_logprob_gap"],
+        "first_mean_gap": step["mean_logprob_gap"],
     }
-    return {name: float(np.mean([step[name] for step in steps])) for name in names} | first
 
 
 def _collection_metrics(batch: TrajectoryBatch, scores: Scores, credit: Credit) -> dict[str, float]:
@@ -416,5 +442,5 @@ def _learnt(batch: TrajectoryBatch, scores: Scores, credit: Credit, moved_BT) ->
         returns_BK=credit.returns_BK,
         reference_logprobs_BT=np.where(action_BT, scores.reference_BT, 0),
         advantages_BT=credit.advantages_BT,
-        ratios_BT=np.exp(np.where(action_BT, moved_BT, 0)),
+        ratios_BT=np.exp(np.where(action_BT, np.clip(moved_BT, -_MOST_NATS, _MOST_NATS), 0)),
     )

@@ -41,6 +41,7 @@ class Stats:
     dropped: int = 0  # given up because the sandbox failed, not the program
     tokens: int = 0  # sampled
     programs: int = 0  # judged: on the public tests, then some on the private ones
+    sandbox_failures: int = 0  # after each of which the program was submitted again, or given up
     seconds: float = 0.0  # in all: device, executor_wait, and the host's own work
     device: float = 0.0  # from calls that splice or sample until their results are on the host
     executor_wait: float = 0.0  # too little else could run
@@ -123,7 +124,7 @@ class Collector:
     ) -> tuple[list[Episode], Stats]:
         """Plays one episode for each (id, problem); returns the finished ones by id, and the cost.
 
-        An episode whose sandbox failed even on a retry is dropped, and counted. `on_done` hears how
+        An episode whose sandbox fails time and again is dropped, and counted. `on_done` hears how
         many have ended, dropped or not, and `on_episode` of each that is finished, at once.
         """
         queue = collections.deque(starts)
@@ -256,7 +257,8 @@ class _Play:
         for future in [future for future in self._running if future in done]:
             row, episode = self._running.pop(future)
             result = future.result()
-            self.stats.programs += 1
+            self.stats.programs += not result.lost
+            self.stats.sandbox_failures += result.lost
             self.stats.judging += result.timings.judged
             self._place(row, self.environment.receive(episode, result))
         return bool(done)

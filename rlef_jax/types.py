@@ -136,7 +136,8 @@ class Episode:
     """A conversation about one problem, at some moment (paper section 2.1).
 
     `id` keys its sampling noise (I10). `drawn` counts the programs of other problems that random
-    feedback has tried for the message that is due.
+    feedback has tried for the message that is due, and `failures` how often in a row the sandbox
+    has failed for the program that it waits for.
     """
 
     id: int
@@ -147,6 +148,7 @@ class Episode:
     passed_public: bool = False
     passed: bool = False  # public and private; meaningful once DONE
     drawn: int = 0
+    failures: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

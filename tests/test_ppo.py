@@ -373,3 +373,16 @@ def test_random_episodes_agree_with_plain_python(seed, value, normalize, aggrega
     expected = slow_ppo(turn, prompt_end, n_turns, task, tokens, options)
     found = [float(policy_loss), float(value_loss)]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("moved", [1e3, -1e3])
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+@pytest.mark.parametrize("stale", [0.0, 1e3, -1e3])
+def test_log_ratios_without_bound_give_finite_losses_and_gradients(moved, advantage, stale):
+    # exp(1000) overflows, and an infinite ratio times a factor of 0 is no number.
+    zero, weights = jnp.zeros((1, 2)), jnp.full((1, 2), 0.5)
+    advantages, moves = jnp.full((1, 2), advantage), jnp.array([[moved, 0.0]])
+    loss = lambda x: ppo.policy_loss(x, zero, zero + stale, advantages, weights, 0.2)
+    (found, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(moves)
+    assert np.isfinite([float(found), *map(float, metrics.values())]).all()
+    assert np.isfinite(gradient).all()

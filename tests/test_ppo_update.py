@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -142,6 +143,40 @@ def test_an_explained_update_hands_out_the_numbers_behind_it(random_params, mesh
     plain, same, nothing = ppo.update(plain, kept, batch, np.random.default_rng(0))
     assert nothing is None and same == metrics
     jax.tree.map(np.testing.assert_array_equal, plain.params, state.params)
+
+
+@pytest.mark.parametrize("old_logprobs", ["sampler", "learner"])
+def test_a_check_that_stops_an_update_leaves_the_state_as_it_was(
+    random_params, mesh_of, old_logprobs
+):
+    config, batch = default(), two_conversations()
+    config.batch.update(rows=8, lengths=(12, 24))
+    config.ppo.update(warmup_steps=0, learning_rate=1e-2, value_learning_rate=1e-2, minibatches=1)
+    config.ppo.old_logprobs = old_logprobs
+    value = {"llama": random_params(MODEL, 1), "value_head": {"kernel": np.ones((16, 1), "f4")}}
+    params = {"policy": random_params(MODEL), "value": value}
+    ppo = build.ppo(config, MODEL, mesh_of(1, 1, 1), params)
+    state, reference = ppo.learner.init(params), ppo.reference(params["policy"])
+    before, told = jax.device_get((state.params, state.opt_state, state.step)), []
+
+    def stop(metrics):
+        told.append(metrics)
+        raise RuntimeError("no")
+
+    update = functools.partial(ppo.update, state, reference, batch)
+    with pytest.raises(RuntimeError, match="no"):
+        update(np.random.default_rng(0), check=stop)
+    after = jax.device_get((state.params, state.opt_state, state.step))
+    jax.tree.map(np.testing.assert_array_equal, after, before)
+    action_BT = batch.turn_BT >= 0
+    scored_BT = np.asarray(llama.token_logprobs(MODEL, params["policy"], batch.tokens_BT)[0])
+    gaps = np.abs(scored_BT - batch.logprobs_BT)[action_BT]
+    assert told[0]["first_mean_gap"] == pytest.approx(gaps.mean(), rel=1e-4)
+    assert told[0]["first_logprob_gap"] == pytest.approx(gaps.max(), rel=1e-4)
+    # The same state goes on, and tells the same of its first step.
+    _, metrics, _ = update(np.random.default_rng(0), check=told.append)
+    assert len(told) == 2 and told[1] == told[0]
+    assert told[0].items() <= metrics.items()
 
 
 def test_the_score_of_a_collection_lies_where_its_tokens_lie(world):

@@ -5,7 +5,12 @@ import pytest
 from rlef_jax.config import default
 from rlef_jax.rlef import check_first_step, is_due, problem_of
 
-AGREES = {"first_logprob_gap": 0.01, "first_ratio": 1.002, "kl_to_reference": 0.0}
+AGREES = {
+    "first_logprob_gap": 0.2,
+    "first_mean_gap": 0.01,
+    "first_ratio": 1.002,
+    "kl_to_reference": 0.0,
+}
 
 
 @pytest.fixture
@@ -15,20 +20,27 @@ def config():
     return config
 
 
-@pytest.mark.parametrize("changes", [{"first_logprob_gap": 0.06}, {"first_ratio": 0.94}])
+@pytest.mark.parametrize("changes", [{"first_mean_gap": 0.06}, {"first_ratio": 0.94}])
 def test_a_sampler_that_disagrees_with_the_learner_stops_any_update(config, changes):
-    check_first_step(config, AGREES, 7)
-    said = r"update 7: log-probs of sampler and learner differ by 6.00e-02 nats, more than ppo.max_"
+    check_first_step(config, 7, AGREES)
+    said = r"update 7: log-probs of sampler and learner differ by 6.00e-02 nats on average"
     with pytest.raises(RuntimeError, match=said):
-        check_first_step(config, AGREES | changes, 7)
+        check_first_step(config, 7, AGREES | changes)
+
+
+def test_the_gap_of_a_single_token_is_a_warning(config, caplog):
+    check_first_step(config, 7, AGREES)
+    assert not caplog.records
+    check_first_step(config, 7, AGREES | {"first_logprob_gap": 2.0})
+    assert "update 7: sampler and learner differ by 2.00e+00 nats on one token" in caplog.text
 
 
 @pytest.mark.parametrize("kl", [0.002, -0.002])
 def test_a_first_policy_that_is_not_its_reference_stops_the_first_update(config, kl):
-    check_first_step(config, AGREES, 0)
-    check_first_step(config, AGREES | {"kl_to_reference": kl}, 1)
+    check_first_step(config, 0, AGREES)
+    check_first_step(config, 1, AGREES | {"kl_to_reference": kl})
     with pytest.raises(RuntimeError, match="the first policy is .* it should be the reference"):
-        check_first_step(config, AGREES | {"kl_to_reference": kl}, 0)
+        check_first_step(config, 0, AGREES | {"kl_to_reference": kl})
 
 
 def test_every_epoch_is_another_shuffle_of_all_problems():

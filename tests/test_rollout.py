@@ -3,7 +3,10 @@ on the scheduling.
 """
 
 import dataclasses
+import os
+import random
 import threading
+import types
 from concurrent.futures import Future
 
 import jax
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 
 import executor
-from rlef_jax import build, llama, ppo, sampler, sharding, trajectories
+from rlef_jax import build, llama, ppo, rlef, sampler, sharding, trajectories
 from rlef_jax.runtime.metrics import CompileCounter
 from rlef_jax.types import Status
 
@@ -342,6 +345,46 @@ def test_a_failed_sandbox_drops_and_counts_the_episode_and_spares_the_others(
     assert_same([episode for episode in collected[0] if not hit(episode)], episodes)
 
 
+def test_jobs_that_a_sandbox_fails_at_random_are_asked_again(world, collected):
+    rng, asked = np.random.default_rng(0), []
+    # A third of all jobs fail, whatever they run. Programs are not remembered between jobs here.
+    fails = lambda job: asked.append(job) or rng.random() < 0.3
+    environment = dataclasses.replace(
+        world.environment, pool=FailingPool(world.environment.pool, fails)
+    )
+    episodes, stats = collect(world, environment)
+    assert stats.sandbox_failures + stats.programs == len(asked)
+    assert 0.2 < stats.sandbox_failures / len(asked) < 0.4
+    assert stats.dropped <= 0.05 * EPISODES
+    kept = {episode.id for episode in episodes}
+    assert_same([episode for episode in collected[0] if episode.id in kept], episodes)
+
+
+@pytest.mark.parametrize("which", ["collection", "evaluation"])
+def test_a_run_stops_by_name_where_the_sandbox_loses_too_many_episodes(world, which):
+    config = world.config.copy_and_resolve_references()
+    config.ppo.rollouts = 16
+    environment = dataclasses.replace(
+        world.environment, pool=FailingPool(world.environment.pool, lambda job: True)
+    )
+    collector = build.collector(config, world.model, world.mesh, environment.layout.stops)
+    problems = {"train": world.problems}
+    key = lambda stream: jax.random.key(stream)
+    run = types.SimpleNamespace(
+        config=config, environment=environment, problems=problems, collector=collector, key=key
+    )
+    with pytest.raises(RuntimeError, match=r"the sandbox failed time and again for \d+ of 16 "):
+        if which == "collection":
+            rlef.collect(run, world.policy, 3)
+        else:
+            rlef.evaluate(
+                run, world.policy, world.problems[:4], 4, jax.random.key(0), 0.7, lambda n: None
+            )
+    rlef.check_lost(config, "update 3", lost=5, episodes=100)
+    with pytest.raises(RuntimeError, match="update 3: .* for 6 of 100 .* executor.max_lost=0.05 "):
+        rlef.check_lost(config, "update 3", lost=6, episodes=100)
+
+
 def test_progress_hears_of_every_episode(world):
     config, heard = world.config, []
     stops = world.environment.layout.stops
@@ -384,6 +427,63 @@ class HoldingPool:
 
         threading.Timer(self._seconds, release).start()
         return held
+
+
+class DelayingPool:
+    """A real pool whose results come after random delays, as on a machine that is busy."""
+
+    def __init__(self, pool):
+        self._pool, self._rng, self.delays = pool, random.SystemRandom(), 0
+
+    def submit(self, job):
+        delayed = Future()
+
+        def hand_over(done):
+            seconds = self._rng.choice((0, 0, 0.005, 0.02, 0.1))
+            self.delays += 1
+            threading.Timer(seconds, lambda: delayed.set_result(done.result())).start()
+
+        self._pool.submit(job).add_done_callback(hand_over)
+        return delayed
+
+
+@pytest.fixture
+def optimised():
+    """The compiler that users have, whose kernels differ from those of one in a hurry."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    hurried = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] in ("1", "true")
+    jax.config.update("jax_disable_most_optimizations", hurried)
+
+
+def assert_late_verdicts_change_no_bit(world, slots, rounds, episodes):
+    # Which rows take part in a call, and which row an episode gets, hang on when verdicts come.
+    config = world.config.copy_and_resolve_references()
+    config.sampler.slots = slots
+    stops = world.environment.layout.stops
+    collector = build.collector(config, world.model, world.mesh, stops)
+    pool = DelayingPool(world.environment.pool)
+    late, tokens = dataclasses.replace(world.environment, pool=pool), 0
+    for first in range(0, rounds * episodes, episodes):
+        starts = [(i, world.problems[i % 5]) for i in range(first, first + episodes)]
+        arguments = (starts, jax.random.key(0), TEMPERATURE)
+        expected, stats = collector.collect(world.policy, world.environment, *arguments)
+        assert_same(expected, collector.collect(world.policy, late, *arguments)[0], atol=0)
+        tokens += stats.tokens
+    assert pool.delays > rounds * episodes
+    return tokens
+
+
+@pytest.mark.parametrize("slots", [5, 8, 64])
+def test_verdicts_that_come_late_change_no_bit(world, optimised, slots):
+    assert_late_verdicts_change_no_bit(world, slots, rounds=2, episodes=3 * slots)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_verdicts_that_come_late_change_no_bit_of_a_million_tokens(world, optimised):
+    tokens = assert_late_verdicts_change_no_bit(world, slots=64, rounds=12, episodes=2048)
+    assert tokens > 1_000_000
 
 
 def test_one_slow_program_does_not_hold_up_the_others(world, collected):

@@ -5,6 +5,7 @@ undisturbed one does.
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -240,6 +241,22 @@ def test_a_misspelt_field_is_refused_before_anything_is_made(cache, tmp_path):
     assert status != 0 and "clp" in said and not (tmp_path / "new").exists()
 
 
+def whose_feedback(episode):
+    """Of each message: whose input it names, of the 'own' problem or of an 'other', or 'none'."""
+    own = {test["input"].strip() for turn in episode["turns"] for test in turn["tests"]}
+    for turn in episode["turns"][:-1]:
+        named = re.search(r"input `(.*?)` failed", turn["feedback"] or "", re.DOTALL)
+        yield "none" if named is None else "own" if named[1].strip() in own else "other"
+
+
+def advantages_of(episodes):
+    """Of the tokens of each response, where there are several."""
+    for episode in episodes:
+        for turn in episode["turns"]:
+            if turn["stop"] - turn["start"] > 1:
+                yield episode["advantages"][turn["start"] : turn["stop"]]
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -251,9 +268,7 @@ def test_a_misspelt_field_is_refused_before_anything_is_made(cache, tmp_path):
             },
             id="token-level value, random feedback",
         ),
-        pytest.param(
-            {"episode.turn_limit": 1, "ppo.epochs": 2}, id="single-turn", marks=pytest.mark.slow
-        ),
+        pytest.param({"episode.turn_limit": 1}, id="single-turn", marks=pytest.mark.slow),
         pytest.param(
             {"episode.feedback": "none", "eval.feedback": "none", "sft.steps": 0, "eval.every": 0},
             id="no feedback, no warm start",
@@ -270,8 +285,19 @@ def test_ablations_run_from_the_command_line(tmp_path, cache, changes):
         and abs(updates[0]["first_ratio"] - 1) < 1e-4
         and abs(updates[0]["kl_to_reference"]) < 1e-6
     )
-    assert updates[-1]["turns"] <= changes.get("episode.turn_limit", 3)
     assert sum(summary_of(tmp_path / "run")["recompilations"].values()) == 0
+    with gzip.open(tmp_path / "run" / "episodes" / "rlef_000000.jsonl.gz", "rt") as file:
+        episodes = [json.loads(line) for line in file]
+    feedback = changes.get("episode.feedback", "true")
+    longest = changes.get("episode.turn_limit", 3)
+    turns = [len(episode["turns"]) for episode in episodes]
+    # Without feedback nobody knows that a program has passed: no conversation ends early.
+    assert set(turns) == {longest} if feedback == "none" else max(turns) == longest
+    assert updates[0]["turns"] == pytest.approx(sum(turns) / len(turns))
+    told = {whose for episode in episodes for whose in whose_feedback(episode)}
+    assert ("other" in told) == (feedback == "random") and "own" not in told
+    alike = [len(set(advantages)) == 1 for advantages in advantages_of(episodes)]
+    assert all(alike) if changes.get("ppo.value", "turn") == "turn" else not any(alike)
 
 
 def test_a_run_whose_numbers_break_stops_before_it_keeps_them(tmp_path, cache):

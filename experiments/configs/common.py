@@ -15,5 +15,5 @@ def code_contests():
     config.model.remat = True
     # Sampler and learner round differently in bfloat16.
     config.ppo.old_logprobs = "learner"
-    config.ppo.max_logprob_gap = 0.5
+    config.ppo.max_logprob_gap = 0.05
     return config

@@ -44,7 +44,7 @@ _RULES = {
     "greater than 0 and at most 1": (lambda v: 0 < v <= 1, "eval.top_p"),
     "at least 0 and below 1": (
         lambda v: 0 <= v < 1,
-        "ppo.adam_b1 ppo.adam_b2 sft.broken_probability",
+        "ppo.adam_b1 ppo.adam_b2 sft.broken_probability executor.max_lost",
     ),
 }
 
@@ -115,6 +115,12 @@ def _check_sizes(config: ConfigDict) -> None:
             f"the last of batch.lengths is {lengths[-1]}, but a conversation can take {capacity}"
             " tokens (episode.max_prompt_tokens + the responses of all turns + the feedback between"
             " them): add a longer one"
+        )
+    if ppo.moments_dtype == "bfloat16" and ppo.adam_b2 >= 0.99:
+        raise ValueError(
+            f"ppo.adam_b2 is {ppo.adam_b2} with ppo.moments_dtype=bfloat16, which has 8 bits: the "
+            "second moment would be frozen by rounding. Set ppo.adam_b2 below 0.99, or "
+            "ppo.moments_dtype=float32"
         )
     _check_demonstrations(config.sft)
     if config.tokenizer.path and not os.path.exists(config.tokenizer.path):

@@ -161,6 +161,9 @@ def _executor() -> ConfigDict:
     # Layers between programs and the machine: best: all that can be had; strict: refuse to start
     # where one is missing; minimal: start even where there is none.
     c.isolation = "best"
+    # [open] share of the episodes of a collection or an evaluation that the sandbox may lose; more
+    # stops the run, since those that are left are no fair sample
+    c.max_lost = 0.05
     # folders that programs may import from beside the standard library, separated by commas
     c.packages = ""
     return c
@@ -232,8 +235,8 @@ def _ppo() -> ConfigDict:
     c.value_head_std = 0.01  # [open] of the value network's random output layer
     # KL in nats of the first policy to its reference, which is the same; more stops the run
     c.max_first_kl = 1e-6
-    # largest difference in nats of log-probs between sampler and learner; more stops the run. For
-    # float32: bfloat16 needs about 0.5
+    # largest mean difference in nats of log-probs between sampler and learner, over tokens; more
+    # stops the run. For float32: bfloat16 needs about 0.05
     c.max_logprob_gap = 1e-4
     return c
 

@@ -44,6 +44,7 @@ def of_collection(episodes: Sequence[Episode], stats, turn_limit: int) -> dict[s
         **_by_turn(episodes, turn_limit),
         "tokens": stats.tokens,
         "programs": stats.programs,
+        "sandbox_failures": stats.sandbox_failures,
         "seconds_collect": round(stats.seconds, 3),
         "seconds_device": round(stats.device, 3),
         "seconds_executor_wait": round(stats.executor_wait, 3),

@@ -220,6 +220,16 @@ def test_a_number_out_of_range_is_named(path, value):
     assert complaint(changed(path, value)).startswith(f"{path} is {value}: it must be ")
 
 
+@pytest.mark.parametrize("adam_b2", [0.99, 0.999])
+def test_a_second_moment_that_bfloat16_would_freeze_is_refused(adam_b2):
+    config = changed("ppo.adam_b2", adam_b2)
+    checks.validate(config)
+    config.ppo.moments_dtype = "bfloat16"
+    assert complaint(config).startswith(f"ppo.adam_b2 is {adam_b2} with ppo.moments_dtype=bfloat16")
+    config.ppo.adam_b2 = 0.95
+    checks.validate(config)
+
+
 @pytest.mark.parametrize("path", CHOICES)
 def test_an_unknown_choice_is_named_with_the_choices(path):
     message = complaint(changed(path, "nonsense"))

@@ -64,6 +64,10 @@ def test_a_state_saved_on_a_mesh_is_restored_onto_another(
     assert_equal(state, restored)
     for leaf, asked in zip(jax.tree.leaves(restored), jax.tree.leaves(abstract), strict=True):
         assert leaf.sharding == asked.sharding and leaf.dtype == asked.dtype
+    # And from where it rests now, which may be the memory of the host.
+    checkpoints.save(8, restored, {})
+    checkpoints.wait()
+    assert_equal(state, Checkpoints(tmp_path / "c", 2).restore(8, abstract)[0])
 
 
 def test_a_state_saved_on_one_device_is_restored_onto_eight_and_trains_on(
