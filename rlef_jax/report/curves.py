@@ -28,6 +28,7 @@ _RETURN = {
     "KL": "reward_kl",
 }
 _RATIOS = {"first step": "first_ratio", "all steps": "ratio_mean"}
+_GAPS = {"mean": "first_mean_gap", "largest": "first_logprob_gap"}
 _GRADIENTS = {"policy": "grad_norm_policy", "value": "grad_norm_value"}
 _INVALID = {"invalid": "invalid", "public only": "public_only"}
 _UTILISATION = {
@@ -52,7 +53,7 @@ POLICY = (
     Curves("clip-fraction", "Clip fraction", "clip_fraction", y_axis(tickformat=".1%")),
     Curves("update-kl", "Size of the updates", "approx_kl", _FROM_ZERO),
     Curves("ratio", "Ratio of new to old policy", _RATIOS, _FITTED),
-    Curves("gap", "Log-prob gap of sampler and learner", "first_logprob_gap", LOGARITHMIC),
+    Curves("gap", "Log-prob gap of sampler and learner", _GAPS, LOGARITHMIC),
     Curves("gradients", "Gradient norms", _GRADIENTS, LOGARITHMIC),
 )
 MACHINE = (
@@ -142,9 +143,9 @@ _NOTES = {
         "Healthy: the first is 1, since the policy has not moved yet; the mean stays close."
     ),
     "gap": (
-        "The largest difference between the two for the same token and weights, in nats. Healthy: "
-        "rounding, about 1e-5 in float32 and 0.1 in bfloat16, and no trend. Above "
-        "ppo.max_logprob_gap the run stops itself."
+        "The difference between the two for the same token and weights, in nats, on average and at "
+        "most. Healthy: rounding, at most about 1e-5 in float32 and 0.1 in bfloat16, and no trend. "
+        "Where the mean is above ppo.max_logprob_gap the run stops itself."
     ),
     "gradients": (
         "Before they are clipped to ppo.grad_clip. Healthy: of one size throughout. Growth by "

@@ -81,6 +81,7 @@ NEW = OLD | {
     "seconds_judging": 2.0,
     "workers": 4,
     "programs": 22,
+    "first_mean_gap": 1e-7,
 }
 
 
