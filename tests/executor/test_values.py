@@ -453,7 +453,7 @@ def test_random_bytes_are_read_or_refused(data):
 @settings(max_examples=500, deadline=None)
 @given(st.data(), VALUES)
 def test_damaged_encodings_are_read_or_refused(data, value):
-    day = datetime.datetime(2024, 2, 29, tzinfo=datetime.timezone.utc)
+    day = datetime.datetime(2024, 2, 29, tzinfo=datetime.UTC)
     damaged = bytearray(encode([value, Opaque("kind", "text"), day, decimal.Decimal("1.5")]))
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(damaged) - 1))

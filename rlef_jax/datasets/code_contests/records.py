@@ -25,6 +25,9 @@ COLUMNS = (
     "time_limit",
     "memory_limit_bytes",
 )
+# The files that a program must read from and write to, where that is not standard input and output;
+# not every copy has these columns.
+FILES = ("input_file", "output_file")
 SOURCES = {
     0: "unknown",
     1: "CodeChef",
@@ -46,17 +49,16 @@ PYTHON3 = 3
 def features() -> dict:
     """The columns of a record, for tensorflow-datasets. Absent limits and ratings are 0."""
     columns = rows.features()
-    numbers = ("source", "difficulty", "cf_rating")
-    return (
-        columns | {"generated_tests": columns["private_tests"]} | dict.fromkeys(numbers, np.int64)
-    )
+    columns |= dict.fromkeys(("source", "difficulty", "cf_rating"), np.int64)
+    columns |= dict.fromkeys(FILES, columns["name"])
+    return columns | {"generated_tests": columns["private_tests"]}
 
 
 def record(row: Mapping) -> dict:
     """The record of a row.
 
     Args:
-      row: has all `COLUMNS`, or those of published samples: {name, description, tags, difficulty,
+      row: has all `COLUMNS`, and perhaps `FILES`, or those of published samples: {name, description, tags, difficulty,
         sample_io, test_list}. Tests and solutions are a struct of parallel lists or a list of
         structs.
 
@@ -79,6 +81,7 @@ def record(row: Mapping) -> dict:
         "source": _known(row["source"], "source", SOURCES),
         "difficulty": _known(row["difficulty"], "difficulty", DIFFICULTIES),
         "cf_rating": _number(row["cf_rating"], "cf_rating"),
+        **{name: _text(row.get(name) or "", name) for name in FILES},
     }
 
 
