@@ -110,11 +110,7 @@ def _test(
     if kind[0] == "assert":
         source = _typed(entry["assert"], f"{where}.assert", str)
         test = AssertTest(source, _typed(content.get("setup", ""), "setup", str))
-        try:
-            plan(test)  # what cannot be judged is refused here, before any program runs
-        except ValueError as error:
-            raise ValueError(f"{where}.assert: {error}") from None
-        return test
+        return _judgeable(test, f"{where}.assert")
     if "entry_point" not in content:
         raise ValueError(
             'entry_point: missing; tests with "args" need the name of the function that they call'
@@ -124,7 +120,17 @@ def _test(
         raise ValueError(f"entry_point: must be the name of a function, not {entry_point!r}")
     args = tuple(_typed(entry["args"], f"{where}.args", list))
     tolerance = _number(content.get("tolerance", 0.0), "tolerance")
-    return CallTest(entry_point, args, entry["expected"], tolerance, from_json=True)
+    call = CallTest(entry_point, args, entry["expected"], tolerance, from_json=True)
+    return _judgeable(call, where)
+
+
+def _judgeable(test: AssertTest | CallTest, where: str) -> AnyTest:
+    """The test. What cannot be judged is refused here, before any program runs."""
+    try:
+        plan(test)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return test
 
 
 def _limits(given: Any) -> Limits:

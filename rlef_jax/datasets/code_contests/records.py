@@ -58,9 +58,9 @@ def record(row: Mapping) -> dict:
     """The record of a row.
 
     Args:
-      row: has all `COLUMNS`, and perhaps `FILES`, or those of published samples: {name, description, tags, difficulty,
-        sample_io, test_list}. Tests and solutions are a struct of parallel lists or a list of
-        structs.
+      row: has all `COLUMNS`, and perhaps `FILES`, or those of published samples: {name,
+        description, tags, difficulty, sample_io, test_list}. Tests and solutions are a struct of
+        parallel lists or a list of structs.
 
     Raises:
       ValueError: naming a column that is missing, of the wrong kind, or holds an unknown number.
