@@ -13,13 +13,16 @@ All but "tests" may be left out, "entry_point" excepted where tests have "args".
 from __future__ import annotations
 
 import json
+import keyword
 import math
 from dataclasses import fields
 from typing import Any
 
 from executor.judging.comparison import check_comparison
 from executor.judging.functions import plan
+from executor.judging.values import same_value
 from executor.types import AnyTest, AssertTest, CallTest, Checker, Limits, Test
+from executor.worker.worker_values import decode, encode
 
 # The fields of each kind of test, and the fields of the file that go with that kind alone.
 _KINDS = {
@@ -116,12 +119,15 @@ def _test(
             'entry_point: missing; tests with "args" need the name of the function that they call'
         )
     entry_point = _typed(content["entry_point"], "entry_point", str)
-    if not entry_point.isidentifier():
+    if not entry_point.isidentifier() or keyword.iskeyword(entry_point):
         raise ValueError(f"entry_point: must be the name of a function, not {entry_point!r}")
     args = tuple(_typed(entry["args"], f"{where}.args", list))
     tolerance = _number(content.get("tolerance", 0.0), "tolerance")
-    call = CallTest(entry_point, args, entry["expected"], tolerance, from_json=True)
-    return _judgeable(call, where)
+    expected = entry["expected"]
+    call = _judgeable(CallTest(entry_point, args, expected, tolerance, from_json=True), where)
+    if not same_value(expected, decode(encode(expected)), tolerance):
+        raise ValueError(f"{where}.expected: no value equals NaN, unless there is a tolerance")
+    return call
 
 
 def _judgeable(test: AssertTest | CallTest, where: str) -> AnyTest:
