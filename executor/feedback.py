@@ -162,38 +162,34 @@ def _shortened(
     fits: Callable[[str], bool],
 ) -> str:
     """The message that tells most of what fits. Each step goes on where the one before failed."""
-    at = next(at for at, (_, judged) in enumerate(told) if judged.verdict is not Verdict.OK)
-    by_weight = [at, *(other for other in range(len(told)) if other != at)]
+    first = next(at for at, (_, judged) in enumerate(told) if judged.verdict is not Verdict.OK)
+    by_weight = [first, *(at for at in range(len(told)) if at != first)]
     own_chars = template.max_chars
 
-    def with_tests(further: int) -> str:
-        kept = sorted(by_weight[: 1 + further])
-        return marked([_item(*told[at], template, own_chars) for at in kept])
-
-    def with_lines(count: int) -> str:
-        cut = replace(template, max_trace_lines=1 + count)
-        return marked([_item(*told[at], cut, own_chars)])
-
-    def with_chars(count: int) -> str:
-        cut = replace(template, max_trace_lines=1, max_chars=count)
-        return marked([_item(*told[at], cut, own_chars)])
-
-    def marked(items: list[str]) -> str:
-        left_out = len(told) - len(items)
+    def message(places: Sequence[int], smaller: FeedbackTemplate = template) -> str:
+        items = [_item(*told[at], smaller, own_chars) for at in sorted(places)]
+        left_out = len(told) - len(places)
         mark = [TESTS_CUT_MARK.format(left_out)] if left_out else []
         return _message([*items, *mark], template)
 
-    for most, text_of in (
-        (len(told) - 1, with_tests),
+    def with_lines(count: int) -> str:
+        return message([first], replace(template, max_trace_lines=1 + count))
+
+    def with_chars(count: int) -> str:
+        return message([first], replace(template, max_trace_lines=1, max_chars=count))
+
+    steps: list[tuple[int, Callable[[int], str]]] = [
+        (len(told) - 1, lambda further: message(by_weight[: 1 + further])),
         (template.max_trace_lines - 1, with_lines),
         (template.max_chars, with_chars),
-    ):
+    ]
+    for most, text_of in steps:
         found = _largest(most, text_of, fits)
         if found is not None:
             return found
-    own = _own_line(*told[at], own_chars)
+    own = _own_line(*told[first], own_chars)
     if not own:
-        return cut_to_fit(marked([_item(*told[at], template)]), template.footer, fits)
+        return cut_to_fit(message([first]), template.footer, fits)
     alone = f"{CUT_MARK}\n{own}{template.footer}"
     return alone if fits(alone) else cut_to_fit(own + template.footer, template.footer, fits)
 

@@ -166,7 +166,8 @@ class Environment:
             return executor.cut_to_fit(self.messages.no_feedback, template.footer, fits)
         if turn.result is None:
             return executor.cut_to_fit(template.invalid, template.footer, fits)
-        if not turn.result.passed and (without_body := self.messages.without_body(turn.program)):
+        failed = turn.valid and not turn.result.passed
+        if failed and (without_body := self.messages.without_body(turn.program)):
             return executor.cut_to_fit(without_body, template.footer, fits)
         return executor.feedback(turn.result, episode.problem.public_tests, template, fits)
 

@@ -227,12 +227,12 @@ def _judge_here(hoisted: Hoisted, setup: str) -> Callable[[list], Judged | Check
     if left_of is None or right_of is None:
         return None
     symbol, holds = _OPERATORS[type(rest.ops[0])]
-    apart = _judge_apart(hoisted, setup)
 
     def judge(values: list) -> Judged | Check:
         left, right = left_of(values), right_of(values)
         if isinstance(right, range) and symbol in ("in", "not in"):
-            return apart(values)  # a range is searched for what is no int, one by one, for ever
+            # It is searched for what is no int one by one, which may never end.
+            return _judge_apart(hoisted, setup)(values)
         # An Opaque is never None, True or False, and `is` has one of these on one side.
         certain = symbol in ("is", "is not") or (symbol == "!=" and (left is None or right is None))
         opaque = None if certain else find_opaque((left, right))

@@ -201,6 +201,13 @@ def test_problems_that_read_or_write_files_are_left_out_by_name(tmp_path, write,
     assert len(tfds.data_source("code_contests", split="test", data_dir=tmp_path)) == 4
 
 
+def test_a_sample_that_names_files_keeps_them(row):
+    columns = row(1)
+    sample = {name: columns[name] for name in ("name", "description", "difficulty")}
+    sample |= {"sample_io": columns["public_tests"], "input_file": "in.txt"}
+    assert records.record(sample)["input_file"] == "in.txt"
+
+
 def test_a_file_that_is_no_name_is_one_clear_error(row):
     with pytest.raises(ValueError, match="input_file is 3, not a text"):
         records.record(row(1, input_file=3))

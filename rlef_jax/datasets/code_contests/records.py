@@ -97,7 +97,8 @@ def check_columns(names: Iterable[str]) -> None:
 def _of_sample(row: Mapping) -> dict:
     """The columns of a full row, from those of a sample."""
     none = {"input": [], "output": []}
-    same = {name: row[name] for name in ("name", "description", "difficulty") if name in row}
+    names = ("name", "description", "difficulty", *FILES)
+    same = {name: row[name] for name in names if name in row}
     return {
         **same,
         **dict.fromkeys(("source", "cf_rating", "memory_limit_bytes"), 0),
