@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from executor.judging.asserts import NO_LITERAL, Hoisted, hoist
+from executor.judging.asserts import Hoisted, hoist
+from executor.judging.setups import NO_LITERAL
 from executor.judging.values import as_json, cut, find_opaque, same_value, shown_value, text_of
 from executor.types import AssertTest, CallTest, Checker
 from executor.worker.worker_standard import check_lengths, walk

@@ -248,6 +248,22 @@ def test_calls_that_cannot_be(test, why):
         ("assert [x + 1 for x in f(1)] == [*g(2)]", "", ["[*f(1)]", "[*g(2)]"]),
         ("assert ' '.join(map(str, f(1))) == '2'", "", ["[*f(1)]"]),
         ("assert sum(f(1), g(2)) == max(f(1), 2)", "", ["[*f(1)]", "g(2)", "f(1)"]),
+        # What is taken from a generator, which may have no end.
+        ("assert next(f(1)) == 2", "", ["next(f(1))"]),
+        ("assert next(iter(f(1)))[0] == 2", "", ["next(iter(f(1)))"]),
+        ("assert next(f(1), 2) == 2", "", ["f(1)"]),  # the 2 may be what is expected
+        ("assert next(f(1)) == 2", "def next(x): return 2", ["f(1)"]),
+        (
+            "assert list(islice(f(1), 0, None)) == [2]",
+            "from itertools import islice",
+            ["[*__import__('itertools', None, None, ['islice']).islice(f(1), 0, None)]"],
+        ),
+        (
+            "assert [x + 1 for x in itertools.islice(f(1), 5)] == [2]",
+            "import itertools",
+            ["[*__import__('itertools').islice(f(1), 5)]"],
+        ),
+        ("assert list(islice(f(1), g())) == 2", "from itertools import islice", ["f(1)", "g()"]),
         # Methods of plain data that say yes or no are not the program's to answer, unless it made
         # the class.
         ("assert f(1).startswith('a')", "", ["f(1)"]),
@@ -414,6 +430,10 @@ FORMS = [
     ("assert all(x > 1 for x in f())", "", "(2, 0)", "assert all((x > 1 for x in [2, 0]))"),
     ("assert [x for x in f() if x in seen] == [1]", "seen = {1}", "[1, 5]", None),
     ("assert f().startswith('ab')", "", "'abc'", None),
+    ("assert next(f()) == 2", "", "(i for i in (2, 3))", None),
+    ("assert next(f()) == 2", "", "iter([3])", "assert 3 == 2"),
+    ("assert list(islice(f(), 2)) == [0, 1]", "from itertools import islice", "count()", None),
+    ("assert 3 in set(i.islice(f(), 2))", "import itertools as i", "count()", "assert 3 in {0, 1}"),
     ("assert f() is not None and f() is not False", "", "object()", None),
     # Names of the check cannot hide those of the setup
     ("assert error(f()) == 1", "error = abs", "-1", None),
@@ -491,6 +511,7 @@ from collections import ChainMap, Counter, OrderedDict, defaultdict, deque, name
 from datetime import date, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from itertools import count
 """
 
 
