@@ -17,6 +17,7 @@ from executor.feedback import (
     HUMANEVAL,
     MBPP,
     FeedbackTemplate,
+    cut_to_fit,
     feedback,
 )
 from executor.isolation import ISOLATIONS, LEVELS, Isolation, IsolationError, Layer
@@ -65,6 +66,7 @@ __all__ = [
     "Timings",
     "Verdict",
     "compare",
+    "cut_to_fit",
     "decode",
     "encode",
     "feedback",

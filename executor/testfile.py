@@ -13,13 +13,16 @@ All but "tests" may be left out, "entry_point" excepted where tests have "args".
 from __future__ import annotations
 
 import json
+import keyword
 import math
 from dataclasses import fields
 from typing import Any
 
 from executor.judging.comparison import check_comparison
 from executor.judging.functions import plan
+from executor.judging.values import same_value
 from executor.types import AnyTest, AssertTest, CallTest, Checker, Limits, Test
+from executor.worker.worker_values import decode, encode
 
 # The fields of each kind of test, and the fields of the file that go with that kind alone.
 _KINDS = {
@@ -110,21 +113,30 @@ def _test(
     if kind[0] == "assert":
         source = _typed(entry["assert"], f"{where}.assert", str)
         test = AssertTest(source, _typed(content.get("setup", ""), "setup", str))
-        try:
-            plan(test)  # what cannot be judged is refused here, before any program runs
-        except ValueError as error:
-            raise ValueError(f"{where}.assert: {error}") from None
-        return test
+        return _judgeable(test, f"{where}.assert")
     if "entry_point" not in content:
         raise ValueError(
             'entry_point: missing; tests with "args" need the name of the function that they call'
         )
     entry_point = _typed(content["entry_point"], "entry_point", str)
-    if not entry_point.isidentifier():
+    if not entry_point.isidentifier() or keyword.iskeyword(entry_point):
         raise ValueError(f"entry_point: must be the name of a function, not {entry_point!r}")
     args = tuple(_typed(entry["args"], f"{where}.args", list))
     tolerance = _number(content.get("tolerance", 0.0), "tolerance")
-    return CallTest(entry_point, args, entry["expected"], tolerance, from_json=True)
+    expected = entry["expected"]
+    call = _judgeable(CallTest(entry_point, args, expected, tolerance, from_json=True), where)
+    if not same_value(expected, decode(encode(expected)), tolerance):
+        raise ValueError(f"{where}.expected: no value equals NaN, unless there is a tolerance")
+    return call
+
+
+def _judgeable(test: AssertTest | CallTest, where: str) -> AnyTest:
+    """The test. What cannot be judged is refused here, before any program runs."""
+    try:
+        plan(test)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return test
 
 
 def _limits(given: Any) -> Limits:

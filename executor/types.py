@@ -38,7 +38,7 @@ class CallTest:
     """A call of a function of the program, and the value it should return.
 
     args: positional arguments; `args` and `expected` are built of None, bool, int, float, complex,
-        str, bytes, list, tuple, dict, set and frozenset.
+        str, bytes, list, tuple, dict, set, frozenset, and the other types that `encode` names.
     tolerance: floats anywhere in the value may differ by this much plus 1e-7 of the expected one;
         with 0 they must be equal.
     from_json: `expected` was written as JSON, which has no tuples, and no keys but texts: a list in

@@ -17,7 +17,7 @@ from rlef_jax.datasets.selection import Selection
 from rlef_jax.environment import Environment
 from rlef_jax.llama import LlamaConfig, attention, hf_config
 from rlef_jax.ppo import Ppo
-from rlef_jax.prompts import MESSAGES
+from rlef_jax.prompts import MESSAGES, with_prefill
 from rlef_jax.rollout import Collector
 from rlef_jax.runtime import checkpoint, hosts, interrupt
 from rlef_jax.runtime.checkpoint import Checkpoints
@@ -203,7 +203,7 @@ def environment(
     return Environment(
         tokenizer=tokenizer,
         layout=layout,
-        messages=MESSAGES[config.data.prompt],
+        messages=with_prefill(MESSAGES[config.data.prompt], config.data.prefill),
         pool=pool,
         comparison=config.data.comparison,
         block=config.data.block,

@@ -6,7 +6,7 @@ result. In between the episode waits for a response, or is over.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 import numpy as np
@@ -168,29 +168,33 @@ class Environment:
     # ---- messages --------------------------------------------------------------------------------
 
     def _message(self, episode: Episode) -> str:
-        result, template = episode.turns[-1].result, self.messages.feedback
+        turn, template = episode.turns[-1], self.messages.feedback
+        fits = self._fits_between_turns(episode.problem)
         if self.feedback == "none":
-            return self.messages.no_feedback
-        if result is None:
-            return template.invalid
-        return executor.feedback(result, episode.problem.public_tests, template)
+            return executor.cut_to_fit(self.messages.no_feedback, template.footer, fits)
+        if turn.result is None:
+            return executor.cut_to_fit(template.invalid, template.footer, fits)
+        failed = turn.valid and not turn.result.passed
+        if failed and (without_body := self.messages.without_body(turn.program)):
+            return executor.cut_to_fit(without_body, template.footer, fits)
+        return executor.feedback(turn.result, episode.problem.public_tests, template, fits)
+
+    def _fits_between_turns(self, problem: Problem) -> Callable[[str], bool]:
+        """Says whether a message is within `max_feedback_tokens`, with layout and prefill."""
+        room = self.max_feedback_tokens - self.layout.overhead - len(self.prefill(problem))
+
+        def fits(message: str) -> bool:
+            return len(self.tokenizer.encode(message.strip())) <= room
+
+        return fits
 
     def _tell(self, episode: Episode, message: str) -> Episode:
-        """Splices a message, and what the next response is pre-filled with."""
+        """Splices a message that fits, and what the next response is pre-filled with."""
         prefill = self.prefill(episode.problem)
-        message_ids = self._capped(self.tokenizer.encode(message.strip()), len(prefill))
+        message_ids = self.tokenizer.encode(message.strip())
         last = int(episode.stream.tokens_T[-1])
         tokens = [*self.layout.splice(message_ids, last), *prefill]
         return receive_message(episode, self.tokenizer.decode(message_ids), tokens)
-
-    def _capped(self, message_ids: list[int], prefilled: int) -> list[int]:
-        """A message within `max_feedback_tokens`, cut before its footer, which says what to do."""
-        room = self.max_feedback_tokens - self.layout.overhead - prefilled
-        if len(message_ids) <= room:
-            return message_ids
-        footer = self.messages.feedback.footer
-        footer_ids = self.tokenizer.encode(footer) if footer else []
-        return [*message_ids[: max(room - len(footer_ids), 0)], *footer_ids][:room]
 
     # ---- random feedback -------------------------------------------------------------------------
 
@@ -213,12 +217,14 @@ class Environment:
     def _receive_drawn(self, episode: Episode, result: executor.Result) -> Episode:
         """Tells how the drawn program failed; one that fails nothing gives way to the next."""
         _, other = self._drawn(episode)
+        fits, template = self._fits_between_turns(episode.problem), self.messages.feedback
         if not (result.passed or result.lost):
-            message = executor.feedback(result, other.public_tests, self.messages.feedback)
+            message = executor.feedback(result, other.public_tests, template, fits)
             return self._tell(episode, message)
         if episode.drawn < len(other.incorrect_solutions):
             return dataclasses.replace(episode, drawn=episode.drawn + 1)
-        return self._tell(episode, self.messages.no_feedback)
+        message = executor.cut_to_fit(self.messages.no_feedback, template.footer, fits)
+        return self._tell(episode, message)
 
 
 def _at_least_two_lend(problems: Sequence[Problem]) -> bool:

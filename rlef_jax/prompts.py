@@ -1,7 +1,9 @@
 """The messages of each data set to the model, and the program in a response."""
 
+import ast
 import dataclasses
 import re
+import warnings
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -12,6 +14,7 @@ from rlef_jax.types import Problem
 # Blocks alone: what is within a line is of no interest, and `<think>` begins no block of HTML.
 _MARKDOWN = MarkdownIt("commonmark").disable(["inline", "html_block", "reference"])
 _PYTHON = re.compile(r"[{.]*py(thon)?[0-9.]*(?![^\s,:;{}])", re.IGNORECASE)
+_PYTHON_FENCE = re.compile(r" {0,3}(```+|~~~+) *" + _PYTHON.pattern, re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +23,8 @@ class Messages:
 
     first: the first message.
     no_feedback: what replaces feedback in the ablation.
+    no_body: what replaces feedback on a program that fails and whose last function has no body, in
+        which `{function}` stands for its name; empty for nothing.
     prefill: what every response starts with, so that the model need not say it. Where it opens a
         fence, the program is what stands between it and the next one, or the end: prefill and
         sampled text together.
@@ -30,6 +35,7 @@ class Messages:
     first: str
     feedback: executor.FeedbackTemplate
     no_feedback: str
+    no_body: str = ""
     prefill: str = ""
 
     def first_message(self, problem: Problem) -> str:
@@ -38,6 +44,11 @@ class Messages:
     def start_of_response(self, problem: Problem) -> str:
         return _filled(self.prefill, problem)
 
+    def without_body(self, program: str) -> str:
+        """The message that the program's last function has no body; empty where it has one."""
+        function = last_stub(program) if self.no_body else None
+        return self.no_body.replace("{function}", function) if function else ""
+
 
 def _filled(text: str, problem: Problem) -> str:
     # In one pass: what a statement has in braces stays as it is.
@@ -45,8 +56,18 @@ def _filled(text: str, problem: Problem) -> str:
     return re.sub(r"\{problem\}|\{example\}", lambda place: places[place[0]], text)
 
 
+def with_prefill(messages: Messages, prefill: str) -> Messages:
+    """A wording with another start of responses: `paper` (its own), `fence` alone, or `none`.
+
+    `fence` is what EvalPlus has: an open block, in which the model writes the whole program.
+    """
+    starts = {"paper": messages.prefill, "fence": "```python\n", "none": ""}
+    return dataclasses.replace(messages, prefill=starts[prefill])
+
+
 _TRY_AGAIN = "Give it another try."
 _TRY_AGAIN_IN_FORMAT = f"{_TRY_AGAIN}\n{executor.FORMAT_REMINDER}"
+_NO_BODY = "Your function `{function}` has no body."  # [open]
 
 CODE_CONTESTS = Messages(  # paper, appendix on prompts
     first="Provide a Python solution for the following competitive programming question: {problem}."
@@ -64,6 +85,7 @@ HUMANEVAL_PLUS = Messages(
     prefill="```python\n{problem}\n",
     feedback=executor.HUMANEVAL,
     no_feedback=_TRY_AGAIN,
+    no_body=f"{_NO_BODY}\n{_TRY_AGAIN}",
 )
 
 MBPP_PLUS = Messages(
@@ -71,6 +93,7 @@ MBPP_PLUS = Messages(
     "Your code should pass these tests:\n\n{example}\n\n" + executor.FORMAT_REMINDER,
     feedback=executor.MBPP,
     no_feedback=_TRY_AGAIN_IN_FORMAT,
+    no_body=f"{_NO_BODY}\n{_TRY_AGAIN_IN_FORMAT}",
 )
 
 # A tiny model pays for every token: the mini contest keeps the paper's lines for a failing test and
@@ -111,17 +134,58 @@ def extract_program(response: str, block: str = "first") -> str | None:
         if not closing and "<think>" in thoughts:
             return None
         response = rest if closing else response
-    found = [token for token in _MARKDOWN.parse(response) if token.type == "fence"]
     # A fence in the last line, with nothing behind it, is no program.
+    found = _fences(response)
     blocks = [token for token in found if token.content or _is_closed(token)]
     blocks = [token for token in blocks if _PYTHON.match(token.info)] or blocks
     return blocks[-1 if block == "last" else 0].content if blocks else None
 
 
+def _fences(text: str) -> list[Token]:
+    """The fenced blocks of a text, and what models mean by two fences in a row.
+
+    A plain fence with one of Python in the next line, and two of them in one line that six
+    backticks never close, are both read as the second one.
+    """
+    found = []
+    for token in _MARKDOWN.parse(text):
+        if token.type != "fence":
+            continue
+        again = ""
+        if not token.info.strip() and _PYTHON_FENCE.match(token.content):
+            again = token.content
+        elif token.markup == 2 * "```" and token.info.strip() and not _is_closed(token):
+            again = f"```{token.info}\n{token.content}"
+        inner = _MARKDOWN.parse(again) if again else [token]
+        found += [each for each in inner if each.type == "fence"]
+    return found
+
+
 def _is_closed(token: Token) -> bool:
-    """Whether a block without content ends with a fence of its own."""
+    """Whether a block ends with a fence of its own."""
     first, behind = token.map or (0, 0)
-    return behind - first > 1
+    content = token.content.removesuffix("\n")
+    lines = content.count("\n") + 1 if token.content else 0
+    return behind - first > 1 + lines
+
+
+def last_stub(program: str) -> str | None:
+    """The name of a program's last function if it has no body but a docstring, `pass` or `...`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the program's own escape sequences
+            body = ast.parse(program).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    functions = [node for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    if functions and all(map(_does_nothing, functions[-1].body)):
+        return functions[-1].name
+    return None
+
+
+def _does_nothing(statement: ast.stmt) -> bool:
+    is_constant = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    return is_constant or isinstance(statement, ast.Pass)
 
 
 def fenced(program: str) -> str:

@@ -14,7 +14,7 @@ from rlef_jax import report, tokenizer
 from rlef_jax.build import fitting
 from rlef_jax.environment import Environment
 from rlef_jax.episode import task_rewards
-from rlef_jax.prompts import CODE_CONTESTS, HUMANEVAL_PLUS, MINI, fenced
+from rlef_jax.prompts import CODE_CONTESTS, HUMANEVAL_PLUS, MINI, fenced, with_prefill
 from rlef_jax.tokenizer.layouts import ChatLayout
 from rlef_jax.types import Problem, Status
 
@@ -347,11 +347,27 @@ def test_cut_feedback_keeps_the_request_to_try_again(environment):
     environment = dataclasses.replace(environment, messages=CODE_CONTESTS, max_feedback_tokens=300)
     episode = respond(environment, environment.start(0, INCREMENT), fenced("print('x' * 5000)"))
     turn = episode.turns[0]
-    assert turn.feedback.startswith(
-        "Your code failed the following tests:"
-    ) and turn.feedback.endswith(f"x{footer}")
+    assert turn.feedback.startswith("Your code failed the following tests:")
+    assert turn.feedback.endswith(f"x... (cut)`\n... (tests left out: 1){footer}")
     spliced = episode.stream.tokens_T[turn.stop :]
     assert len(spliced) <= 300 and environment.tokenizer.decode(spliced) == turn.feedback
+
+
+@pytest.mark.parametrize("feedback", ["true", "random"])
+def test_cut_feedback_keeps_the_line_that_names_the_exception(environment, feedback):
+    program = "def main():\n    print(a)\n\n\nmain()"
+    other = dataclasses.replace(OTHER, incorrect_solutions=(program,))
+    around = dataclasses.replace(
+        environment, messages=CODE_CONTESTS, feedback=feedback, others=(INCREMENT, other)
+    )
+    line, footer = "NameError: name 'a' is not defined", CODE_CONTESTS.feedback.footer
+    encode = environment.tokenizer.encode
+    least = around.layout.overhead + len(encode(f"... (cut)\n{line}{footer}"))
+    whole = play(dataclasses.replace(around, max_feedback_tokens=2000), fenced(program))
+    for cap in range(least, len(encode(whole.turns[0].feedback)), 40):
+        turn = play(dataclasses.replace(around, max_feedback_tokens=cap), fenced(program)).turns[0]
+        assert line in turn.feedback and turn.feedback.endswith(footer)
+        assert "left out" in turn.feedback or "(cut)" in turn.feedback
 
 
 def test_a_cap_without_room_for_the_turn_headers_is_refused(environment):
@@ -481,6 +497,32 @@ def test_a_pre_filled_response_that_says_nothing_is_a_valid_program_that_fails(p
         .turns[0]
         .feedback.startswith("Could not parse your code.")
     )
+
+
+@pytest.mark.parametrize("said", ["```\nThat is it.", "    pass\n```", "    ...\n"])
+def test_a_function_without_a_body_is_told_so(prefilling, said):
+    turn = play(prefilling, said, problem=DOUBLE).turns[0]
+    assert turn.valid
+    assert turn.feedback == "Your function `double` has no body.\nGive it another try."
+    none = dataclasses.replace(prefilling, feedback="none")
+    assert play(none, said, problem=DOUBLE).turns[0].feedback == "Give it another try."
+    does_nothing = dataclasses.replace(
+        DOUBLE, public_tests=(executor.CallTest("double", (1,), None),)
+    )
+    assert play(prefilling, said, problem=does_nothing).passed_public
+
+
+@pytest.mark.parametrize(
+    "prefill, start", [("paper", PREFILL), ("fence", "```python\n"), ("none", "")]
+)
+def test_what_pre_fills_a_response_is_a_choice(environment, prefill, start):
+    messages = with_prefill(HUMANEVAL_PLUS, prefill)
+    environment = dataclasses.replace(environment, messages=messages)
+    whole = f"{PREFILL}    return 2 * x\n```"
+    episode = play(environment, whole.removeprefix(start), problem=DOUBLE)
+    assert text_of(environment, episode) == f"{FIRST}{whole}<|end|>"
+    assert episode.passed_public and episode.turns[0].response == whole
+    assert with_prefill(MINI, "paper") == MINI
 
 
 @pytest.mark.parametrize("room", [0, 1, 30])

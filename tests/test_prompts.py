@@ -15,6 +15,7 @@ from rlef_jax.prompts import (
     MESSAGES,
     MINI,
     extract_program,
+    with_prefill,
 )
 from rlef_jax.tokenizer import load_tokenizer
 from rlef_jax.types import Problem
@@ -75,6 +76,13 @@ REMINDER = (
             "2\n",
         ),
         "a tag in the line before": ("<answer>\n```python\n1\n```\n</answer>", "1\n"),
+        # Two fences where one is meant, as small models write them.
+        "six backticks that nothing closes": ("``````python\n1\n```\n\nSo it is.", "1\n"),
+        "six that a longer one closes": ("``````python\n```\n``````\nSo it is.", "```\n"),
+        "a plain fence before that of python": ("```\n```python\n1\n```", "1\n"),
+        "the same in a list": ("- So:\n\n  ```\n  ```py\n  1\n  ```\n", "1\n"),
+        "two slips": ("``````python\n1\n```\n``````python\n2\n```", "1\n"),
+        "a fence shown as text": ("```text\n```python\n```\n```py\n1\n```", "1\n"),
         "tabs": ("```python\nif x:\n\ty\n```", "if x:\n\ty\n"),
     }.values(),
 )
@@ -125,11 +133,34 @@ def test_a_program_without_a_fence_in_it_is_fenced_by_three_backticks():
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
-    "text", ["> ", "- ", "1. a\n", "> ```\n", "```\n", "[a]: <", "`", "* a\n\t"]
+    "text",
+    ["> ", "- ", "1. a\n", "> ```\n", "```\n", "[a]: <", "`", "* a\n\t"]
+    + ["```\n```py\n", "``````py\n```\n", "> ``````py\n\n"],
 )
 def test_any_response_is_read_in_time_in_proportion_to_its_length(text):
     for block in CHOICES["data.block"]:
         extract_program(50_000 // len(text) * text, block)
+
+
+@pytest.mark.parametrize(
+    "program, name",
+    [
+        ('def f(x):\n    """ One. """', "f"),
+        ("import math\n\n\ndef f(x): ...", "f"),
+        ("def f(x):\n    'One.'\n    pass\n", "f"),
+        ("def g(x):\n    return x\n\n\nasync def f(x):\n    pass", "f"),
+        ("def f(x): pass\n\n\ndef g(x):\n    return x", None),
+        ("def f(x):\n    return", None),
+        ("class A:\n    def f(self): pass", None),
+        ("print(1)", None),
+        ("", None),
+        ("def f(x:", None),
+        ("def f(x): pass\n\0", None),
+        ("-" * 50_000 + "1", None),
+    ],
+)
+def test_a_stub_is_a_last_function_without_a_body(program, name):
+    assert prompts.last_stub(program) == name
 
 
 def posed(statement, example=""):
@@ -176,6 +207,12 @@ def test_a_prefill_ends_where_a_token_of_the_whole_text_ends(path):
         whole = prefill + task["canonical_solution"].lstrip("\n")
         start, ids = tokenizer.encode(prefill), tokenizer.encode(whole)
         assert ids[: len(start)] == start and tokenizer.decode(ids) == whole, task["task_id"]
+
+
+def test_every_choice_of_a_prefill_is_one():
+    starts = {each: with_prefill(HUMANEVAL_PLUS, each).prefill for each in CHOICES["data.prefill"]}
+    own = HUMANEVAL_PLUS.prefill
+    assert starts == {"paper": own, "fence": "```python\n", "none": ""}
 
 
 def test_only_humaneval_pre_fills():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import builtins
+import copy
 import re
-import symtable
 import sys
 from dataclasses import dataclass
 
+from executor.judging.setups import read_setup
 from executor.types import AssertTest
 
 _BUILTINS = frozenset(dir(builtins))
@@ -17,8 +18,6 @@ _MODULES = sys.stdlib_module_names | {"numpy", "np"}
 _ITERATING = frozenset(
     "all any enumerate filter frozenset list map max min set sorted sum tuple zip".split()
 )
-# What literal_eval raises.
-NO_LITERAL = (ValueError, TypeError, SyntaxError, MemoryError, RecursionError)
 # Methods of plain data that say yes or no: the program gives what they are called on, and what they
 # say must not come from it.
 _PREDICATES = frozenset(
@@ -55,12 +54,14 @@ def hoist(test: AssertTest) -> Hoisted:
     Names that are neither builtins nor defined by the setup nor bound within the assert are the
     program's. It is asked for the longest chains of calls, attributes and subscripts that start at
     such a name, arguments included: `f(1)`, `Solution().solve([1])[0]`. Where no such name occurs,
-    and one builtin is called once, the program is taken to define a function of that name.
+    and one builtin is called once, the program is taken to define a function of that name. What
+    `next` or `itertools.islice` takes from such a chain is asked for too, since a generator cannot
+    leave its process.
 
     Raises ValueError, saying why, where that would show the program what the assert expects.
     """
     statement = _parse(test.source)
-    names, constants = _read_setup(test.setup)
+    names, constants = read_setup(test.setup)
     prefix = "_value"
     while prefix in test.source or prefix in test.setup:
         prefix = "_" + prefix
@@ -89,73 +90,11 @@ def _parse(source: str) -> ast.Assert:
     return statements[0]
 
 
-def _read_setup(setup: str) -> tuple[set[str], dict[str, ast.expr]]:
-    """The names that a setup defines, and {name: an expression that gives the same without it}.
-
-    The latter are names that imports of standard modules bind; and, if the setup has nothing else,
-    literals.
-    """
-    try:
-        tree, table = ast.parse(setup), symtable.symtable(setup, "setup", "exec")
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(f"AssertTest.setup cannot be parsed: {error}: {setup[:200]!r}") from error
-    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    if any(alias.name == "*" for node in imports for alias in node.names):
-        raise ValueError(
-            f"AssertTest.setup must import names one by one, not with a star: {setup[:200]!r}"
-        )
-    symbols = table.get_symbols()
-    names = {
-        symbol.get_name() for symbol in symbols if symbol.is_imported() or symbol.is_assigned()
-    }
-    found = [_constants(statement) for statement in tree.body]
-    constants: dict[str, ast.expr] = {}
-    for statement, expressions in zip(tree.body, found):
-        for name, expression in (expressions or {}).items():
-            if None not in found or (
-                not isinstance(statement, ast.Assign) and not table.lookup(name).is_assigned()
-            ):
-                constants[name] = expression
-    return names, constants
-
-
-def _constants(statement: ast.stmt) -> dict[str, ast.expr] | None:
-    """{name: expression} of an import of standard modules or an assignment of a literal.
-
-    None for any other statement.
-    """
-    sources = {}
-    match statement:
-        case ast.Assign(targets=[ast.Name(name)]):
-            try:
-                ast.literal_eval(statement.value)
-            except NO_LITERAL:
-                return None
-            return {name: statement.value}
-        case ast.Import() if all(_standard(alias.name) for alias in statement.names):
-            for alias in statement.names:
-                # With a list of names, the import gives the module itself, not its package.
-                wanted = f", None, None, {[alias.asname]!r}" if alias.asname else ""
-                name = alias.asname or alias.name.partition(".")[0]
-                sources[name] = f"__import__({alias.name!r}{wanted})"
-        case ast.ImportFrom(module=str(module), level=0) if _standard(module):
-            for alias in statement.names:
-                package = f"__import__({module!r}, None, None, {[alias.name]!r})"
-                sources[alias.asname or alias.name] = f"{package}.{alias.name}"
-        case _:
-            return None
-    return {name: ast.parse(source, mode="eval").body for name, source in sources.items()}
-
-
 def _bound(tree: ast.AST) -> set[str]:
     """The names that comprehensions, lambdas and `:=` within an expression bind."""
     names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
     stored = {name.id for name in names if isinstance(name.ctx, ast.Store)}
     return stored | {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
-
-
-def _standard(module: str) -> bool:
-    return module.partition(".")[0] in sys.stdlib_module_names
 
 
 class _Hoister(ast.NodeTransformer):
@@ -254,6 +193,14 @@ class _Hoister(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.expr:
         if self.is_chain(node):
             return self.replaced(node)
+        match node:
+            case ast.Call(func=ast.Name("next"), args=[iterator], keywords=[]):
+                if "next" not in self.setup and self.is_chain(_without_iter(iterator)):
+                    return self.replaced(node)
+            case ast.Call(func=function, args=[iterator, *numbers], keywords=[]):
+                if self.is_islice(function) and all(isinstance(n, ast.Constant) for n in numbers):
+                    if self.is_chain(iterator):
+                        return self.replaced(node, "[*{}]")
         iterates = self.iterates(node)
         if isinstance(node.func, ast.Attribute) and _is_predicate(node):
             node.func.value = self.visit(node.func.value)
@@ -266,6 +213,11 @@ class _Hoister(ast.NodeTransformer):
         for keyword in node.keywords:
             keyword.value = self.argument(keyword.value)
         return node
+
+    def is_islice(self, function: ast.expr) -> bool:
+        """Whether this is `itertools.islice`, by the setup's name for it."""
+        meant = ast.unparse(_Substituted(self.constants).visit(copy.deepcopy(function)))
+        return re.fullmatch(r"__import__\('itertools'.*\)\.islice", meant) is not None
 
     def iterates(self, node: ast.Call) -> range:
         """The indices of the arguments that the call only iterates over, once."""
@@ -336,6 +288,13 @@ class _Substituted(ast.NodeTransformer):
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         return self.constants.get(node.id, node)
+
+
+def _without_iter(node: ast.expr) -> ast.expr:
+    match node:
+        case ast.Call(func=ast.Name("iter"), args=[iterable], keywords=[]):
+            return iterable
+    return node
 
 
 def _singleton(node: ast.expr) -> bool:

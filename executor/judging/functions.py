@@ -14,11 +14,14 @@ import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
-from executor.judging.asserts import NO_LITERAL, Hoisted, hoist
+from executor.judging.asserts import Hoisted, hoist
+from executor.judging.setups import NO_LITERAL
 from executor.judging.values import as_json, cut, find_opaque, same_value, shown_value, text_of
 from executor.types import AssertTest, CallTest, Checker
+from executor.worker.worker_standard import check_lengths, walk
 from executor.worker.worker_values import Opaque, decode, encode
 
 _ARGUMENTS = "__call_test_arguments__"
@@ -139,11 +142,17 @@ def _plan_call(test: CallTest) -> Plan:
         raise ValueError(f"CallTest.tolerance must not be negative, got {test.tolerance!r}")
     arguments = _data(tuple(test.args), f"CallTest.args of {test.entry_point}")
     expected = _data(test.expected, f"CallTest.expected of {test.entry_point}")
+    holds_decimal = any(isinstance(part, Decimal) for part in walk(expected))
 
     def judge(values: list) -> Judged:
         if not _are(values, 1):
             return Judged(False, "the program gave no value")
         got = values[0]
+        if holds_decimal:
+            try:
+                check_lengths([expected, got])
+            except ValueError as error:
+                return Judged(False, f"{_message(got, '==', expected)}: {error}", got)
         right = same_value(expected, got, test.tolerance)
         if right or (test.from_json and same_value(expected, as_json(got), test.tolerance)):
             return Judged(True, value=got)
@@ -185,7 +194,7 @@ _OPERATORS: dict[type, tuple[str, Callable[[Any, Any], bool]]] = {
 
 def _plan_assert(test: AssertTest) -> Plan:
     hoisted = hoist(test)
-    judge = _judge_here(hoisted) or _judge_apart(hoisted, test.setup)
+    judge = _judge_here(hoisted, test.setup) or _judge_apart(hoisted, test.setup)
 
     def judge_values(values: list) -> Judged | Check:
         if not _are(values, len(hoisted.expressions)):
@@ -195,7 +204,7 @@ def _plan_assert(test: AssertTest) -> Plan:
     return Plan(encode((hoisted.expressions, {})), judge_values)
 
 
-def _judge_here(hoisted: Hoisted) -> Callable[[list], Judged] | None:
+def _judge_here(hoisted: Hoisted, setup: str) -> Callable[[list], Judged | Check] | None:
     """The judge of an assert that needs no process: of one comparison, or the truth of one value.
 
     None for any other assert. A comparison may be of the program's values and of literals.
@@ -220,8 +229,11 @@ def _judge_here(hoisted: Hoisted) -> Callable[[list], Judged] | None:
         return None
     symbol, holds = _OPERATORS[type(rest.ops[0])]
 
-    def judge(values: list) -> Judged:
+    def judge(values: list) -> Judged | Check:
         left, right = left_of(values), right_of(values)
+        if isinstance(right, range) and symbol in ("in", "not in"):
+            # It is searched for what is no int one by one, which may never end.
+            return _judge_apart(hoisted, setup)(values)
         # An Opaque is never None, True or False, and `is` has one of these on one side.
         certain = symbol in ("is", "is not") or (symbol == "!=" and (left is None or right is None))
         opaque = None if certain else find_opaque((left, right))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import cmath
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterable
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
+from executor.worker.worker_standard import walk
 from executor.worker.worker_values import Opaque
 
 CUT_MARK = "... (cut)"
@@ -14,7 +18,10 @@ RELATIVE_TOLERANCE = 1e-7  # numpy.testing.assert_allclose has the same
 _LONGEST_DECIMAL = 14_000  # bits; the interpreter refuses to write more than 4,300 digits
 _DEEPEST_SHOWN = 50  # containers within containers
 _INEXACT = (float, complex)
-_NUMBERS = (int, float, complex)
+_NUMBERS = (int, float, complex, Decimal, Fraction)
+_EXACT_KINDS = (Decimal, Fraction)
+# Shown by their names, with their parts in them: sets among these have an order of their own.
+_NAMED = (deque, Counter, OrderedDict, defaultdict)
 
 
 def same_value(expected: Any, got: Any, tolerance: float = 0.0) -> bool:
@@ -22,7 +29,7 @@ def same_value(expected: Any, got: Any, tolerance: float = 0.0) -> bool:
 
     With a tolerance, numbers of which one is a float or complex may differ by `tolerance` + 1e-7 *
     |expected|, anywhere in lists, tuples and values of dicts; NaN equals NaN; and a list may equal
-    a tuple.
+    a tuple. Decimals and Fractions count as numbers.
     """
     try:
         if not tolerance:
@@ -52,6 +59,7 @@ def _close(want: Any, have: Any, tolerance: float) -> bool:
         return False
     if not (isinstance(want, _INEXACT) or isinstance(have, _INEXACT)):
         return False
+    want, have = (float(each) if isinstance(each, _EXACT_KINDS) else each for each in (want, have))
     if want != want or have != have:
         return want != want and have != have
     if not (cmath.isfinite(want) and cmath.isfinite(have)):
@@ -75,17 +83,7 @@ def _key(key: Any) -> Any:
 
 def find_opaque(value: Any) -> Opaque | None:
     """An Opaque anywhere in a value; None if all of it is data."""
-    pending = [value]
-    while pending:
-        part = pending.pop()
-        if isinstance(part, Opaque):
-            return part
-        if isinstance(part, dict):
-            pending.extend(part)
-            pending.extend(part.values())
-        elif isinstance(part, (list, tuple, set, frozenset)):
-            pending.extend(part)
-    return None
+    return next((part for part in walk(value) if isinstance(part, Opaque)), None)
 
 
 def shown_value(value: Any) -> str:
@@ -102,6 +100,8 @@ def text_of(value: Any, depth: int = 0) -> str:
     kind = type(value)
     if kind is int and value.bit_length() > _LONGEST_DECIMAL:
         return hex(value)
+    if kind in _NAMED:
+        return _named(value, depth)
     if kind not in (list, tuple, dict, set, frozenset):
         return repr(value)
     if not value and kind in (dict, set, frozenset):
@@ -120,6 +120,16 @@ def text_of(value: Any, depth: int = 0) -> str:
     # are in their order.
     members = f"{{{_joined(sorted(texts, key=lambda text: (len(text), text)))}}}"
     return members if kind is set else f"frozenset({members})"
+
+
+def _named(value: Any, depth: int) -> str:
+    """The text of a deque or of a dict of another kind, as an expression that gives it."""
+    name = type(value).__name__
+    if isinstance(value, deque):
+        items = text_of([*value], depth)
+        return f"{name}({items})" if value.maxlen is None else f"{name}({items}, {value.maxlen})"
+    pairs = text_of(dict(value.items()), depth)
+    return f"{name}(None, {pairs})" if isinstance(value, defaultdict) else f"{name}({pairs})"
 
 
 def _joined(texts: Iterable[str]) -> str:

@@ -2,10 +2,17 @@
 
 Imported by the worker by path, and by the parent. A value is a tag of one byte, then what the tag
 announces: a number of fixed size, a length and that many bytes, or a count and that many values
-(twice as many for a dict). Numbers are little-endian. What is not data becomes an Opaque.
+(twice as many for a dict). Numbers are little-endian. Values of other types of the standard library
+are the name of their type and their parts: nothing is unpickled. What is not data becomes an
+Opaque.
 """
 
 import struct
+
+if __package__:
+    from executor.worker.worker_standard import check_lengths, make, parts_of
+else:
+    from worker_standard import check_lengths, make, parts_of  # type: ignore[no-redef]
 
 DEEPEST = 200  # containers within containers
 LONGEST_TEXT = 1000  # characters of an Opaque
@@ -21,6 +28,10 @@ _INT = struct.Struct("<cq")
 _FLOAT = struct.Struct("<cd")
 _COMPLEX = struct.Struct("<cdd")
 _SMALL = 1 << 63
+
+
+class _Parts:
+    """The kind of what `parts_of` gives."""
 
 
 class Opaque:
@@ -47,9 +58,11 @@ class Opaque:
 def encode(value):
     """The bytes of a value.
 
-    Data are None, bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set and
-    frozenset. A subclass counts as its base, read by the base's own methods. Scalars and arrays of
-    numpy become what their `tolist` gives. Anything else becomes an Opaque.
+    Data are None, bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set,
+    frozenset; range, deque, Counter, OrderedDict, defaultdict (without its factory); date, time,
+    datetime, timedelta, timezone, Decimal and Fraction. A subclass counts as its base, read by the
+    base's own methods; a namedtuple is a tuple. Scalars and arrays of numpy become what their
+    `tolist` gives. Anything else becomes an Opaque, and so does what `parts_of` leaves out.
 
     Raises ValueError for a value that is nested too deep, as one that contains itself is, and for
     4 GiB in one piece.
@@ -137,6 +150,7 @@ _CONTAINERS = {
     dict: (b"d", lambda value: [part for pair in dict.items(value) for part in pair], 2),
     set: (b"S", lambda value: [*set.__iter__(value)], 1),
     frozenset: (b"Z", lambda value: [*frozenset.__iter__(value)], 1),
+    _Parts: (b"k", lambda parts: parts, 1),
 }
 _BASES = (int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset)
 
@@ -144,17 +158,19 @@ _BASES = (int, float, complex, str, bytes, bytearray, list, tuple, dict, set, fr
 def _plain(value):
     """(type, value) with a type that has an encoding."""
     kind = type(value)
-    for base in _BASES:
-        if issubclass(kind, base):
-            return base, value
+    base = next((base for base in _BASES if issubclass(kind, base)), None)
+    if base not in (None, dict):
+        return base, value
     try:
-        if kind.__module__ == "numpy":
-            plain = value.tolist()
-            if type(plain) in _SCALARS or type(plain) in _CONTAINERS:
-                return type(plain), plain
+        plain = value.tolist() if kind.__module__ == "numpy" else value
+        if type(plain) in _SCALARS or type(plain) in _CONTAINERS:
+            return type(plain), plain
+        parts = parts_of(plain)
+        if parts is not None:
+            return _Parts, parts
     except BaseException:
         pass  # a class that only pretends
-    return Opaque, _opaque(value)
+    return (Opaque, _opaque(value)) if base is None else (base, value)
 
 
 def _opaque(value):
@@ -187,6 +203,8 @@ def decode(data):
             if not outer:
                 if at != len(data):
                     raise ValueError(f"{len(data) - at} bytes after the value")
+                if b"Decimal" in data:
+                    check_lengths(items[0])
                 return items[0]
             value = _build(tag, items)
             tag, missing, items = outer.pop()
@@ -275,6 +293,8 @@ def _build(tag, items):
         return items
     if tag == b"t":
         return tuple(items)
+    if tag == b"k":
+        return make(items)
     try:
         if tag == b"d":
             keys = items[::2]
@@ -294,7 +314,10 @@ def _check_hashes(keys):
     for number, key in zip(numbers, keys):
         alike.setdefault(number, []).append(key)
     for group in alike.values():
-        if len(group) > 1 and len(group) > MOST_ALIKE.get(max(map(_sets_within, group)), 1):
+        if len(group) == 1:
+            continue
+        check_lengths(group)
+        if len(group) > MOST_ALIKE.get(max(map(_sets_within, group)), 1):
             raise ValueError(f"{len(group)} keys of a dict or members of a set hash alike")
 
 

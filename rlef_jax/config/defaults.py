@@ -17,6 +17,7 @@ CHOICES = {
     "data.name": ("mini_contest", "code_contests", "humaneval_plus", "mbpp_plus", "json_lines"),
     "data.level": ("standard", "hard"),
     "data.prompt": ("mini", "code_contests", "humaneval_plus", "mbpp_plus"),
+    "data.prefill": ("paper", "fence", "none"),
     "data.block": ("first", "last", "after_think"),
     "data.comparison": executor.COMPARISONS,
     "executor.isolation": executor.ISOLATIONS,
@@ -72,6 +73,10 @@ def _data() -> ConfigDict:
     c.test = 384  # ... of the test split
     c.level = "standard"  # mini contest: difficulty
     c.prompt = "mini"  # wording of messages and feedback
+    # what every response starts with, so that the model need not say it: paper, which for
+    # humaneval_plus is the problem's signature and docstring in an open block, for others nothing
+    # [paper]; fence, the open block alone, as EvalPlus has it; none
+    c.prefill = "paper"
     # which block of Python in a response is the program; after_think: the first after `</think>`
     # [open]
     c.block = "first"
@@ -150,7 +155,8 @@ def _episode() -> ConfigDict:
     c.max_response_tokens = 1024  # [open] longer responses are cut
     # [open] a response cut at the cap counts as its turn; end: it ends the episode
     c.cut_response = "turn"
-    c.max_feedback_tokens = 1024  # [open] longer feedback is cut
+    # [open] longer feedback loses further failing tests, then lines of the trace
+    c.max_feedback_tokens = 1024
     return c
 
 

@@ -84,6 +84,9 @@ def _prepare(args: argparse.Namespace) -> None:
     if args.name == "code_contests":
         summary = prepare.prepare(args.source, args.data_dir, args.allow_partial)
         console().print(table("", ["", *summary], _counts(list(summary.values())), left=[""]))
+        for split_name, part in summary.items():
+            if names := part["with_files"]:
+                print(f"{split_name}: left out, since they read or write files: {', '.join(names)}")
         folder = folder_of(args.data_dir, stored.NAME, stored.VERSION)
     elif args.name == "mini_contest":
         from rlef_jax.datasets.mini_contest import builder
@@ -122,6 +125,7 @@ def _counts(parts: Sequence[Mapping]) -> Iterator[list[str]]:
     problems += ("without_public_tests", "without_private_tests", "without_any_tests")
     for name in problems:
         yield [name.replace("_", " "), *(f"{part[name]:,}" for part in parts)]
+    yield ["left out for their files", *(f"{len(part['with_files']):,}" for part in parts)]
     for name in (*stored.TESTS, *stored.PROGRAMS):
         language = "Python 3 " if name in stored.PROGRAMS else ""
         yield [language + name.replace("_", " "), *(f"{part[name]:,}" for part in parts)]

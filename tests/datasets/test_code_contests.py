@@ -82,7 +82,7 @@ def expected(columns: dict, generated: bool = True) -> Problem:
 
 
 def folder_in(data_dir: pathlib.Path) -> pathlib.Path:
-    return data_dir / "code_contests" / "1.0.0"
+    return data_dir / "code_contests" / "1.1.0"
 
 
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
@@ -177,6 +177,40 @@ def test_without_generated_tests(data_dir, row):
     problems = datasets.load("code_contests", "train", data_dir, generated=False)
     rows = [row(n) for n in range(20) if n % 3]
     assert list(problems) == [expected(columns, generated=False) for columns in rows]
+
+
+@pytest.mark.parametrize("layout", ("parquet", "jsonl"))
+def test_problems_that_read_or_write_files_are_left_out_by_name(tmp_path, write, row, layout):
+    """The statement tells a model to use the files; the judge has standard streams alone."""
+    names = records.FILES
+    for split in ("train", "test"):
+        rows = [row(n, **dict(zip(names, ("", None)))) for n in (1, 2, 4, 5)]
+        rows[1] |= {"name": f"{split} reads", "input_file": "in.txt"}
+        rows[2] |= {"name": f"{split} writes", "output_file": "out.txt"}
+        write(tmp_path / "files" / FILES[layout].format(split=split), rows)
+    done = run("--from", tmp_path / "files", "--data_dir", tmp_path, "--allow_partial")
+    assert done.returncode == 0, done.stderr
+    for split in ("train", "test"):
+        line = f"{split}: left out, since they read or write files: {split} reads, {split} writes\n"
+        assert line in done.stdout
+        problems = datasets.load("code_contests", split, tmp_path)
+        assert [problem.name for problem in problems] == [row(n)["name"] for n in (1, 5)]
+        assert f"{split} has 4 problems" in done.stderr  # all count against the published ones
+    summary = json.loads((folder_in(tmp_path) / "summary.json").read_text())
+    assert summary["train"]["problems"] == 4 and summary["train"]["usable"] == 2
+    assert len(tfds.data_source("code_contests", split="test", data_dir=tmp_path)) == 4
+
+
+def test_a_sample_that_names_files_keeps_them(row):
+    columns = row(1)
+    sample = {name: columns[name] for name in ("name", "description", "difficulty")}
+    sample |= {"sample_io": columns["public_tests"], "input_file": "in.txt"}
+    assert records.record(sample)["input_file"] == "in.txt"
+
+
+def test_a_file_that_is_no_name_is_one_clear_error(row):
+    with pytest.raises(ValueError, match="input_file is 3, not a text"):
+        records.record(row(1, input_file=3))
 
 
 def test_names_may_be_left_out(data_dir, tmp_path):

@@ -1,9 +1,17 @@
 import dataclasses
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from executor import CODE_CONTESTS, Result, Test, TestResult, Verdict, feedback
-from executor.feedback import HUMANEVAL, MBPP
+from executor import CODE_CONTESTS, Result, Test, TestResult, Verdict, cut_to_fit, feedback
+from executor.feedback import (
+    CUT_MARK,
+    HUMANEVAL,
+    MBPP,
+    TESTS_CUT_MARK,
+    TRACE_CUT_MARK,
+)
 from executor.types import AssertTest, CallTest
 
 REMINDER = (
@@ -211,3 +219,138 @@ def test_what_a_program_prints_tells_no_address(verdict):
     assert "<generator object <genexpr> at 0x...>" in said and "`0x7f`" in said
     # The problem's own words stay as they are.
     assert ("an object at 0x12" in said) == (verdict is Verdict.WRONG_ANSWER)
+
+
+# ---- messages that are too long
+
+TRACE = (
+    "Traceback (most recent call last):\n"
+    '  File "solution.py", line 9, in <module>\n    main()\n'
+    '  File "solution.py", line 7, in main\n    print(a)\n'
+    "NameError: name 'a' is not defined\n"
+)
+LAST_LINE = "NameError: name 'a' is not defined"
+TWO = [Test("1 2\n", "3\n"), Test("5 6\n", "11\n")]
+HEAD, FOOTER = CODE_CONTESTS.header, CODE_CONTESTS.footer
+TWO_FAIL = result(Verdict.RUNTIME_ERROR, Verdict.WRONG_ANSWER, output="4\n", error=TRACE)
+
+
+def within(size):
+    return lambda text: len(text.strip()) <= size
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        f"{HEAD}- input `1 2` failed:\n{TRACE}"
+        f"- input `5 6` failed:\nExpected output `11` but got `4`{FOOTER}",
+        f"{HEAD}- input `1 2` failed:\n{TRACE}... (tests left out: 1){FOOTER}",
+        f"{HEAD}- input `1 2` failed:\nTraceback (most recent call last):\n"
+        f"  ... (3 lines left out)\n    print(a)\n{LAST_LINE}\n... (tests left out: 1){FOOTER}",
+        f"{HEAD}- input `1 2` failed:\n  ... (5 lines left out)\n{LAST_LINE}\n"
+        f"... (tests left out: 1){FOOTER}",
+        f"... (cut)\n{LAST_LINE}{FOOTER}",
+        f"NameError: name 'a'... (cut){FOOTER}",
+        f"... (cut){FOOTER}",
+        FOOTER,
+        "NameError: name 'a'... (cut)",
+        "Name",
+        "",
+    ],
+)
+def test_what_matters_least_goes_first(message):
+    """Each is what is said where there is room for just so much."""
+    said = feedback(TWO_FAIL, TWO, CODE_CONTESTS, within(len(message.strip())))
+    assert said == message
+
+
+def test_tests_go_from_the_end_and_the_first_failure_stays():
+    passed, wrong = TestResult(Verdict.OK), TestResult(Verdict.WRONG_ANSWER, output="assert 0 == 1")
+    tests = [AssertTest(f"assert f({n}) == 1") for n in range(6)]
+    judged = function_result(passed, passed, passed, wrong, passed, wrong)
+    items = [f"- Success: `assert f({n}) == 1`" for n in range(6)]
+    items[3] = "- Failure: `assert f(3) == 1`:\n`AssertionError: assert 0 == 1`"
+    for kept in ([0, 1, 2, 3, 4], [0, 1, 2, 3], [0, 1, 3], [0, 3], [3]):
+        shown = [*(items[n] for n in kept), f"... (tests left out: {6 - len(kept)})"]
+        message = HUMANEVAL.header + "\n".join(shown) + HUMANEVAL.footer
+        assert feedback(judged, tests, HUMANEVAL, within(len(message))) == message
+
+
+def test_long_inputs_give_way_to_what_is_said_of_them():
+    judged = result(Verdict.RUNTIME_ERROR, error=TRACE)
+    text = feedback(judged, [Test("1" * 500, "")], CODE_CONTESTS, within(400))
+    assert f"1... (cut)` failed:\n  ... (5 lines left out)\n{LAST_LINE}{FOOTER}" in text
+    judged = result(Verdict.WRONG_ANSWER, output="7\n")
+    text = feedback(judged, [Test("1" * 500, "3")], CODE_CONTESTS, within(400))
+    assert f"1... (cut)` failed:\nExpected output `3` but got `7`{FOOTER}" in text
+
+
+def test_an_exception_is_named_by_its_first_line_also_if_its_message_has_more():
+    error = TRACE.replace(LAST_LINE, "ValueError: bad board:\n  # #\nturn 3")
+    judged = result(Verdict.RUNTIME_ERROR, error=error)
+    whole = feedback(judged, [Test("1", "2")])
+    assert error.rstrip() in whole
+    for end in (
+        "  ... (5 lines left out)\nValueError: bad board:\n  ... (1 lines left out)\nturn 3",
+        "  ... (5 lines left out)\nValueError: bad board:\n  ... (2 lines left out)",
+    ):
+        text = f"{HEAD}- input `1` failed:\n{end}{FOOTER}"
+        assert feedback(judged, [Test("1", "2")], CODE_CONTESTS, within(len(text))) == text
+    alone = f"... (cut)\nValueError: bad board:{FOOTER}"
+    assert feedback(judged, [Test("1", "2")], CODE_CONTESTS, within(len(alone))) == alone
+
+
+ONE_LINE = st.text("ab `\\{}", max_size=40)
+FRAMES = st.lists(st.sampled_from(['  File "solution.py", line 1, in f', "    f()"]), max_size=30)
+
+
+@st.composite
+def results(draw):
+    """(result, tests) of standard streams, a failure among them; each trace has one own line."""
+    judged, tests = [], []
+    for number in range(draw(st.integers(1, 6))):
+        kind = draw(st.sampled_from(["OK", "WRONG_ANSWER", "RUNTIME_ERROR", "TIMEOUT"]))
+        frames, said = draw(FRAMES), draw(ONE_LINE)
+        error = "\n".join(["Traceback (most recent call last):", *frames, f"ValueError: {said}"])
+        judged.append(TestResult(Verdict(kind), 0.0, draw(st.text(max_size=700)), error))
+        tests.append(Test(f"{number} {draw(st.text(max_size=700))}", draw(st.text(max_size=30))))
+    if all(test.verdict is Verdict.OK for test in judged):
+        judged[0] = dataclasses.replace(judged[0], verdict=Verdict.TIMEOUT)
+    return function_result(*judged), tests
+
+
+@given(results(), st.integers(0, 1500), st.sampled_from([FOOTER, "", "\n\nTry."]))
+@example((TWO_FAIL, TWO), 0, FOOTER)
+@example((TWO_FAIL, TWO), len(FOOTER.strip()), FOOTER)
+def test_a_shortened_message(judged_tests, size, footer):
+    judged, tests = judged_tests
+    template, fits = dataclasses.replace(CODE_CONTESTS, footer=footer), within(size)
+    whole, text = feedback(judged, tests, template), feedback(judged, tests, template, fits)
+    assert fits(text)
+    if fits(whole):
+        assert text == whole
+        return
+    if fits(footer):
+        assert text.endswith(footer)
+    first = next(test for test in judged.tests if test.verdict is not Verdict.OK)
+    own = first.error.rpartition("\n")[2] if first.verdict is Verdict.RUNTIME_ERROR else None
+    if own and fits(f"{CUT_MARK}\n{own}{footer}"):
+        assert own in text
+    marks = (CUT_MARK, TESTS_CUT_MARK.partition("{")[0], TRACE_CUT_MARK.partition("{")[0])
+    if fits(f"{CUT_MARK}{footer}") and text != f"{own}{footer}":
+        assert any(mark in text for mark in marks)
+
+
+@given(st.text(max_size=60), st.sampled_from(["", "\n\nTry again."]), st.integers(0, 90))
+def test_any_other_message_is_cut_at_its_end_and_keeps_the_footer(body, footer, size):
+    message, fits = body + footer.strip(), within(size)
+    text = cut_to_fit(message, footer, fits)
+    assert fits(text) and (text == message) == fits(message)
+    if fits(footer):
+        assert text.endswith(footer.strip())
+
+
+def test_code_that_cannot_be_parsed_keeps_the_footer():
+    judged = Result(Verdict.INVALID_PROGRAM, (TestResult(Verdict.INVALID_PROGRAM),), 0.0, "")
+    text = feedback(judged, TWO[:1], CODE_CONTESTS, within(len(FOOTER) + 20))
+    assert text == f"Could not p... (cut){FOOTER}"

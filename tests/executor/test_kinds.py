@@ -1,6 +1,7 @@
 """Calls, asserts and checkers through the pool, and programs that try to cheat them."""
 
 import asyncio
+import datetime
 import os
 import re
 import resource
@@ -47,6 +48,29 @@ def test_an_assert_reports_the_values_on_both_sides(pool):
     ]
     assert result.tests[0].output == "assert {'n': 1} == {'n': 2}"
     assert result.tests[2].output == "assert {'n'} == {'m'}"
+
+
+def test_values_of_the_standard_library_travel_both_ways(pool):
+    program = (
+        "from datetime import timedelta\nfrom fractions import Fraction\n"
+        "def following(day):\n    return day + timedelta(days=1)\n"
+        "def third():\n    return Fraction(1, 3)"
+    )
+    result = judge(
+        pool,
+        program,
+        CallTest("following", (datetime.date(2024, 2, 28),), datetime.date(2024, 2, 29)),
+        AssertTest(
+            "assert following(datetime.date(2024, 2, 28)) == datetime.date(2024, 2, 29)",
+            "import datetime",
+        ),
+        AssertTest("assert third() == F(2, 6)", "from fractions import Fraction as F"),
+        AssertTest("assert third() == Decimal('0.3')", "from decimal import Decimal"),
+    )
+    right = [test.verdict for test in result.tests[:3]]
+    assert right == [Verdict.OK] * 3
+    assert result.tests[0].value == datetime.date(2024, 2, 29)
+    assert result.tests[3].output == "assert Fraction(1, 3) == Decimal('0.3')"
 
 
 def test_asserts_on_values_near_the_output_limit(pool):

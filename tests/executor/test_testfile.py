@@ -1,6 +1,7 @@
 """What the files of tests may hold, and that whatever is wrong in one is named."""
 
 import json
+import math
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,6 +12,9 @@ from executor.testfile import read_tests
 from executor.types import AssertTest, CallTest, Checker
 
 IO = {"input": "1\n", "expected": "2\n"}
+NESTED: list = []
+for _ in range(200):
+    NESTED = [NESTED]
 CALL = {"args": [1, [2.5, None]], "expected": {"a": True}}
 ASSERT = {"assert": "assert f(1) == 2"}
 CHECKER = "def check(input, output, expected): return True"
@@ -97,6 +101,18 @@ def test_asserts():
         (
             {"tests": [CALL], "entry_point": "f(1)"},
             r"entry_point: must be the name of a function, not 'f\(1\)'",
+        ),
+        (
+            {"tests": [CALL], "entry_point": "class"},
+            "entry_point: must be the name of a function, not 'class'",
+        ),
+        (
+            {"tests": [CALL, {"args": [NESTED], "expected": 1}], "entry_point": "f"},
+            r"tests\[1\]: CallTest.args of f: the value is nested too deep",
+        ),
+        (
+            {"tests": [{"args": [], "expected": [1, math.nan]}], "entry_point": "f"},
+            r"tests\[0\]\.expected: no value equals NaN, unless there is a tolerance",
         ),
         (
             {"tests": [{**CALL, "args": {}}], "entry_point": "f"},

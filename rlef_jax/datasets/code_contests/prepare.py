@@ -156,18 +156,19 @@ def summarize(entries: Sequence[Entry]) -> dict:
     """Counts of a split.
 
     They are problems, problems without tests, tests and programs (also per problem), and problems
-    by source and difficulty.
+    by source and difficulty; and the names of the problems that are left out for their files.
     """
     count = len(entries)
     totals = {name: sum(getattr(entry, name) for entry in entries) for name in (*TESTS, *PROGRAMS)}
     return {
         "problems": count,
-        "usable": sum(entry.usable() for entry in entries),
+        "usable": sum(entry.usable() and not entry.files for entry in entries),
         "without_public_tests": sum(not entry.public_tests for entry in entries),
         "without_private_tests": sum(not entry.private_tests for entry in entries),
         "without_any_tests": sum(
             not any(getattr(entry, name) for name in TESTS) for entry in entries
         ),
+        "with_files": [entry.name for entry in entries if entry.files],
         **totals,
         "per_problem": {name: round(total / max(count, 1), 2) for name, total in totals.items()},
         "by_source": _tally([entry.source for entry in entries], records.SOURCES),

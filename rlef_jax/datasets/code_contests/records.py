@@ -25,6 +25,9 @@ COLUMNS = (
     "time_limit",
     "memory_limit_bytes",
 )
+# The files that a program must read from and write to, where that is not standard input and output;
+# not every copy has these columns.
+FILES = ("input_file", "output_file")
 SOURCES = {
     0: "unknown",
     1: "CodeChef",
@@ -46,19 +49,18 @@ PYTHON3 = 3
 def features() -> dict:
     """The columns of a record, for tensorflow-datasets. Absent limits and ratings are 0."""
     columns = rows.features()
-    numbers = ("source", "difficulty", "cf_rating")
-    return (
-        columns | {"generated_tests": columns["private_tests"]} | dict.fromkeys(numbers, np.int64)
-    )
+    columns |= dict.fromkeys(("source", "difficulty", "cf_rating"), np.int64)
+    columns |= dict.fromkeys(FILES, columns["name"])
+    return columns | {"generated_tests": columns["private_tests"]}
 
 
 def record(row: Mapping) -> dict:
     """The record of a row.
 
     Args:
-      row: has all `COLUMNS`, or those of published samples: {name, description, tags, difficulty,
-        sample_io, test_list}. Tests and solutions are a struct of parallel lists or a list of
-        structs.
+      row: has all `COLUMNS`, and perhaps `FILES`, or those of published samples: {name,
+        description, tags, difficulty, sample_io, test_list}. Tests and solutions are a struct of
+        parallel lists or a list of structs.
 
     Raises:
       ValueError: naming a column that is missing, of the wrong kind, or holds an unknown number.
@@ -79,6 +81,7 @@ def record(row: Mapping) -> dict:
         "source": _known(row["source"], "source", SOURCES),
         "difficulty": _known(row["difficulty"], "difficulty", DIFFICULTIES),
         "cf_rating": _number(row["cf_rating"], "cf_rating"),
+        **{name: _text(row.get(name) or "", name) for name in FILES},
     }
 
 
@@ -94,7 +97,8 @@ def check_columns(names: Iterable[str]) -> None:
 def _of_sample(row: Mapping) -> dict:
     """The columns of a full row, from those of a sample."""
     none = {"input": [], "output": []}
-    same = {name: row[name] for name in ("name", "description", "difficulty") if name in row}
+    names = ("name", "description", "difficulty", *FILES)
+    same = {name: row[name] for name in names if name in row}
     return {
         **same,
         **dict.fromkeys(("source", "cf_rating", "memory_limit_bytes"), 0),

@@ -91,9 +91,10 @@ def _parquet(path: pathlib.Path) -> Iterator[tuple[Mapping, int]]:
     from pyarrow import parquet
 
     with parquet.ParquetFile(path) as file:
-        records.check_columns(file.schema_arrow.names)
+        names = file.schema_arrow.names
+        records.check_columns(names)
         size, rows, done = path.stat().st_size, file.metadata.num_rows, 0
-        columns = list(records.COLUMNS)
+        columns = [*records.COLUMNS, *(name for name in records.FILES if name in names)]
         for batch in file.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False):
             for row in batch.to_pylist():
                 done += 1

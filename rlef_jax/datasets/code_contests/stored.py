@@ -11,19 +11,23 @@ import pathlib
 from collections.abc import Collection, Mapping, Sequence
 
 from rlef_jax.datasets import rows
+from rlef_jax.datasets.code_contests.records import FILES
 from rlef_jax.datasets.folder import folder_of, is_prepared, not_prepared, shard_of
 from rlef_jax.datasets.selection import Selection, base_split, places
 from rlef_jax.types import Problem
 
 NAME = "code_contests"
-VERSION = "1.0.0"
+VERSION = "1.1.0"
 TESTS = ("public_tests", "private_tests", "generated_tests")
 PROGRAMS = ("solutions", "incorrect_solutions")
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """The index's entry of a problem: its number of tests and Python 3 programs, and its source."""
+    """The index's entry of a problem: its number of tests and Python 3 programs, and its source.
+
+    files: whether programs must read or write files, which the judge does not give them.
+    """
 
     name: str
     public_tests: int
@@ -34,13 +38,14 @@ class Entry:
     source: int
     difficulty: int
     cf_rating: int
+    files: bool
 
     @classmethod
     def of(cls, record: Mapping) -> "Entry":
         counts = {name: len(record[name]["input"]) for name in TESTS}
         counts |= {name: len(record[name]) for name in PROGRAMS}
         same = {name: record[name] for name in ("name", "source", "difficulty", "cf_rating")}
-        return cls(**counts, **same)
+        return cls(**counts, **same, files=any(record[name] for name in FILES))
 
     def usable(self, generated: bool = True) -> bool:
         """Whether it has public and private tests; `generated` as for `load`."""
@@ -88,8 +93,8 @@ def load(
 ) -> Selection:
     """The problems of a split or of a slice of one. Slices count the problems that are left.
 
-    Train is without the problems that have no public or no private tests, as in the paper; valid
-    and test are whole.
+    Train is without the problems that have no public or no private tests, as in the paper. Every
+    split is without those whose programs must read or write files.
 
     Args:
       excluded: names of problems to leave out.
@@ -114,7 +119,9 @@ def load(
     entries = [entry for shard in shards for entry in Index.read(index_path(shard)).entries]
     generated = options.get("generated", True)
     is_left = [
-        entry.name not in excluded and (base != "train" or entry.usable(generated))
+        entry.name not in excluded
+        and not entry.files
+        and (base != "train" or entry.usable(generated))
         for entry in entries
     ]
     problems = Problems(builder.as_data_source(split=base), generated)
