@@ -8,6 +8,7 @@ a contestant does not have them. A changed input may break the rules of its prob
 separates programs that treat it differently.
 """
 
+import collections
 import dataclasses
 import hashlib
 import json
@@ -59,8 +60,21 @@ def extra_tests(problem: Problem) -> tuple[AnyTest, ...]:
 def _shown(test: executor.TestResult) -> str:
     if test.verdict not in _RETURNED:
         return test.verdict.value
-    printed = test.output if test.value is None else repr(test.value)
+    printed = test.output if test.value is None else _text(test.value)
     return f"returned {' '.join(printed.split()).lower()}"
+
+
+def _text(value) -> str:
+    """The repr of a value, but for sets, whose members lie in another order in each process."""
+    kind = type(value).__name__
+    match value:
+        case set() | frozenset():
+            return f"{kind}({sorted(map(_text, value))})"
+        case dict():
+            return f"{kind}({[(_text(key), _text(part)) for key, part in value.items()]})"
+        case list() | tuple() | collections.deque():
+            return f"{kind}({[*map(_text, value)]})"
+    return repr(value)
 
 
 # ---- changed inputs ------------------------------------------------------------------------------

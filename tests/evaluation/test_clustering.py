@@ -64,6 +64,18 @@ def test_functions_are_told_apart_by_what_they_return(one_worker):
     assert right != digest(one_worker, "def join(words, by): return 'a-bc'", JOIN)
 
 
+def test_the_order_of_a_set_is_no_behaviour():
+    def digest(value):
+        test = executor.TestResult(executor.Verdict.OK, 0.0, value=value)
+        return clustering.digest(executor.Result(test.verdict, (test,), 0.0))
+
+    some, other = {0, 8}, {8, 0}
+    assert some == other and [*some] != [*other]
+    assert digest({"a": [some]}) == digest({"a": [other]})
+    assert digest({"a": [some]}) != digest({"a": [{0, 16}]})
+    assert digest([1, 2]) != digest((1, 2)) and digest([1, 2]) != digest([2, 1])
+
+
 def test_a_program_that_runs_for_ever_is_stopped_soon(one_worker, monkeypatch):
     monkeypatch.setattr(clustering, "_SECONDS", 0.2)
     monkeypatch.setattr(clustering, "_INPUTS", 2)
