@@ -88,11 +88,11 @@ def run(config, path: str) -> Iterator[Run]:
     Interrupted.
     """
     workdir, compiles = Workdir(path), CompileCounter()
+    hosts.of_leader(lambda: workdir.claim(config))
     with hosts.leader_first():
-        workdir.claim(config)
         phase = Phase(workdir.phase("prepare"), compiles)
         data = {split: problems(config, split, path) for split in SPLITS}
-        opened = tokenizer(config, path, data["train"])
+    opened = tokenizer(config, path, data["train"])
     interrupt.check()
     with contextlib.ExitStack() as closing:
         programs = closing.enter_context(pool(config))
@@ -165,9 +165,13 @@ def tokenizer(config, workdir: str, problems: Sequence[Problem]) -> Tokenizer:
     """
     check_tokenizer(config)
     path = tokenizer_path(config, workdir)
-    if not os.path.exists(path):
-        texts = demonstrations.tokenizer_texts(problems)
-        train_sentencepiece(texts, path, config.tokenizer.vocab_size)
+
+    def train_missing() -> None:
+        if not os.path.exists(path):
+            texts = demonstrations.tokenizer_texts(problems)
+            train_sentencepiece(texts, path, config.tokenizer.vocab_size)
+
+    hosts.of_leader(train_missing)
     return load_tokenizer(path)
 
 

@@ -81,6 +81,9 @@ def for_topology(topology: str) -> tuple[list, Chip]:
         gpus = f"a machine has one number of {name}"
         must = f"sizes of a {name} slice are {axes}" if is_tpu else gpus
         raise ValueError(f"{flag}: {must}, as in {name}:{'x'.join(['4'] * axes)}")
+    # Whatever this machine has is left alone: a plugin without its chip fails to start, and then
+    # does not compile either.
+    jax.config.update("jax_platforms", "cpu")
     try:
         found = _slice(topology, shape) if is_tpu else _gpus(*CHIPS[name], shape)
         return found.devices, CHIPS[name][1]
