@@ -312,14 +312,22 @@ def check_context(model: LlamaConfig, config) -> None:
 
 
 def weights(config, model: LlamaConfig, mesh: jax.sharding.Mesh) -> dict:
-    """Those of model.hf_dir, or random ones of the run's seed: float32, on the mesh."""
+    """Those of model.hf_dir, or random ones of the run's seed: float32, on the mesh.
+
+    With mesh.offload they come to lie in the host's memory, where a run's networks rest.
+    """
+    offload = config.mesh.offload
     if config.model.hf_dir:
         with progress(model.n_params, "weights", "parameter") as bar:
             on_read = interrupt.then_check(bar.update)
-            return llama.load_hf(config.model.hf_dir, mesh, on_read=on_read)[1]
+            return llama.load_hf(config.model.hf_dir, mesh, on_read=on_read, offload=offload)[1]
     init = functools.partial(llama.init, model)
-    at = sharding.shardings(jax.eval_shape(init, jax.random.key(0)), mesh)
-    return jax.jit(init, out_shardings=at)(jax.random.key(config.seed))
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    at = sharding.shardings(shapes, mesh)
+    params = jax.jit(init, out_shardings=at)(jax.random.key(config.seed))
+    if not offload:
+        return params
+    return sharding.moved(params, sharding.resting(sharding.placed(shapes, at), True), donate=True)
 
 
 def restore_network(

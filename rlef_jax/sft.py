@@ -43,6 +43,7 @@ def warm_start(run: Run) -> dict:
         state, _ = checkpoints.restore(done, learner.abstract)
     else:
         state = learner.init(params)
+    del params  # which the state has copied
     if done < steps:
         pools = demonstrate(run)
         phase = run.phase("sft")

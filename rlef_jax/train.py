@@ -52,6 +52,7 @@ def train(config, workdir: str) -> dict:
         ppo, state, reference = begin(run, policy)
         del policy  # as large as the state that was made from it
         policy, chosen = rlef(run, ppo, state, reference)
+        del state, reference  # as large as three policies
         after = evaluate_policy(run, policy, "after")
         return summarize(run, before, after, chosen)
 

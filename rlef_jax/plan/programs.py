@@ -9,10 +9,10 @@ the plan is for this machine's devices. The exit status is 1 when a program does
 
 Memory is the compiler's own account of a program, and what else lies on a chip meanwhile: networks
 and moments whose turn it is not, the reference, the sampler's copy of the policy. With
-mesh.offload, networks, moments and the reference rest in the host's memory, and a line below the
-table says how much of it they take. Programs that only make zeros or copies are left out, since
-those that work on what they make need more, and so is the copy of the policy that sampling reads,
-which is made a tensor at a time.
+mesh.offload, networks, moments and the reference rest in the host's memory. Programs that only make
+zeros or copies are left out; what lies there while states are made, and in the other phases of a
+run, `rlef_jax.plan.phases` counts. The copy of the policy that sampling reads is made a tensor at a
+time.
 """
 
 import dataclasses
@@ -23,12 +23,14 @@ import jax
 
 from rlef_jax import build, llama
 from rlef_jax.config import stream_capacity
+from rlef_jax.learner import Learner
 from rlef_jax.llama import LlamaConfig
 from rlef_jax.plan import costs
 from rlef_jax.plan.chips import GIB, Chip
 from rlef_jax.plan.costs import Work, bytes_on_chip
 from rlef_jax.ppo import Ppo
 from rlef_jax.runtime.progress import compiling
+from rlef_jax.sft import make_learner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,26 +64,65 @@ class Need:
 
 
 def programs(config, model: LlamaConfig, mesh, lengths) -> tuple[list[Program], int]:
-    """(every program of RLEF, bytes for each chip in the memory of its host).
+    """(every program of a run, bytes for each chip in the memory of its host while RLEF trains).
 
     The learner's sequences have the given `lengths`. All networks, moments and the reference rest
     on the chips, as arguments of a program or beside it. With mesh.offload they rest in the host's
     memory, and only arguments come.
     """
+    ppo = abstract_ppo(config, model, mesh)
+    everything = bytes_on_chip((abstract_reference(ppo), ppo.learner.abstract))
+    on_host, at_rest = (everything, 0) if config.mesh.offload else (0, everything)
+    found = _sampling(config, model, mesh, at_rest)
+    for length in lengths:
+        found += _learning(config, ppo, length, at_rest)
+        if config.sft.steps:
+            found += _warm_start(config, model, mesh, length)
+    return list({program.name: program for program in found}.values()), on_host
+
+
+def abstract_ppo(config, model: LlamaConfig, mesh) -> Ppo:
+    """The updater of a run, whose parameters are shapes alone."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     policy = jax.eval_shape(functools.partial(llama.init, model), key)
     init_value = functools.partial(
         llama.init_value, d_model=model.d_model, std=config.ppo.value_head_std
     )
     params = {"policy": policy, "value": jax.eval_shape(init_value, policy, key)}
-    ppo = build.ppo(config, model, mesh, params)
-    reference = ppo.programs(lengths[0])[0].arguments[0]  # is read as a policy is
-    everything = bytes_on_chip((reference, ppo.learner.abstract))
-    on_host, at_rest = (everything, 0) if config.mesh.offload else (0, everything)
-    found = _sampling(config, model, mesh, at_rest)
-    for length in lengths:
-        found += _learning(config, ppo, length, at_rest)
-    return list({program.name: program for program in found}.values()), on_host
+    return build.ppo(config, model, mesh, params)
+
+
+def abstract_reference(ppo: Ppo) -> dict:
+    """The reference, abstract: it is read as a policy is."""
+    return ppo.programs(1)[0].arguments[0]
+
+
+def abstract_warm_start(config, model: LlamaConfig, mesh) -> Learner:
+    """The learner of the warm start, whose parameters are shapes alone."""
+    init = functools.partial(llama.init, model)
+    params = {"policy": jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))}
+    return make_learner(model, mesh, config, params)
+
+
+def _warm_start(config, model: LlamaConfig, mesh, length: int) -> list[Program]:
+    """Supervised steps on sequences of one length, beside the state that they change."""
+    learner, found = abstract_warm_start(config, model, mesh), []
+    at_rest = 0 if config.mesh.offload else bytes_on_chip(learner.abstract)
+    for compiled in learner.programs(length):
+        args, name, work = compiled.arguments, f"warm start {compiled.kind}", None
+        beside = at_rest
+        if compiled.kind == "step":
+            beside = max(at_rest - bytes_on_chip(args[:2]), 0)
+        else:
+            name, work = f"{name} {length}", _backward(config, length)
+            if args[0] == learner.abstract.params["policy"]:
+                beside -= bytes_on_chip(args[0])
+        found.append(Program(name, compiled.function, args, beside, work))
+    return found
+
+
+def _backward(config, length: int) -> Work:
+    return Work(config.batch.rows, length, (length + 1) / 2, (True,), backward=True)
 
 
 def _sampling(config, model: LlamaConfig, mesh, at_rest: int) -> list[Program]:
