@@ -196,6 +196,8 @@ class Reader:
         host's memory.
         """
         read = jax.eval_shape(convert, params)
+        # Along an axis of one device everything is whole: there a layout of its own means a copy.
+        whole = tuple(axis for axis in whole if mesh.shape[axis] > 1)
         self.given = placed(params, shardings(params, mesh))
         self.abstract = placed(read, shardings(read, mesh, whole))
         self.copies, self._offload = offload or self.abstract != self.given, offload

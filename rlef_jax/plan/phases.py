@@ -37,6 +37,7 @@ class _Sizes:
     value: int
     value_state: int
     reference: int
+    given: int  # the policy that a state is made from, 0 where it is the reference itself
     warm_start: int  # policy and moments of the supervised steps, 0 without any
     tensor: int  # the largest tensor of a file, in float32
 
@@ -87,7 +88,7 @@ def phases(config, model: LlamaConfig, mesh, needs: Sequence[Need]) -> list[Phas
         ]
     # Offloaded, one network after the other visits the chip.
     visits = max(sizes.policy + sizes.policy_state, sizes.value + sizes.value_state)
-    begun = phase("begin RLEF", made, everything + sizes.policy, visits if offload else 0)
+    begun = phase("begin RLEF", made, everything + sizes.given, visits if offload else 0)
     scoring = ("reference log-probs", "policy log-probs", "values")
     learning = ("policy gradient", "value gradient", "policy step", "value step")
     return [
@@ -117,13 +118,15 @@ def _sizes(config, model: LlamaConfig, mesh) -> _Sizes:
         shape = leaf.sharding.shard_shape(leaf.shape)
         return math.prod(shape) * leaf.dtype.itemsize // layers
 
+    reference = programs.abstract_reference(ppo)
     largest = jax.tree.leaves(jax.tree_util.tree_map_with_path(tensor, params["policy"]))
     return _Sizes(
         policy=size["policy"],
         policy_state=state["policy"],
         value=size["value"],
         value_state=state["value"],
-        reference=bytes_on_chip(programs.abstract_reference(ppo)),
+        reference=bytes_on_chip(reference),
+        given=0 if reference == params["policy"] else size["policy"],
         warm_start=warm_start,
         tensor=max(largest),
     )
@@ -157,6 +160,8 @@ def fits(found: Sequence[Phase], chip: Chip) -> str:
     """A sentence about the largest phase, where all fit."""
     largest = max(found, key=lambda each: each.chip)
     sizes = f"at most {largest.chip / GIB:.2f} of {chip.memory / GIB:.2f} GiB on each chip"
-    host = max(found, key=lambda each: each.host)
     said = f"every phase fits: {sizes}, in {largest.name!r} ({largest.moment})"
+    host = max(found, key=lambda each: each.host)
+    if chip.name == "CPU":  # whose memory is that of its host
+        return said
     return f"{said}, and {host.host / GIB:.2f} GiB of its host's memory, in {host.name!r}"

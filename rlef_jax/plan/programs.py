@@ -18,6 +18,7 @@ time.
 import dataclasses
 import functools
 import re
+from collections.abc import Callable
 
 import jax
 
@@ -178,15 +179,23 @@ def _learning(config, ppo: Ppo, length: int, at_rest: int) -> list[Program]:
     return found
 
 
-def need(program: Program, model: LlamaConfig, mesh, chip: Chip) -> Need:
+def need(
+    program: Program,
+    model: LlamaConfig,
+    mesh,
+    chip: Chip,
+    measure: Callable[[Program, object, float], None] | None = None,
+) -> Need:
     """Compiles a program and reads off what it needs.
 
-    One that the compiler refuses for want of memory does not fit.
+    One that the compiler refuses for want of memory does not fit. `measure` gets those that do,
+    with their executable and the operations of a call on a chip.
     """
     traced, work = program.jitted.trace(*program.args), program.work
     arguments = outputs = temporary = traffic = None
     try:
-        stats = traced.lower().compile().memory_analysis()
+        compiled = traced.lower().compile()
+        stats = compiled.memory_analysis()
     except Exception as error:  # CompileTimeHbmOom, which jax does not export
         peak = _asked_for(error)
     else:
@@ -199,6 +208,9 @@ def need(program: Program, model: LlamaConfig, mesh, chip: Chip) -> Need:
         traffic, links = costs.least_traffic(model, mesh, work)
         useful = costs.model_flops(model, work) / mesh.size / flops if flops else None
     total = peak + program.resident
+    fits = arguments is not None and total <= chip.memory
+    if fits and measure is not None:
+        measure(program, compiled, flops)
     seconds, bound = _least_time(chip, compute=flops, memory=traffic, links=links)
     return Need(
         name=program.name,
@@ -207,7 +219,7 @@ def need(program: Program, model: LlamaConfig, mesh, chip: Chip) -> Need:
         temporary=temporary,
         resident=program.resident,
         total=total,
-        fits=arguments is not None and total <= chip.memory,
+        fits=fits,
         flops=flops,
         useful=useful,
         traffic=traffic,
@@ -236,12 +248,16 @@ def _least_time(chip: Chip, **amounts) -> tuple[float | None, str | None]:
 
 
 def plan(
-    config, devices, chip: Chip, all_lengths: bool = False
+    config,
+    devices,
+    chip: Chip,
+    all_lengths: bool = False,
+    measure: Callable[[Program, object, float], None] | None = None,
 ) -> tuple[LlamaConfig, jax.sharding.Mesh, list[Need], int]:
     """(model, mesh, what each program needs, bytes in the host's memory for each chip).
 
-    The learner's sequences are of the longest of `batch.lengths`, or of all. Raises ValueError as
-    `train` does.
+    The learner's sequences are of the longest of `batch.lengths`, or of all. `measure` gets each
+    program that fits, see `need`. Raises ValueError as `train` does.
     """
     model = build.model(config)
     mesh = build.mesh(config, model, devices)
@@ -250,7 +266,7 @@ def plan(
     needs = []
     for program in found:
         with compiling(program.name):
-            needs.append(need(program, model, mesh, chip))
+            needs.append(need(program, model, mesh, chip, measure))
     return model, mesh, needs, on_host
 
 

@@ -1,8 +1,9 @@
 """Makes the processes of a run on several hosts decide alike, so that their devices work together.
 
 Each runs the same program on the same data. What could differ, such as which programs have been
-judged by now, what lies on disk, or whether one of them has been asked to stop, they exchange at the
-same place of the program, so that all act on the same value. A single process exchanges nothing.
+judged by now, what lies on disk, or whether one of them has been asked to stop, they exchange at
+the same place of the program, so that all act on the same value. A single process exchanges
+nothing.
 """
 
 import contextlib

@@ -242,8 +242,7 @@ def test_a_result_keeps_what_the_job_asks_for(pool):
     tests = (Test("2", "aa\n"), Test("3", "aaa\n"), Test("9", "b\n"))
     whole = Job(program, tests)
     everything, some, nothing = (
-        pool.submit(dataclasses.replace(whole, keep_output=keep)).result()
-        for keep in (None, 4, 0)
+        pool.submit(dataclasses.replace(whole, keep_output=keep)).result() for keep in (None, 4, 0)
     )
     assert [test.output for test in everything.tests] == ["aa\n", "aaa\n", "a" * 9 + "\n"]
     assert [test.output for test in some.tests] == ["aa\n", "aaa\n", "aaaa" + CUT_MARK]

@@ -119,8 +119,8 @@ def without_chatter(text: str) -> str:
 def test_the_chatter_of_collectives_is_no_error_and_errors_are():
     chatter = (
         "[Gloo] Rank 1 is connected to 1 peer ranks. Expected number of connected peer ranks is : "
-        "1\n[Gloo] Rank [Gloo] Rank 01 is connected to  is connected to 11 peer ranks.  peer ranks. "
-        "Expected number of connected peer ranks is : 1\n"
+        "1\n[Gloo] Rank [Gloo] Rank 01 is connected to  is connected to 11 peer ranks.  peer "
+        "ranks. Expected number of connected peer ranks is : 1\n"
         "Expected number of connected peer ranks is : 1\n"
         "E1128 17:55:48.552326    2800 rendezvous.cc:102] [id=3] This thread has been waiting for "
         "`all reduce` for 10 seconds and may be stuck. Expected 2 threads to join the rendezvous, "
