@@ -2,7 +2,7 @@
 
     python experiments/run.py --config experiments/configs/smollm2_135m.py --config.model.hf_dir=DIR
 
-It needs at most 0.00 GiB of memory (rlef_jax.plan). No run of it has been made yet. On a CPU a run
+It needs at most 6.62 GiB of memory (rlef_jax.plan). No run of it has been made yet. On a CPU a run
 of these lengths takes weeks: `--dry_run` measures it, and --config.ppo.updates, ppo.rollouts and
 data.exclude make it shorter. So it computes in float32, which is several times faster than bfloat16
 there, and few conversations go on at once, a few tokens at a time. On a GPU or TPU choose
