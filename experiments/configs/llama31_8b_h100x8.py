@@ -3,7 +3,8 @@
     python experiments/run.py --config experiments/configs/llama31_8b_h100x8.py \\
         --config.model.hf_dir=DIR
 
-A card needs at most 63.60 of its 75.14 GiB that programs may take (rlef_jax.plan). No run of it has been made yet.
+A card needs at most 63.60 of its 75.14 GiB that programs may take (rlef_jax.plan). No run of it has
+been made yet.
 
 The paper's 1@3 on CodeContests (valid / test) rises from 8.9 / 10.5 to 17.2 / 16.0 %.
 
