@@ -81,9 +81,9 @@ def phases(config, model: LlamaConfig, mesh, needs: Sequence[Need]) -> list[Phas
     loaded = sizes.policy + 2 * sizes.tensor
     found = [Phase("load", "the last tensor comes", loaded, sizes.policy if offload else 0)]
     if sizes.warm_start:
-        comes = sizes.policy + sizes.warm_start
+        comes = sizes.warm_start + (sizes.policy if offload else 0)
         found += [
-            phase("begin warm start", made, 0, comes),
+            phase("begin warm start", made, sizes.policy, comes),
             run_in("warm start", ("warm start",), sizes.warm_start),
         ]
     # Offloaded, one network after the other visits the chip.

@@ -112,6 +112,8 @@ def test_a_warm_start_holds_one_network():
         "warm start gradient 192",
     )
     assert found["update"].moment == "policy gradient 192"
+    begun = phases_of(tiny(True, steps=3), NEEDS)[0]["begin warm start"]
+    assert (begun.chip, begun.host) == (found["begin warm start"].chip, 4 * n)
 
 
 def test_a_reference_in_float32_is_the_policy_that_was_given():
