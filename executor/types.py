@@ -160,6 +160,9 @@ class Job:
         times faster. Tests that do not pass there, and a sample of those that do, are run again,
         each in a process of its own, whose verdict counts. If a test of the sample fails, all tests
         are run again. For a `Test` only.
+    keep_output: how much the result tells of each test: with None everything, else so many
+        characters of its output, marked where it was cut, and no `value`. With 0 there is the
+        verdict on the job alone, and `tests` is empty.
     """
 
     program: str
@@ -168,6 +171,7 @@ class Job:
     comparison: Comparison = "strict"
     stop_at_first_failure: bool = False
     shared_process: bool = False
+    keep_output: int | None = None
 
 
 @dataclass(frozen=True)
@@ -202,6 +206,8 @@ class Timings:
 @dataclass(frozen=True)
 class Result:
     """The verdict on a job, with one entry in `tests` for each of its tests, in order.
+
+    A job may ask for less: see `Job.keep_output`.
 
     verdict: OK if every test is; INFRASTRUCTURE if any test is; else that of the first test that is
         not OK.

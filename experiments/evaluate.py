@@ -18,7 +18,7 @@ from absl import app, flags, logging
 
 import executor
 from rlef_jax.config import command
-from rlef_jax.runtime import interrupt
+from rlef_jax.runtime import gpu_memory, interrupt
 
 _CONFIG = command.define_config()
 _CHECKPOINT = flags.DEFINE_string(
@@ -65,6 +65,7 @@ def parse(argv: list[str]) -> list[str]:
 
 def main(argv) -> None:
     logging.set_verbosity(logging.WARNING)
+    gpu_memory.take()
     from rlef_jax.evaluation import evaluate
 
     try:

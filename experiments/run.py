@@ -17,7 +17,7 @@ from absl import app, flags, logging
 
 import executor
 from rlef_jax.config import command
-from rlef_jax.runtime import interrupt
+from rlef_jax.runtime import gpu_memory, interrupt
 
 _CONFIG = command.define_config()
 _WORKDIR = flags.DEFINE_string(
@@ -42,6 +42,7 @@ _DRY_RUN = flags.DEFINE_bool(
 
 def main(_) -> None:
     logging.set_verbosity(logging.WARNING)
+    gpu_memory.take()
     try:
         found_by = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         if _DISTRIBUTED.value or found_by != (None, None, None):

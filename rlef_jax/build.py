@@ -88,11 +88,11 @@ def run(config, path: str) -> Iterator[Run]:
     Interrupted.
     """
     workdir, compiles = Workdir(path), CompileCounter()
+    hosts.of_leader(lambda: workdir.claim(config))
     with hosts.leader_first():
-        workdir.claim(config)
         phase = Phase(workdir.phase("prepare"), compiles)
         data = {split: problems(config, split, path) for split in SPLITS}
-        opened = tokenizer(config, path, data["train"])
+    opened = tokenizer(config, path, data["train"])
     interrupt.check()
     with contextlib.ExitStack() as closing:
         programs = closing.enter_context(pool(config))
@@ -165,9 +165,13 @@ def tokenizer(config, workdir: str, problems: Sequence[Problem]) -> Tokenizer:
     """
     check_tokenizer(config)
     path = tokenizer_path(config, workdir)
-    if not os.path.exists(path):
-        texts = demonstrations.tokenizer_texts(problems)
-        train_sentencepiece(texts, path, config.tokenizer.vocab_size)
+
+    def train_missing() -> None:
+        if not os.path.exists(path):
+            texts = demonstrations.tokenizer_texts(problems)
+            train_sentencepiece(texts, path, config.tokenizer.vocab_size)
+
+    hosts.of_leader(train_missing)
     return load_tokenizer(path)
 
 
@@ -308,14 +312,22 @@ def check_context(model: LlamaConfig, config) -> None:
 
 
 def weights(config, model: LlamaConfig, mesh: jax.sharding.Mesh) -> dict:
-    """Those of model.hf_dir, or random ones of the run's seed: float32, on the mesh."""
+    """Those of model.hf_dir, or random ones of the run's seed: float32, on the mesh.
+
+    With mesh.offload they come to lie in the host's memory, where a run's networks rest.
+    """
+    offload = config.mesh.offload
     if config.model.hf_dir:
         with progress(model.n_params, "weights", "parameter") as bar:
             on_read = interrupt.then_check(bar.update)
-            return llama.load_hf(config.model.hf_dir, mesh, on_read=on_read)[1]
+            return llama.load_hf(config.model.hf_dir, mesh, on_read=on_read, offload=offload)[1]
     init = functools.partial(llama.init, model)
-    at = sharding.shardings(jax.eval_shape(init, jax.random.key(0)), mesh)
-    return jax.jit(init, out_shardings=at)(jax.random.key(config.seed))
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    at = sharding.shardings(shapes, mesh)
+    params = jax.jit(init, out_shardings=at)(jax.random.key(config.seed))
+    if not offload:
+        return params
+    return sharding.moved(params, sharding.resting(sharding.placed(shapes, at), True), donate=True)
 
 
 def restore_network(

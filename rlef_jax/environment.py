@@ -31,6 +31,9 @@ _NOT_IMPLEMENTED = "raise NotImplementedError()"
 # pool tries each twice by itself. Conversations with more programs would be lost more often, and
 # those that are left be a biased sample.
 _ATTEMPTS = 5
+# Characters of a public test's output that an episode holds, and hosts tell each other: more than
+# feedback and records of episodes show.
+_KEPT = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +129,8 @@ class Environment:
                 return self._on_public_tests(*self._drawn(episode))
             case Status.VERDICT:
                 problem = episode.problem
-                return self._run(episode.turns[-1].program, problem, problem.private_tests, True)
+                program, tests = episode.turns[-1].program, problem.private_tests
+                return self._run(program, problem, tests, True, keep_output=0)
         return None
 
     def receive(self, episode: Episode, result: executor.Result | None) -> Episode:
@@ -158,11 +162,24 @@ class Environment:
 
     def _on_public_tests(self, program: str, problem: Problem) -> Future:
         first_only = self.messages.feedback.max_failures == 1
-        return self._run(program, problem, problem.public_tests, first_only)
+        return self._run(program, problem, problem.public_tests, first_only, _KEPT)
 
-    def _run(self, program: str, problem: Problem, tests, stop_at_first_failure: bool) -> Future:
-        compared = problem.checker or self.comparison
-        job = executor.Job(program, tests, problem.limits, compared, stop_at_first_failure)
+    def _run(
+        self,
+        program: str,
+        problem: Problem,
+        tests,
+        stop_at_first_failure: bool,
+        keep_output: int,
+    ) -> Future:
+        job = executor.Job(
+            program,
+            tests,
+            problem.limits,
+            problem.checker or self.comparison,
+            stop_at_first_failure,
+            keep_output=keep_output,
+        )
         return self.pool.submit(job)
 
     # ---- messages --------------------------------------------------------------------------------

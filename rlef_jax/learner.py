@@ -218,11 +218,7 @@ class Learner:
             for name, network in networks.items()
         }
 
-        def at_rest(leaf):
-            at = leaf.sharding.with_memory_kind("pinned_host") if offload else leaf.sharding
-            return sharding.placed(leaf, at)
-
-        rest = {name: jax.tree.map(at_rest, p.state) for name, p in self._programs.items()}
+        rest = {name: sharding.resting(p.state, offload) for name, p in self._programs.items()}
         self.abstract = _train_state(rest, jax.ShapeDtypeStruct((), np.int32, sharding=whole))
         self._next = jax.jit(lambda step: step + 1, out_shardings=whole)
 

@@ -43,6 +43,7 @@ def warm_start(run: Run) -> dict:
         state, _ = checkpoints.restore(done, learner.abstract)
     else:
         state = learner.init(params)
+    del params  # which the state has copied
     if done < steps:
         pools = demonstrate(run)
         phase = run.phase("sft")
@@ -94,7 +95,7 @@ class Pool:
 def demonstrate(run: Run) -> list[Pool]:
     """Demonstrations of 1, 2, 3 turns, made once and kept in the workdir."""
     path, config = run.workdir.demonstrations, run.config
-    if not os.path.exists(path):
+    if not hosts.of_leader(lambda: os.path.exists(path)):
         phase = run.phase("demonstrations")
         with progress(sum(config.sft.demonstrations), "demonstrations", "episode") as bar:
             on_done = interrupt.then_check(bar.update)

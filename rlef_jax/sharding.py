@@ -136,6 +136,14 @@ def placed(tree, at):
     return _map_at(lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to), tree, at)
 
 
+def resting(tree, offload: bool):
+    """Abstract arrays that lie on the devices as they rest: with `offload` in the host's memory."""
+    if not offload:
+        return tree
+    hosts = jax.tree.map(lambda x: x.sharding.with_memory_kind("pinned_host"), tree)
+    return placed(tree, hosts)
+
+
 def put(tree, at):
     """Lays arrays out as `at` says. Every process holds the whole of the originals."""
     if jax.process_count() == 1:
@@ -188,9 +196,11 @@ class Reader:
         host's memory.
         """
         read = jax.eval_shape(convert, params)
+        # Along an axis of one device everything is whole: there a layout of its own means a copy.
+        whole = tuple(axis for axis in whole if mesh.shape[axis] > 1)
         self.given = placed(params, shardings(params, mesh))
         self.abstract = placed(read, shardings(read, mesh, whole))
-        self.copies = offload or self.abstract != self.given
+        self.copies, self._offload = offload or self.abstract != self.given, offload
         self._casts = jax.tree.map(_cast_to, self.abstract)
 
     def __call__(self, params):
@@ -200,7 +210,9 @@ class Reader:
         def copy(cast, leaf, given, wanted):
             if leaf.dtype == wanted.dtype and getattr(leaf, "sharding", None) == wanted.sharding:
                 return leaf  # such as all of a reference that was read before
-            return cast(jax.device_put(leaf, given.sharding))
+            read = cast(jax.device_put(leaf, given.sharding))
+            # Waited for, so that what comes does not pile up in front of the devices.
+            return read.block_until_ready() if self._offload else read
 
         return jax.tree.map(copy, self._casts, params, self.given, self.abstract)
 

@@ -52,6 +52,7 @@ def train(config, workdir: str) -> dict:
         ppo, state, reference = begin(run, policy)
         del policy  # as large as the state that was made from it
         policy, chosen = rlef(run, ppo, state, reference)
+        del state, reference  # as large as three policies
         after = evaluate_policy(run, policy, "after")
         return summarize(run, before, after, chosen)
 
@@ -68,8 +69,9 @@ def say(run: Run) -> None:
 def evaluate_policy(run: Run, policy, when: str) -> dict:
     """Figures on the held-out split at each temperature; they are read where they are on disk."""
     settings, path = run.config.eval, run.workdir.evaluation(when)
-    if os.path.exists(path):
-        return files.read_json(path)
+    known = hosts.of_leader(lambda: files.read_json(path) if os.path.exists(path) else None)
+    if known is not None:
+        return known
     phase, problems = run.phase(f"evaluate_{when}"), run.problems[settings.split]
     key = run.key(Noise.TESTING)
     with compiling("the evaluation"):

@@ -103,8 +103,11 @@ def test_private_tests_reach_nothing_that_is_read_or_kept(
     episode = play(environment, fenced(snoop), "no code", fenced(PASSES_PUBLIC))
     assert episode.status == Status.VERDICT
     judged = environment.submit(episode).result(timeout=30)
+    assert judged.verdict == "WRONG_ANSWER" and judged.tests == ()
     # the secret was at hand
-    assert judged.verdict == "WRONG_ANSWER" and "SECRET-INPUT" in judged.tests[0].output
+    program, problem = episode.turns[-1].program, episode.problem
+    whole = environment.pool.submit(executor.Job(program, problem.private_tests)).result(timeout=30)
+    assert "SECRET-INPUT" in whole.tests[0].output and "SECRET" not in repr(judged)
     episode = environment.receive(episode, judged)
     assert episode.status == Status.DONE and not episode.passed
     path = tmp_path / "episodes.jsonl.gz"

@@ -175,6 +175,22 @@ def test_the_summary_has_both_evaluations_with_intervals_and_no_recompilation(wh
     assert summary["config"]["seed"] == 0 and summary["versions"]["jax"]
 
 
+@pytest.mark.slow
+def test_a_run_whose_networks_rest_on_the_host_is_the_same_run(whole, cache, tmp_path):
+    status, said = run(tmp_path / "offloaded", cache, **{"mesh.offload": True})
+    assert status == 0, said
+    timeless = lambda line: {key: line[key] for key in line if not key.startswith("seconds")}
+    for phase in ("sft", "rlef"):
+        ours, theirs = (
+            [timeless(line) for line in lines(workdir, phase)]
+            for workdir in (tmp_path / "offloaded", whole)
+        )
+        assert ours == theirs != []
+    ours, theirs = summary_of(tmp_path / "offloaded"), summary_of(whole)
+    assert (ours["before"], ours["after"]) == (theirs["before"], theirs["after"])
+    assert set(ours["recompilations"].values()) == {0}
+
+
 def test_the_metrics_hold_what_the_invariants_promise(whole):
     sft, rlef = lines(whole, "sft"), lines(whole, "rlef")
     assert sft[-1]["loss"] < sft[0]["loss"] / 2

@@ -91,8 +91,8 @@ def shown_value(value: Any) -> str:
     return cut(text_of(value))
 
 
-def cut(text: str) -> str:
-    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + CUT_MARK
+def cut(text: str, chars: int = LONGEST_SHOWN) -> str:
+    return text if len(text) <= chars else text[:chars] + CUT_MARK
 
 
 def text_of(value: Any, depth: int = 0) -> str:

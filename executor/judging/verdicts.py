@@ -283,16 +283,29 @@ def judge_job(job: Job, judged: list[TestResult | None]) -> Result:
         else:
             stopped = job.stop_at_first_failure and result.verdict is not Verdict.OK
         results.append(result)
-    return summarize(tuple(results))
+    return _kept(job, summarize(tuple(results)))
 
 
 def invalid_job(job: Job, error: str) -> Result:
     """The result of a job whose program does not compile."""
     each = TestResult(Verdict.INVALID_PROGRAM, error=error)
-    return Result(Verdict.INVALID_PROGRAM, (each,) * len(job.tests), 0.0, error)
+    return _kept(job, Result(Verdict.INVALID_PROGRAM, (each,) * len(job.tests), 0.0, error))
 
 
 def broken_job(job: Job, error: str) -> Result:
     """The result of a job that could not be judged."""
     each = TestResult(Verdict.INFRASTRUCTURE, error=error)
-    return Result(Verdict.INFRASTRUCTURE, (each,) * len(job.tests), 0.0, error)
+    return _kept(job, Result(Verdict.INFRASTRUCTURE, (each,) * len(job.tests), 0.0, error))
+
+
+def _kept(job: Job, result: Result) -> Result:
+    """What `job.keep_output` asks for of a result."""
+    if job.keep_output is None:
+        return result
+    if job.keep_output == 0:
+        return dataclasses.replace(result, tests=())
+    tests = [
+        dataclasses.replace(test, output=cut(test.output, job.keep_output), value=None)
+        for test in result.tests
+    ]
+    return dataclasses.replace(result, tests=tuple(tests))

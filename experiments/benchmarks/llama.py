@@ -32,7 +32,7 @@ from rich.table import Table
 
 from rlef_jax import build, llama, sampler, sharding
 from rlef_jax.config import command, stream_capacity
-from rlef_jax.plan import chips, programs
+from rlef_jax.plan import chips, phases, programs
 from rlef_jax.ppo import PolicyPiece, Ppo, ValuePiece
 
 
@@ -191,7 +191,8 @@ def run(config, steps: int) -> dict:
     tokens_BT = random_tokens(model, (sharding.batch_ways(mesh), 256))
     found = {"ours": ours, "agreement": agreement(model, mesh, params, tokens_BT)}
     devices, chip = chips.local()
-    planned = max(need.total for need in programs.plan(config, devices, chip)[2]) / chips.GIB
+    needs = programs.plan(config, devices, chip)[2]
+    planned = max(each.chip for each in phases.phases(config, model, mesh, needs)) / chips.GIB
     found["memory_gib"] = {"peak_gib": memory, "planned_gib": planned}
     packages = ["jax", "jaxlib", "flax"]
     if all(importlib.util.find_spec(name) for name in ("torch", "transformers")):

@@ -3,9 +3,10 @@
     python experiments/run.py --config experiments/configs/llama31_8b_h200.py \\
         --config.model.hf_dir=DIR
 
-The card needs at most 89.75 of its 139.80 GiB, and the host 134.6 GiB (rlef_jax.plan). No run of it
-has been made yet. By the plan, scoring and learning from one of the 3,000 collections takes at best
-half an hour for episodes of full length, and under ten minutes for typical ones: weeks in all.
+The card needs at most 89.75 of its 132.81 GiB that programs may take, and the host 134.6 GiB, 254.3
+while a checkpoint is written (rlef_jax.plan). No run of it has been made yet. By the plan, scoring
+and learning from one of the 3,000 collections takes at best half an hour for episodes of full
+length, and under ten minutes for typical ones: weeks in all.
 
 The paper's 1@3 on CodeContests (valid / test) rises from 8.9 / 10.5 to 17.2 / 16.0 %.
 

@@ -1,9 +1,14 @@
-"""RLEF on SmolLM2 135M Instruct: a real model that is small enough for a CPU, with patience.
+"""RLEF on SmolLM2 135M Instruct: a real model, small enough to try the whole path on a CPU.
 
     python experiments/run.py --config experiments/configs/smollm2_135m.py --config.model.hf_dir=DIR
 
-It needs at most 8.72 GiB of memory (rlef_jax.plan). No run of it has been made yet. The model was
-made for 2,048 tokens, so conversations are short.
+It needs at most 6.62 GiB of memory (rlef_jax.plan). No run of it has been made yet. On a CPU a run
+of these lengths takes weeks: `--dry_run` measures it, and --config.ppo.updates, ppo.rollouts and
+data.exclude make it shorter. So it computes in float32, which is several times faster than bfloat16
+there, and few conversations go on at once, a few tokens at a time. On a GPU or TPU choose
+--config.model.dtype=bfloat16 --config.sampler.slots=64 --config.sampler.chunk=32.
+
+The model takes 8,192 tokens; conversations are kept to 2,048, since they cost less.
 
 DIR holds the weights and the tokenizer. The problems are those of CodeContests, prepared under
 data/ (docs/training.md). The shape below serves to plan without the weights:
@@ -29,13 +34,14 @@ def get_config(arg=None):
         d_ff=1536,
         rope_theta=100_000.0,
         tied_embeddings=True,
-        context_length=2048,
+        context_length=8192,
     )
+    config.model.dtype = "float32"
     config.model.logit_chunk = 512
 
     config.episode.update(max_prompt_tokens=704, max_response_tokens=320, max_feedback_tokens=192)
-    config.sampler.slots = 32
-    config.batch.rows = 8
+    config.sampler.update(slots=8, chunk=8)
+    config.batch.rows = 4
     config.batch.lengths = (512, 1024, 2048)
 
     config.ppo.updates = 100

@@ -68,6 +68,7 @@ def load_hf(
     dtype=jnp.float32,
     config: LlamaConfig | None = None,
     on_read: Callable[[int], None] = lambda size: None,
+    offload: bool = False,
 ) -> tuple[LlamaConfig, dict]:
     """The configuration and parameters of a checkpoint: config.json and one or more safetensors.
 
@@ -80,6 +81,8 @@ def load_hf(
       config: takes the place of what config.json says, whose shape it must have; without one,
           activations are of `dtype`.
       on_read: called after each tensor with the number of its parameters.
+      offload: each parameter goes on to the host's memory once it is whole, so that the devices
+          hold one at a time.
 
     Raises:
       FileNotFoundError: when the directory, config.json, or a file of weights is missing.
@@ -96,7 +99,11 @@ def load_hf(
     loaded = {}
     for path, leaf in flatten_dict(shapes, sep="/").items():
         of_leaf = [tensor for tensor in expected if tensor.path == path]
-        loaded[path] = _load_leaf(leaf, at[path], of_leaf, files, on_read)
+        parameter = _load_leaf(leaf, at[path], of_leaf, files, on_read)
+        if offload:
+            rest = sharding.resting(sharding.placed(leaf, at[path]), True)
+            parameter = sharding.moved(parameter, rest, donate=True)
+        loaded[path] = parameter
     return config, unflatten_dict(loaded, sep="/")
 
 

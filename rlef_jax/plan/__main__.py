@@ -13,10 +13,11 @@ from absl import app, flags, logging
 from rich.table import Table
 
 from rlef_jax.config import command
-from rlef_jax.plan import chips
+from rlef_jax.plan import chips, phases
 from rlef_jax.plan.chips import GIB, Chip
-from rlef_jax.plan.programs import Need, plan, verdict
-from rlef_jax.runtime import files, interrupt
+from rlef_jax.plan.phases import Phase
+from rlef_jax.plan.programs import Need, plan
+from rlef_jax.runtime import files, gpu_memory, interrupt
 from rlef_jax.runtime.progress import console
 
 NOTES = """\
@@ -25,6 +26,10 @@ compiler. resident: what else lies there. TFLOP: of matrix products, a chip, rec
 useful: the share that the mathematics asks for. memory, links: GB that a chip at least moves to and
 from its memory, and receives from other chips. ms: the least the slowest of the three can take at
 the chip's public figures; a real run takes longer. decode: a token in every slot."""
+
+PHASES = """\
+its host: what rests in its memory for each chip with mesh.offload, and the copy of parameters and
+moments that is being written while a checkpoint is."""
 
 
 def table(needs: list[Need], chip: Chip) -> Table:
@@ -52,15 +57,32 @@ def table(needs: list[Need], chip: Chip) -> Table:
     return found
 
 
+def phase_table(found: list[Phase], chip: Chip) -> Table:
+    """A row for each phase of a run, in their order."""
+    shown = Table()
+    for column in ("phase", "its largest moment"):
+        shown.add_column(column)
+    for column in ("GiB of a chip", f"of {chip.memory / GIB:.4g}", "GiB of its host"):
+        shown.add_column(column, justify="right")
+    for each in found:
+        color = "green" if each.chip <= chip.memory else "bold red"
+        share = f"[{color}]{each.chip / chip.memory:.0%}"
+        sizes = (f"{each.chip / GIB:.2f}", share, f"{each.host / GIB:.2f}")
+        shown.add_row(each.name, each.moment, *sizes)
+    return shown
+
+
 def _shown(value: float | None, unit: float, form: str = ".2f") -> str:
     return "-" if value is None else f"{value / unit:{form}}"
 
 
 def main(config, topology: str, all_lengths: bool, path: str) -> None:
-    """Prints the plan, writes it to `path` as JSON, and exits with 1 if a program does not fit."""
+    """Prints the plan, writes it to `path` as JSON, and exits with 1 if it does not fit."""
+    gpu_memory.take()
     try:
         devices, chip = chips.for_topology(topology) if topology else chips.local()
         model, mesh, needs, on_host = plan(config, devices, chip, all_lengths)
+        found = phases.phases(config, model, mesh, needs)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     except RuntimeError as error:
@@ -72,9 +94,7 @@ def main(config, topology: str, all_lengths: bool, path: str) -> None:
     laid_out = f"{mesh.size} x {chip.name} ({axes})"
     title = f"{config.name}: Llama of {model.n_params:,} parameters on {laid_out}"
     console().print(title, table(needs, chip), NOTES, sep="\n", highlight=False)
-    if on_host:
-        rests = f"{on_host / GIB:.2f} GiB for each chip"
-        print(f"networks, moments and the reference rest in the host's memory: {rests}")
+    console().print(phase_table(found, chip), PHASES, sep="\n", highlight=False)
     if path:
         content = {
             "name": config.name,
@@ -83,15 +103,15 @@ def main(config, topology: str, all_lengths: bool, path: str) -> None:
             "chip": dataclasses.asdict(chip),
             "parameters": model.n_params,
             "programs": [dataclasses.asdict(n) for n in needs],
+            "phases": [dataclasses.asdict(each) for each in found],
             "on_host": on_host,
             "versions": {"jax": jax.__version__},
             "config": json.loads(config.to_json()),
         }
         files.write_json(path, content)
-    if problem := verdict(needs, chip):
+    if problem := phases.verdict(needs, found, chip):
         sys.exit(f"error: {problem}")
-    most = max(n.total for n in needs) / GIB
-    print(f"every program fits: at most {most:.2f} of {chip.memory / GIB:.2f} GiB on each chip")
+    print(phases.fits(found, chip))
 
 
 if __name__ == "__main__":

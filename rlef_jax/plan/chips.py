@@ -7,6 +7,8 @@ import re
 import jax
 from jax.experimental import topologies
 
+from rlef_jax.runtime import gpu_memory
+
 GIB = 2**30
 
 
@@ -15,7 +17,7 @@ class Chip:
     """Public figures of one chip; None where they are not known (a CPU)."""
 
     name: str
-    memory: float  # bytes for programs, as compiler or driver report: a little less than is sold
+    memory: float  # bytes, as compiler or driver report: a little less than is sold
     flops: float | None = None  # dense bfloat16, a second
     bandwidth: float | None = None  # bytes of its memory a second
     links: float | None = None  # bytes a second that it can receive over all links to other chips
@@ -68,7 +70,8 @@ def local() -> tuple[list, Chip]:
 def for_topology(topology: str) -> tuple[list, Chip]:
     """The devices of a TPU slice like v5p:4x4x4, or the GPUs of a machine like h200:8.
 
-    They need not exist: programs can be compiled for them, not run.
+    They need not exist: programs can be compiled for them, not run. The memory of a GPU is the
+    share of it that the commands let jax take.
 
     Raises ValueError for a name that is neither, or when the compiler for it is not installed.
     """
@@ -81,9 +84,14 @@ def for_topology(topology: str) -> tuple[list, Chip]:
         gpus = f"a machine has one number of {name}"
         must = f"sizes of a {name} slice are {axes}" if is_tpu else gpus
         raise ValueError(f"{flag}: {must}, as in {name}:{'x'.join(['4'] * axes)}")
+    # Whatever this machine has is left alone: a plugin without its chip fails to start, and then
+    # does not compile either.
+    jax.config.update("jax_platforms", "cpu")
     try:
         found = _slice(topology, shape) if is_tpu else _gpus(*CHIPS[name], shape)
-        return found.devices, CHIPS[name][1]
+        chip = CHIPS[name][1]
+        share = 1.0 if is_tpu else gpu_memory.SHARE
+        return found.devices, dataclasses.replace(chip, memory=share * chip.memory)
     except Exception as error:  # of types that jax does not export
         reason = str(error).splitlines()[0]
         if re.search("not installed|not implemented|libtpu|nknown backend|[Nn]o such file", reason):

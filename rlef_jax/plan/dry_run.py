@@ -1,14 +1,16 @@
 """Prints what a run would do and need, without starting it.
 
 `python experiments/run.py --config FILE --dry_run` opens or makes what the run needs in a temporary
-folder, shows a prompt as the model sees it, and compiles every program. No weight is read, nothing
-is sampled or trained, and nothing is kept.
+folder and shows a prompt as the model sees it. Where nothing stands in the way by then, it compiles
+every program and runs it once on zeros, to tell how long the run takes on these devices. No weight
+is read, nothing is sampled or trained, and nothing is kept.
 """
 
 import functools
 import math
 import tempfile
 import textwrap
+from collections.abc import Callable
 
 import jax
 from rich import box
@@ -20,7 +22,7 @@ from rlef_jax import build, llama
 from rlef_jax.config import checks, most_turns, stream_capacity
 from rlef_jax.environment import Environment
 from rlef_jax.llama import LlamaConfig
-from rlef_jax.plan import chips, programs
+from rlef_jax.plan import chips, phases, programs, times
 from rlef_jax.plan.chips import GIB
 from rlef_jax.runtime import interrupt
 from rlef_jax.runtime.progress import console
@@ -33,16 +35,26 @@ def dry_run(config) -> list[str]:
     Raises ValueError for a configuration that could run nowhere, and Interrupted.
     """
     checks.validate(config)
-    model = build.model(config)
-    _say_model(model, config)
-    _say_batches(config)
-    obstacles = []
-    for part in (build.check_tokenizer, _say_data, functools.partial(_say_memory, model)):
+    model, obstacles = build.model(config), []
+
+    def tried(part: Callable, *arguments):
+        """What a part returns, or None where it meets an obstacle."""
         try:
-            part(config)
+            return part(*arguments)
         except (ValueError, FileNotFoundError, executor.IsolationError) as error:
             obstacles.append(str(error))
-        interrupt.check()
+        finally:
+            interrupt.check()
+
+    _say_model(model, config)
+    _say_batches(config)
+    tried(build.check_tokenizer, config)
+    problems = tried(_say_data, config)
+    found = tried(_say_devices, model, config)
+    if obstacles:  # before minutes are spent on compiling
+        _say("memory", "the programs of the run are not compiled before the errors are mended")
+    else:
+        tried(_say_memory_and_time, model, config, *found, problems)
     if not obstacles:
         print("nothing stands in its way: the same command without --dry_run begins")
     return list(dict.fromkeys(obstacles))
@@ -102,8 +114,11 @@ def _say_batches(config) -> None:
     )
 
 
-def _say_data(config) -> None:
-    """Opens or makes data set, tokenizer and sandbox; raises as `train` does."""
+def _say_data(config) -> dict[str, int]:
+    """Opens or makes data set, tokenizer and sandbox; raises as `train` does.
+
+    Returns how many problems of each split fit.
+    """
     with tempfile.TemporaryDirectory() as folder, build.run(config, folder) as run:
         environment, level = run.environment, run.environment.pool.isolation.level
         _say("sandbox", f"level {level}: {executor.LEVELS[level]}")
@@ -121,6 +136,7 @@ def _say_data(config) -> None:
         ids = environment.tokenizer.vocab_size
         _say("tokenizer", f"{ids:,} ids, layout {config.tokenizer.layout}")
         _say_prompt(environment, train[0])
+        return {split: len(fitting) for split, fitting in run.problems.items()}
 
 
 def _say_prompt(environment: Environment, problem: Problem) -> None:
@@ -129,8 +145,8 @@ def _say_prompt(environment: Environment, problem: Problem) -> None:
     print(textwrap.indent(environment.tokenizer.decode(ids, keep_special=True), "    "))
 
 
-def _say_memory(model: LlamaConfig, config) -> None:
-    """Compiles the run's programs for this machine's devices; ValueError where it does not fit."""
+def _say_devices(model: LlamaConfig, config) -> tuple[list, chips.Chip]:
+    """The devices here, and what they are; ValueError where the run cannot be laid out on them."""
     devices, chip = chips.local()
     try:
         mesh = build.mesh(config, model, devices)
@@ -139,13 +155,48 @@ def _say_memory(model: LlamaConfig, config) -> None:
         raise ValueError(f"{error}. {elsewhere}") from error
     axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     _say("devices", f"{mesh.size} x {chip.name}: {axes}")
-    _, _, needs, on_host = programs.plan(config, devices, chip)
+    if devices[0].platform == "cpu" and model.dtype == "bfloat16":
+        slow = "several times slower than float32 on a CPU: --config.model.dtype=float32"
+        _say("precision", f"bfloat16 is {slow}")
+    state, best = phases.checkpoint_bytes(config, model, mesh)
+    kept = config.checkpoint.keep + 1
+    _say(
+        "disk",
+        f"{decimal(state)} for a checkpoint, {decimal(best)} for a policy that validation chose: "
+        f"{decimal(kept * state + 2 * best)} at most, while a new one is written",
+    )
+    return devices, chip
+
+
+def _say_memory_and_time(
+    model: LlamaConfig, config, devices: list, chip: chips.Chip, problems: dict[str, int]
+) -> None:
+    """Compiles the run's programs for these devices; ValueError where they do not fit."""
+    clock = times.Clock()
+    _, mesh, needs, _ = programs.plan(config, devices, chip, measure=clock.measure)
     console().print(_table(needs, chip))
-    if problem := programs.verdict(needs, chip):
+    found = phases.phases(config, model, mesh, needs)
+    if problem := phases.verdict(needs, found, chip):
         raise ValueError(problem)
-    most = max(need.total for need in needs) / GIB
-    beside = f", and {on_host / GIB:.2f} GiB of the host's for each" if on_host else ""
-    _say("memory", f"at most {most:.2f} of {chip.memory / GIB:.2f} GiB on each{beside}")
+    _say("memory", phases.fits(found, chip))
+    if needs[0].name not in clock.seconds:
+        return
+    took = times.times(config, clock.seconds, problems)
+    parts = [
+        f"{times.duration(seconds / 4)} to {times.duration(seconds)} for {part}"
+        for part, seconds in (
+            ("a collection", took.collection),
+            ("an update", took.update),
+            ("all evaluations", took.evaluations),
+            ("the run", took.run),
+        )
+    ]
+    _say(
+        "time",
+        f"about {', '.join(parts)}: as conversations fill a quarter of their caps, or all. That is "
+        "by one call of each program on these devices as busy as they are; waiting for verdicts "
+        "comes on top",
+    )
 
 
 def _table(needs: list[programs.Need], chip: chips.Chip) -> Table:

@@ -9,26 +9,29 @@ the plan is for this machine's devices. The exit status is 1 when a program does
 
 Memory is the compiler's own account of a program, and what else lies on a chip meanwhile: networks
 and moments whose turn it is not, the reference, the sampler's copy of the policy. With
-mesh.offload, networks, moments and the reference rest in the host's memory, and a line below the
-table says how much of it they take. Programs that only make zeros or copies are left out, since
-those that work on what they make need more, and so is the copy of the policy that sampling reads,
-which is made a tensor at a time.
+mesh.offload, networks, moments and the reference rest in the host's memory. Programs that only make
+zeros or copies are left out; what lies there while states are made, and in the other phases of a
+run, `rlef_jax.plan.phases` counts. The copy of the policy that sampling reads is made a tensor at a
+time.
 """
 
 import dataclasses
 import functools
 import re
+from collections.abc import Callable
 
 import jax
 
 from rlef_jax import build, llama
 from rlef_jax.config import stream_capacity
+from rlef_jax.learner import Learner
 from rlef_jax.llama import LlamaConfig
 from rlef_jax.plan import costs
 from rlef_jax.plan.chips import GIB, Chip
 from rlef_jax.plan.costs import Work, bytes_on_chip
 from rlef_jax.ppo import Ppo
 from rlef_jax.runtime.progress import compiling
+from rlef_jax.sft import make_learner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,26 +65,65 @@ class Need:
 
 
 def programs(config, model: LlamaConfig, mesh, lengths) -> tuple[list[Program], int]:
-    """(every program of RLEF, bytes for each chip in the memory of its host).
+    """(every program of a run, bytes for each chip in the memory of its host while RLEF trains).
 
     The learner's sequences have the given `lengths`. All networks, moments and the reference rest
     on the chips, as arguments of a program or beside it. With mesh.offload they rest in the host's
     memory, and only arguments come.
     """
+    ppo = abstract_ppo(config, model, mesh)
+    everything = bytes_on_chip((abstract_reference(ppo), ppo.learner.abstract))
+    on_host, at_rest = (everything, 0) if config.mesh.offload else (0, everything)
+    found = _sampling(config, model, mesh, at_rest)
+    for length in lengths:
+        found += _learning(config, ppo, length, at_rest)
+        if config.sft.steps:
+            found += _warm_start(config, model, mesh, length)
+    return list({program.name: program for program in found}.values()), on_host
+
+
+def abstract_ppo(config, model: LlamaConfig, mesh) -> Ppo:
+    """The updater of a run, whose parameters are shapes alone."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     policy = jax.eval_shape(functools.partial(llama.init, model), key)
     init_value = functools.partial(
         llama.init_value, d_model=model.d_model, std=config.ppo.value_head_std
     )
     params = {"policy": policy, "value": jax.eval_shape(init_value, policy, key)}
-    ppo = build.ppo(config, model, mesh, params)
-    reference = ppo.programs(lengths[0])[0].arguments[0]  # is read as a policy is
-    everything = bytes_on_chip((reference, ppo.learner.abstract))
-    on_host, at_rest = (everything, 0) if config.mesh.offload else (0, everything)
-    found = _sampling(config, model, mesh, at_rest)
-    for length in lengths:
-        found += _learning(config, ppo, length, at_rest)
-    return list({program.name: program for program in found}.values()), on_host
+    return build.ppo(config, model, mesh, params)
+
+
+def abstract_reference(ppo: Ppo) -> dict:
+    """The reference, abstract: it is read as a policy is."""
+    return ppo.programs(1)[0].arguments[0]
+
+
+def abstract_warm_start(config, model: LlamaConfig, mesh) -> Learner:
+    """The learner of the warm start, whose parameters are shapes alone."""
+    init = functools.partial(llama.init, model)
+    params = {"policy": jax.eval_shape(init, jax.eval_shape(lambda: jax.random.key(0)))}
+    return make_learner(model, mesh, config, params)
+
+
+def _warm_start(config, model: LlamaConfig, mesh, length: int) -> list[Program]:
+    """Supervised steps on sequences of one length, beside the state that they change."""
+    learner, found = abstract_warm_start(config, model, mesh), []
+    at_rest = 0 if config.mesh.offload else bytes_on_chip(learner.abstract)
+    for compiled in learner.programs(length):
+        args, name, work = compiled.arguments, f"warm start {compiled.kind}", None
+        beside = at_rest
+        if compiled.kind == "step":
+            beside = max(at_rest - bytes_on_chip(args[:2]), 0)
+        else:
+            name, work = f"{name} {length}", _backward(config, length)
+            if args[0] == learner.abstract.params["policy"]:
+                beside -= bytes_on_chip(args[0])
+        found.append(Program(name, compiled.function, args, beside, work))
+    return found
+
+
+def _backward(config, length: int) -> Work:
+    return Work(config.batch.rows, length, (length + 1) / 2, (True,), backward=True)
 
 
 def _sampling(config, model: LlamaConfig, mesh, at_rest: int) -> list[Program]:
@@ -137,15 +179,23 @@ def _learning(config, ppo: Ppo, length: int, at_rest: int) -> list[Program]:
     return found
 
 
-def need(program: Program, model: LlamaConfig, mesh, chip: Chip) -> Need:
+def need(
+    program: Program,
+    model: LlamaConfig,
+    mesh,
+    chip: Chip,
+    measure: Callable[[Program, object, float], None] | None = None,
+) -> Need:
     """Compiles a program and reads off what it needs.
 
-    One that the compiler refuses for want of memory does not fit.
+    One that the compiler refuses for want of memory does not fit. `measure` gets those that do,
+    with their executable and the operations of a call on a chip.
     """
     traced, work = program.jitted.trace(*program.args), program.work
     arguments = outputs = temporary = traffic = None
     try:
-        stats = traced.lower().compile().memory_analysis()
+        compiled = traced.lower().compile()
+        stats = compiled.memory_analysis()
     except Exception as error:  # CompileTimeHbmOom, which jax does not export
         peak = _asked_for(error)
     else:
@@ -158,6 +208,9 @@ def need(program: Program, model: LlamaConfig, mesh, chip: Chip) -> Need:
         traffic, links = costs.least_traffic(model, mesh, work)
         useful = costs.model_flops(model, work) / mesh.size / flops if flops else None
     total = peak + program.resident
+    fits = arguments is not None and total <= chip.memory
+    if fits and measure is not None:
+        measure(program, compiled, flops)
     seconds, bound = _least_time(chip, compute=flops, memory=traffic, links=links)
     return Need(
         name=program.name,
@@ -166,7 +219,7 @@ def need(program: Program, model: LlamaConfig, mesh, chip: Chip) -> Need:
         temporary=temporary,
         resident=program.resident,
         total=total,
-        fits=arguments is not None and total <= chip.memory,
+        fits=fits,
         flops=flops,
         useful=useful,
         traffic=traffic,
@@ -195,12 +248,16 @@ def _least_time(chip: Chip, **amounts) -> tuple[float | None, str | None]:
 
 
 def plan(
-    config, devices, chip: Chip, all_lengths: bool = False
+    config,
+    devices,
+    chip: Chip,
+    all_lengths: bool = False,
+    measure: Callable[[Program, object, float], None] | None = None,
 ) -> tuple[LlamaConfig, jax.sharding.Mesh, list[Need], int]:
     """(model, mesh, what each program needs, bytes in the host's memory for each chip).
 
-    The learner's sequences are of the longest of `batch.lengths`, or of all. Raises ValueError as
-    `train` does.
+    The learner's sequences are of the longest of `batch.lengths`, or of all. `measure` gets each
+    program that fits, see `need`. Raises ValueError as `train` does.
     """
     model = build.model(config)
     mesh = build.mesh(config, model, devices)
@@ -209,7 +266,7 @@ def plan(
     needs = []
     for program in found:
         with compiling(program.name):
-            needs.append(need(program, model, mesh, chip))
+            needs.append(need(program, model, mesh, chip, measure))
     return model, mesh, needs, on_host
 
 

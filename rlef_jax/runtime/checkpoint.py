@@ -4,6 +4,7 @@ import os
 
 import orbax.checkpoint as ocp
 
+from rlef_jax.runtime import hosts
 from rlef_jax.runtime.workdir import Workdir
 
 # Phases of a run that have checkpoints, in the order in which they are looked for.
@@ -22,8 +23,8 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """The step of the newest complete checkpoint."""
-        return self._manager.latest_step()
+        """The step of the newest complete checkpoint, as the leading process finds it."""
+        return hosts.of_leader(self._manager.latest_step)
 
     def save(self, step: int, state, host: dict) -> None:
         """Writes in the background; `wait` says when it is on disk."""

@@ -1,8 +1,9 @@
 """Makes the processes of a run on several hosts decide alike, so that their devices work together.
 
 Each runs the same program on the same data. What could differ, such as which programs have been
-judged by now, or whether one of them has been asked to stop, they exchange at the same place of the
-program, so that all act on the same value. A single process exchanges nothing.
+judged by now, what lies on disk, or whether one of them has been asked to stop, they exchange at
+the same place of the program, so that all act on the same value. A single process exchanges
+nothing.
 """
 
 import contextlib
@@ -11,8 +12,10 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -21,8 +24,9 @@ from jax.experimental import multihost_utils
 import executor
 from rlef_jax.runtime import files, interrupt, progress
 
-_PART = 1 << 16  # bytes that each process sends at once: one shape, so one compilation
+_PART = 1 << 13  # bytes that each process sends at once: one shape, so one compilation
 _PAUSE = 0.02  # seconds that a host waits for programs of its own before it listens to the others
+_Told = TypeVar("_Told")
 
 
 def connect(
@@ -68,12 +72,13 @@ def gather(value) -> list:
     """The values of all processes, in their order; each calls it at the same place."""
     if jax.process_count() == 1:
         return [value]
-    content = pickle.dumps(value)
+    content = zlib.compress(pickle.dumps(value), level=1)
     content = len(content).to_bytes(8, "big") + content
     parts = [_exchange(content[:_PART])]
     sizes = [8 + int.from_bytes(part[:8], "big") for part in parts[0]]
     parts += [_exchange(content[at : at + _PART]) for at in range(_PART, max(sizes), _PART)]
-    return [pickle.loads(b"".join(pieces)[8:size]) for pieces, size in zip(zip(*parts), sizes)]
+    contents = [b"".join(pieces)[8:size] for pieces, size in zip(zip(*parts), sizes)]
+    return [pickle.loads(zlib.decompress(content)) for content in contents]
 
 
 def _exchange(part: bytes) -> list[bytes]:
@@ -85,6 +90,26 @@ def _exchange(part: bytes) -> list[bytes]:
 def barrier() -> None:
     """Returns once every process has come here."""
     gather(None)
+
+
+def of_leader(function: Callable[[], _Told]) -> _Told:
+    """What `function` returns in the leading process, which alone calls it; what it raises, all do.
+
+    For whatever several processes must not see differently, such as which files a file system that
+    they share has by now.
+    """
+    if jax.process_count() == 1:
+        return function()
+    found, raised = None, None
+    if leads():
+        try:
+            found = function()
+        except Exception as error:
+            raised = error
+    found, raised = gather((found, raised))[0]
+    if raised is not None:
+        raise raised
+    return found
 
 
 @contextlib.contextmanager

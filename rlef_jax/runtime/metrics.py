@@ -81,7 +81,7 @@ class Phase:
     def __init__(self, path: str, compiles: CompileCounter):
         self._path, self._compiles = path, compiles
         self._before = {"seconds": 0.0, "recompilations": 0}
-        if os.path.exists(path):
+        if hosts.leads() and os.path.exists(path):  # which alone writes it again
             self._before = files.read_json(path)
         self._began, self._warm = time.perf_counter(), None
 

@@ -139,9 +139,12 @@ def test_it_plays_a_conversation_with_weights_of_its_kind(
     mesh = build.mesh(config, model, devices)
     environment = build.environment(config, tokenizer, one_worker, problems)
     params = build.weights(config, model, mesh)
-    numerics = dict(dtype="bfloat16", remat=True, logit_chunk=config.model.logit_chunk)
+    numerics = {name: config.model[name] for name in ("dtype", "remat", "logit_chunk")}
+    assert numerics["remat"] and (numerics["dtype"] == "bfloat16" or name == "smollm2_135m")
     assert model == dataclasses.replace(SHAPE, **shape, **numerics)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
+    rests = {leaf.sharding.memory_kind for leaf in jax.tree.leaves(params)}
+    assert rests == {"pinned_host" if config.mesh.offload else "device"}
 
     collector = build.collector(config, model, mesh, environment.layout.stops)
     (episode,), stats = collector.collect(
@@ -158,7 +161,7 @@ def test_it_plays_a_conversation_with_weights_of_its_kind(
     rows_BT = np.zeros((mesh.size, -(-len(tokens_T) // 128) * 128), np.int32)
     rows_BT[:, : len(tokens_T)] = tokens_T
     score = jax.jit(lambda params: llama.token_logprobs(model, params, rows_BT, 1.0, mesh)[0])
-    scored_BT = score(params)
+    scored_BT = score(collector.read(params))  # which rest on the host with mesh.offload
     gap_T = np.asarray(scored_BT)[0, : len(tokens_T)] - episode.stream.logprobs_T
     assert np.abs(gap_T)[episode.stream.is_action_T].max() < 0.15  # bfloat16
 

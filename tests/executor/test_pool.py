@@ -1,10 +1,12 @@
 import concurrent.futures
+import dataclasses
 import time
 
 import pytest
 
 import executor
 from executor import Job, Limits, Pool, Test, Verdict
+from executor.judging.values import CUT_MARK
 
 ADD_ONE = "print(int(input()) + 1)"
 
@@ -233,3 +235,28 @@ def test_close():
     assert concurrent.futures.wait([running, waiting], timeout=5).done == {running, waiting}
     with pytest.raises(RuntimeError, match="closed"):
         pool.submit(Job("", ()))
+
+
+def test_a_result_keeps_what_the_job_asks_for(pool):
+    program = "n = int(input())\nprint('a' * n)\n1 // (n - 3)"
+    tests = (Test("2", "aa\n"), Test("3", "aaa\n"), Test("9", "b\n"))
+    whole = Job(program, tests)
+    everything, some, nothing = (
+        pool.submit(dataclasses.replace(whole, keep_output=keep)).result() for keep in (None, 4, 0)
+    )
+    assert [test.output for test in everything.tests] == ["aa\n", "aaa\n", "a" * 9 + "\n"]
+    assert [test.output for test in some.tests] == ["aa\n", "aaa\n", "aaaa" + CUT_MARK]
+    assert [test.error for test in some.tests] == [test.error for test in everything.tests]
+    assert "ZeroDivisionError" in some.tests[1].error
+    assert [test.verdict for test in some.tests] == [test.verdict for test in everything.tests]
+    assert nothing.tests == ()
+    assert nothing.verdict is some.verdict is everything.verdict is Verdict.RUNTIME_ERROR
+    broken = pool.submit(Job("1 +", tests, keep_output=0)).result()
+    assert broken.verdict is Verdict.INVALID_PROGRAM and broken.tests == () and broken.error
+
+
+def test_the_value_of_a_call_is_kept_only_where_everything_is(pool):
+    job = Job("def f(n):\n    return [n]", (executor.CallTest("f", (3,), [3]),))
+    assert pool.submit(job).result().tests[0].value == [3]
+    (kept,) = pool.submit(dataclasses.replace(job, keep_output=4)).result().tests
+    assert kept.value is None and kept.verdict is Verdict.OK

@@ -1,5 +1,6 @@
 """What `--dry_run` prints: sums worked by hand, the prompt, obstacles; and that nothing is left."""
 
+import dataclasses
 import json
 import os
 import re
@@ -43,8 +44,9 @@ def small():
 @pytest.fixture
 def uncompiled(monkeypatch):
     """Compiling is tested in test_plan: here every program needs the same."""
-    need = programs.Need("decode", 1, 2, 3, 4, 10 << 20, True, 1.0, 0.5, 1.0, 1.0, None, None)
-    monkeypatch.setattr(programs, "need", lambda program, model, mesh, chip: need)
+    need = programs.Need("", 1, 2, 3, 4, 10 << 20, True, 1.0, 0.5, 1.0, 1.0, None, None)
+    named = lambda program, *_: dataclasses.replace(need, name=program.name)
+    monkeypatch.setattr(programs, "need", named)
 
 
 @pytest.fixture
@@ -167,10 +169,45 @@ def test_without_weights_devices_and_data_it_says_what_it_can(folder, capsys):
 
 
 def test_a_program_that_does_not_fit_is_named(folder, monkeypatch):
-    need = programs.Need("decode", 1, 2, 3, 4, 10 << 50, False, 1.0, 0.5, 1.0, 1.0, None, None)
-    monkeypatch.setattr(programs, "need", lambda program, model, mesh, chip: need)
+    need = programs.Need("", 1, 2, 3, 4, 10 << 50, False, 1.0, 0.5, 1.0, 1.0, None, None)
+
+    def only_decode(program, *_):
+        return dataclasses.replace(need, name=program.name, fits=program.name != "decode")
+
+    monkeypatch.setattr(programs, "need", only_decode)
     (obstacle,) = dry_run.dry_run(small())
     assert "decode does not fit" in obstacle
+
+
+def test_a_bad_line_of_the_data_is_told_before_anything_is_compiled(folder, monkeypatch, capsys):
+    def compile(*_):
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr(programs, "need", compile)
+    data = folder / "temporary" / "problems_tfds"
+    data.mkdir()
+    for split in ("train", "valid", "test"):
+        (data / f"{split}.jsonl").write_text('{"name": "a"}\n')
+    config = small()
+    config.data.name, config.data.dir = "json_lines", str(data)
+    (obstacle,) = dry_run.dry_run(config)
+    assert obstacle.startswith(f"{data / 'train.jsonl'}, line 1: ")
+    assert "not compiled before the errors are mended" in capsys.readouterr().out
+
+
+def test_what_checkpoints_take_and_what_is_slow_here(uncompiled, folder, capsys):
+    config = small()
+    config.checkpoint.keep = 2
+    config.model.dtype = "bfloat16"
+    assert dry_run.dry_run(config) == []
+    found = told(capsys)
+    # 9,008 parameters of the policy, 16 more of the value network: each in float32, with two
+    # moments; and eight bytes for each optimiser's counts of steps.
+    assert found["disk"].startswith(
+        "216.4 kB for a checkpoint, 36.0 kB for a policy that validation chose: 721.3 kB at most, "
+        "while a new one is written"
+    )
+    assert found["precision"].startswith("bfloat16 is several times slower than float32 on a CPU")
 
 
 def test_it_stops_when_asked_to(uncompiled, folder, monkeypatch):
@@ -203,6 +240,7 @@ def test_from_the_command_line_it_leaves_nothing_in_the_workdir(tmp_path):
 
     done = run(XLA_FLAGS="")
     assert done.returncode == 0, done.stderr
+    assert re.search(r"\ntime +about .* for a collection, .* for the run:", done.stdout)
     assert "policy gradient 192" in done.stdout and "nothing stands in its way" in done.stdout
     assert "compiling policy gradient 192" in done.stderr
     assert "\x1b" not in done.stdout + done.stderr
