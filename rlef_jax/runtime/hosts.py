@@ -9,7 +9,9 @@ import contextlib
 import math
 import os
 import pickle
+import re
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -36,9 +38,15 @@ def connect(
 
     Raises ValueError where the other processes cannot be found.
     """
+    if coordinator is not None and not re.fullmatch(r".+:\d+", coordinator):
+        where = "it must be HOST:PORT, such as 10.0.0.1:1234, the same for all processes"
+        raise ValueError(f"--coordinator is {coordinator!r}: {where}")
+    if coordinator is not None and process == 0:
+        _check_port(coordinator)
     heard = signal.getsignal(signal.SIGTERM)
     try:
-        jax.distributed.initialize(coordinator, processes, process)
+        with interrupt.ending_at_once():
+            jax.distributed.initialize(coordinator, processes, process)
     except ValueError as error:
         raise ValueError(
             "neither a TPU slice nor a cluster manager that jax knows tells of all the processes "
@@ -51,6 +59,18 @@ def connect(
     if not leads():
         progress.silence()
         sys.stdout = open(os.devnull, "w")
+
+
+def _check_port(coordinator: str) -> None:
+    """Raises ValueError where the first process cannot listen at the port that it is to."""
+    port = int(coordinator.rpartition(":")[2])
+    try:
+        with socket.create_server(("", port)):
+            pass
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        advice = "choose another port, the same for all processes"
+        raise ValueError(f"--coordinator: port {port} cannot be had here ({reason}): {advice}") from error
 
 
 def leads() -> bool:
@@ -97,6 +117,21 @@ def leader_first() -> Iterator[None]:
     finally:
         if leads():
             barrier()
+
+
+@contextlib.contextmanager
+def on_leader(block: contextlib.AbstractContextManager) -> Iterator[None]:
+    """Enters a block on the leading process alone; where it raises, every process raises that."""
+    with contextlib.ExitStack() as entered:
+        refused = None
+        if leads():
+            try:
+                entered.enter_context(block)
+            except (ValueError, OSError) as error:
+                refused = error
+        if (refused := gather(refused)[0]) is not None:
+            raise refused
+        yield
 
 
 class SharedPool:
