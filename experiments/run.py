@@ -15,9 +15,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 
 from absl import app, flags, logging
 
-import executor
 from rlef_jax.config import command
-from rlef_jax.runtime import interrupt
+from rlef_jax.runtime import compile_cache, failures, interrupt
 
 _CONFIG = command.define_config()
 _WORKDIR = flags.DEFINE_string(
@@ -42,7 +41,8 @@ _DRY_RUN = flags.DEFINE_bool(
 
 def main(_) -> None:
     logging.set_verbosity(logging.WARNING)
-    try:
+    with failures.told():
+        compile_cache.use()
         found_by = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         if _DISTRIBUTED.value or found_by != (None, None, None):
             from rlef_jax.runtime import hosts
@@ -55,8 +55,6 @@ def main(_) -> None:
         from rlef_jax.train import train
 
         train(_CONFIG.value, _WORKDIR.value or os.path.join("runs", _CONFIG.value.name))
-    except (ValueError, FileNotFoundError, executor.IsolationError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from rlef_jax.llama import LlamaConfig, attention, hf_config
 from rlef_jax.ppo import Ppo
 from rlef_jax.prompts import MESSAGES
 from rlef_jax.rollout import Collector
-from rlef_jax.runtime import checkpoint, hosts, interrupt
+from rlef_jax.runtime import checkpoint, files, hosts, interrupt
 from rlef_jax.runtime.checkpoint import Checkpoints
 from rlef_jax.runtime.metrics import CompileCounter, Metrics, Phase
 from rlef_jax.runtime.progress import progress
@@ -84,17 +84,18 @@ class Run:
 def run(config, path: str) -> Iterator[Run]:
     """Claims the workdir at `path`, and opens or makes what its run works with.
 
-    Raises ValueError for a workdir of another configuration, or data that do not fit this one, and
-    Interrupted.
+    Raises ValueError for a workdir of another configuration, or data that do not fit this one,
+    OSError for a workdir that cannot be written or that another process runs in, and Interrupted.
     """
     workdir, compiles = Workdir(path), CompileCounter()
-    with hosts.leader_first():
-        workdir.claim(config)
-        phase = Phase(workdir.phase("prepare"), compiles)
-        data = {split: problems(config, split, path) for split in SPLITS}
-        opened = tokenizer(config, path, data["train"])
-    interrupt.check()
     with contextlib.ExitStack() as closing:
+        closing.enter_context(hosts.on_leader(_alone(workdir)))
+        with hosts.leader_first():
+            workdir.claim(config)
+            phase = Phase(workdir.phase("prepare"), compiles)
+            data = {split: problems(config, split, path) for split in SPLITS}
+            opened = tokenizer(config, path, data["train"])
+        interrupt.check()
         programs = closing.enter_context(pool(config))
         around = environment(config, opened, programs, data["train"])
         data = {split: fitting(data[split], around, split) for split in SPLITS}
@@ -106,6 +107,14 @@ def run(config, path: str) -> Iterator[Run]:
         hosts.write_json(workdir.model, shape.to_dict())
         phase.save()
         yield found
+
+
+@contextlib.contextmanager
+def _alone(workdir: Workdir) -> Iterator[None]:
+    """Keeps other runs out of a workdir, whose own can go on."""
+    with files.locked(workdir.lock, "wait for its end, or choose another --workdir"):
+        checkpoint.check_kept(workdir)
+        yield
 
 
 # ---- problems, text, programs --------------------------------------------------------------------

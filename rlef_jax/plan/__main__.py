@@ -16,7 +16,7 @@ from rlef_jax.config import command
 from rlef_jax.plan import chips
 from rlef_jax.plan.chips import GIB, Chip
 from rlef_jax.plan.programs import Need, plan, verdict
-from rlef_jax.runtime import files, interrupt
+from rlef_jax.runtime import failures, files, interrupt
 from rlef_jax.runtime.progress import console
 
 NOTES = """\
@@ -61,8 +61,6 @@ def main(config, topology: str, all_lengths: bool, path: str) -> None:
     try:
         devices, chip = chips.for_topology(topology) if topology else chips.local()
         model, mesh, needs, on_host = plan(config, devices, chip, all_lengths)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
     except RuntimeError as error:
         if "cuDNN" not in str(error):
             raise
@@ -104,7 +102,7 @@ if __name__ == "__main__":
         "all_lengths", False, "every one of batch.lengths, not only the longest"
     )
     _JSON = flags.DEFINE_string("json", "", "a file to write the plan to, as JSON")
-    with interrupt.listening(raises=True):
+    with interrupt.listening(raises=True), failures.told():
         app.run(
             lambda _: main(_CONFIG.value, _TOPOLOGY.value, _ALL.value, _JSON.value),
             flags_parser=functools.partial(command.parse, _CONFIG),

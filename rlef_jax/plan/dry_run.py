@@ -22,7 +22,7 @@ from rlef_jax.environment import Environment
 from rlef_jax.llama import LlamaConfig
 from rlef_jax.plan import chips, programs
 from rlef_jax.plan.chips import GIB
-from rlef_jax.runtime import interrupt
+from rlef_jax.runtime import failures, interrupt
 from rlef_jax.runtime.progress import console
 from rlef_jax.types import Problem
 
@@ -40,8 +40,8 @@ def dry_run(config) -> list[str]:
     for part in (build.check_tokenizer, _say_data, functools.partial(_say_memory, model)):
         try:
             part(config)
-        except (ValueError, FileNotFoundError, executor.IsolationError) as error:
-            obstacles.append(str(error))
+        except (ValueError, OSError, executor.IsolationError) as error:
+            obstacles.append(failures.sentence(error))
         interrupt.check()
     if not obstacles:
         print("nothing stands in its way: the same command without --dry_run begins")

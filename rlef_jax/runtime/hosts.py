@@ -69,8 +69,8 @@ def _check_port(coordinator: str) -> None:
             pass
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        advice = "choose another port, the same for all processes"
-        raise ValueError(f"--coordinator: port {port} cannot be had here ({reason}): {advice}") from error
+        text = f"--coordinator: port {port} cannot be had here ({reason})"
+        raise ValueError(f"{text}: choose another, the same for all processes") from error
 
 
 def leads() -> bool:
