@@ -84,7 +84,7 @@ def _in_config_file(file: str, error: Exception) -> str:
             if os.path.abspath(frame.f_code.co_filename) == os.path.abspath(file)
         ]
         if isinstance(each, SyntaxError) and each.filename:
-            found = f"{each.filename}, line {each.lineno}: {each.msg}"
+            found = f"{each.filename}, line {each.lineno}: SyntaxError: {each.msg}"
         elif lines and (unknown := re.search(r'Key "(\w+)" does not exist', str(each))):
             code = linecache.getline(file, lines[-1]).strip()
             field = f"there is no field {unknown[1]} in `{code}`.{suggestion(unknown[1])}"
