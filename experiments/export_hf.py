@@ -73,9 +73,9 @@ def export(
             save_file({"value_head.weight": weight_1D}, path, {"format": "pt"})
 
     bos_id = layout.first([])[0]
-    llama.save_hf(
-        model, params, out, dtype, max_shard_bytes, bos_id, layout.stops, tokenizer.pad_id, beside
-    )
+    sizes, ids = (dtype, max_shard_bytes), (bos_id, layout.stops, tokenizer.pad_id)
+    with files.naming(out):
+        llama.save_hf(model, params, out, *sizes, *ids, beside)
     return phase, step
 
 

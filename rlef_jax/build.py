@@ -19,12 +19,12 @@ from rlef_jax.llama import LlamaConfig, attention, hf_config
 from rlef_jax.ppo import Ppo
 from rlef_jax.prompts import MESSAGES
 from rlef_jax.rollout import Collector
-from rlef_jax.runtime import checkpoint, files, hosts, interrupt
+from rlef_jax.runtime import checkpoint, hosts, interrupt
 from rlef_jax.runtime.checkpoint import Checkpoints
 from rlef_jax.runtime.metrics import CompileCounter, Metrics, Phase
 from rlef_jax.runtime.progress import progress
 from rlef_jax.runtime.workdir import Workdir
-from rlef_jax.tokenizer import Tokenizer, load_tokenizer, train_sentencepiece
+from rlef_jax.tokenizer import Tokenizer, load_tokenizer, matching, train_sentencepiece
 from rlef_jax.tokenizer.layouts import ChatLayout
 from rlef_jax.types import Noise, Problem
 
@@ -89,7 +89,7 @@ def run(config, path: str) -> Iterator[Run]:
     """
     workdir, compiles = Workdir(path), CompileCounter()
     with contextlib.ExitStack() as closing:
-        closing.enter_context(hosts.on_leader(_alone(workdir)))
+        closing.enter_context(hosts.on_leader(checkpoint.alone(workdir)))
         with hosts.leader_first():
             workdir.claim(config)
             phase = Phase(workdir.phase("prepare"), compiles)
@@ -107,14 +107,6 @@ def run(config, path: str) -> Iterator[Run]:
         hosts.write_json(workdir.model, shape.to_dict())
         phase.save()
         yield found
-
-
-@contextlib.contextmanager
-def _alone(workdir: Workdir) -> Iterator[None]:
-    """Keeps other runs out of a workdir, whose own can go on."""
-    with files.locked(workdir.lock, "wait for its end, or choose another --workdir"):
-        checkpoint.check_kept(workdir)
-        yield
 
 
 # ---- problems, text, programs --------------------------------------------------------------------
@@ -170,14 +162,18 @@ def fitting(problems: Sequence[Problem], environment: Environment, split: str) -
 def tokenizer(config, workdir: str, problems: Sequence[Problem]) -> Tokenizer:
     """The configured tokenizer, or that of the model's weights.
 
-    Without either, one is trained on the training problems and kept in the workdir.
+    Without either, one is trained on the training problems and kept in the workdir. Raises
+    ValueError where it is not that of the model's weights.
     """
     check_tokenizer(config)
     path = tokenizer_path(config, workdir)
     if not os.path.exists(path):
         texts = demonstrations.tokenizer_texts(problems)
         train_sentencepiece(texts, path, config.tokenizer.vocab_size)
-    return load_tokenizer(path)
+    opened = load_tokenizer(path)
+    if config.model.hf_dir:
+        matching.check(opened, config.model.hf_dir)
+    return opened
 
 
 def check_tokenizer(config) -> None:

@@ -136,7 +136,8 @@ def run(
     metrics = solve_rates.metrics_of(nk, config.eval.temperatures)
     settings = settings_of(config, metrics, out, rollouts, turn_limits, feedbacks)
     everything = build.problems(config, split, out)
-    with build.pool(config) as pool:
+    alone = files.locked(os.path.join(out, "lock"), "wait for its end, or choose another --out")
+    with alone, build.pool(config) as pool:
         longest = max((setting.config for setting in settings), key=stream_capacity)
         player = players.open_player(longest, source)
         for place, setting in enumerate(settings):

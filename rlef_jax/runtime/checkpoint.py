@@ -17,6 +17,18 @@ from rlef_jax.runtime.workdir import Workdir
 PHASES = ("best", "rlef", "sft")
 
 
+def _tells_more(record: logging.LogRecord) -> bool:
+    """Leaves out what Orbax logs of an error, in a hundred lines, since it is raised as well.
+
+    Also that a state has no metadata beside those of its checkpoint, which none of ours has.
+    """
+    of_orbax = "orbax" in record.pathname
+    return not (of_orbax and (record.levelno >= logging.ERROR or "etadata" in str(record.msg)))
+
+
+logging.getLogger("absl").addFilter(_tells_more)
+
+
 class Checkpoints:
     """The newest `keep` checkpoints under one directory. A half-written one is never seen.
 
@@ -26,7 +38,6 @@ class Checkpoints:
     """
 
     def __init__(self, directory: str, keep: int):
-        logging.getLogger("absl").addFilter(_raised_anyway)
         self._directory = os.path.abspath(directory)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         self._manager = ocp.CheckpointManager(self._directory, options=options)
@@ -78,11 +89,6 @@ class Checkpoints:
             raise
 
 
-def _raised_anyway(record: logging.LogRecord) -> bool:
-    """Leaves out what Orbax's threads log of an error, in a hundred lines: it is raised as well."""
-    return not (record.levelno >= logging.ERROR and "orbax" in record.pathname)
-
-
 @contextlib.contextmanager
 def _named_if_damaged(directory: str) -> Iterator[None]:
     """Names a checkpoint in what is raised where a part of it is missing or broken.
@@ -94,7 +100,7 @@ def _named_if_damaged(directory: str) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        reason = (str(error) or type(error).__name__).splitlines()[0].partition(". See")[0][:200]
         if "RESOURCE_EXHAUSTED" in reason:
             raise
         advice = "delete it, and the same command goes on from the one before, if there is one"
@@ -124,6 +130,14 @@ def find(workdir: Workdir, which: str, step: int | None) -> tuple[str, int]:
 def _steps(directory: str) -> list[int]:
     """Of the complete checkpoints."""
     return sorted(ocp.utils.checkpoint_steps(directory)) if os.path.isdir(directory) else []
+
+
+@contextlib.contextmanager
+def alone(workdir: Workdir) -> Iterator[None]:
+    """Keeps other runs out of a workdir for the block; raises as `files.locked`, `check_kept`."""
+    with files.locked(workdir.lock, "wait for its end, or choose another --workdir"):
+        check_kept(workdir)
+        yield
 
 
 def check_kept(workdir: Workdir) -> None:
@@ -167,7 +181,10 @@ def metadata(state_directory: str):
     """The tree of a state with the shape and dtype of each array; no array is read."""
     checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
     with _named_if_damaged(os.path.dirname(state_directory)):
-        return checkpointer.metadata(state_directory).item_metadata.tree
+        found = checkpointer.metadata(state_directory).item_metadata
+        if found is None:
+            raise ValueError("it has no arrays")
+        return found.tree
 
 
 def restore(state_directory: str, item):

@@ -2,8 +2,8 @@
 
 import contextlib
 import errno
+import re
 import sys
-import threading
 from collections.abc import Iterator
 
 import executor
@@ -31,7 +31,7 @@ def told(*others: type[Exception]) -> Iterator[None]:
     that tells of a full or read-only disk, such as Orbax has for one. All else is a defect of the
     program and keeps its traceback.
     """
-    sys.excepthook = _of_main_thread
+    sys.excepthook = _shown
     try:
         yield
     except Exception as error:
@@ -51,16 +51,17 @@ def sentence(error: Exception) -> str:
     named = error
     while named.filename is None and isinstance(named.__context__, OSError):
         named = named.__context__
-    where = f"{named.filename}: " if named.filename is not None else ""
+    where = re.sub(r"(\.\d+)?\.part$", "", f"{named.filename or ''}")  # of what it was to become
+    where = f"{where}: " if where else ""
     advice = f": {_ADVICE[error.errno]}" if error.errno in _ADVICE else ""
     return f"{where}{error.strerror[0].lower()}{error.strerror[1:]}{advice}"
 
 
-def _of_main_thread(kind, error, trace) -> None:
-    """Shows an error that ends the program.
+def _shown(kind, error, trace) -> None:
+    """Shows an error, but for those that tell nothing.
 
-    Threads of C++ code come here too. When a checkpoint cannot be written, each of TensorStore's
-    complains that nobody waits for it any more; the error itself is raised in the main thread.
+    C++ code reports its own here. When one array of a checkpoint cannot be written or read, which
+    is raised as it should be, TensorStore says of all the others that nobody waits for them.
     """
-    if threading.current_thread() is threading.main_thread():
+    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
         sys.__excepthook__(kind, error, trace)

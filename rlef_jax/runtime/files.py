@@ -34,9 +34,7 @@ def replacing(path: Path, mode: str = "w", opened: Callable = open, **options) -
             with opened(part, mode, **options) as file:
                 yield file
             os.replace(part, path)
-        except BaseException as error:
-            if isinstance(error, OSError) and error.filename == part:
-                error.filename = path
+        except BaseException:
             with contextlib.suppress(OSError):
                 os.remove(part)
             raise
