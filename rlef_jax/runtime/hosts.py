@@ -68,7 +68,7 @@ def _check_port(coordinator: str) -> None:
         with socket.create_server(("", port)):
             pass
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = os.strerror(error.errno) if isinstance(error, OSError) else error
         text = f"--coordinator: port {port} cannot be had here ({reason})"
         raise ValueError(f"{text}: choose another, the same for all processes") from error
 

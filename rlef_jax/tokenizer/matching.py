@@ -35,9 +35,7 @@ def check(tokenizer: Tokenizer, directory: str | os.PathLike) -> None:
     except FileNotFoundError:
         strange = [i for i in ends if isinstance(i, int) and i not in tokenizer.specials.values()]
         if strange:
-            reason = (
-                f"its config.json ends texts with id {strange[0]}, an ordinary one of these ids"
-            )
+            reason = f"id {strange[0]}, which ends its texts, is an ordinary token here"
     else:
         if not same(tokenizer, beside):
             reason = f"{beside.path} gives other ids"

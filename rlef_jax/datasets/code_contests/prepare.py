@@ -69,7 +69,8 @@ def prepare(
     found = sources.find(source_dir)
     _check_files(found, source_dir, allow_partial)
     folder = folder_of(data_dir, NAME, VERSION)
-    with files.locked(folder / "lock"):
+    with files.locked(folder.parent / "lock"):
+        folder.mkdir(exist_ok=True)
         return _prepare(found, folder, allow_partial)
 
 

@@ -45,7 +45,8 @@ def _write(
     folder: pathlib.Path,
     on_progress: Callable[[int, int], None],
 ) -> None:
-    with files.locked(folder / "lock"):
+    with files.locked(folder.parent / "lock"):
+        folder.mkdir(exist_ok=True)
         solved = folder / "solved.jsonl"
         _solve(release_tasks, solved, on_progress)
         entries = {entry["task_id"]: entry for entry in files.read_lines(solved)}
