@@ -13,6 +13,7 @@ import re
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 
@@ -24,6 +25,8 @@ import executor
 from rlef_jax.runtime import files, interrupt, progress
 
 _PART = 1 << 16  # bytes that each process sends at once: one shape, so one compilation
+_JOIN = 300.0  # seconds that a process waits for the first one to listen
+_PATIENCE = 5.0  # seconds for one connection to it
 _PAUSE = 0.02  # seconds that a host waits for programs of its own before it listens to the others
 
 
@@ -41,18 +44,18 @@ def connect(
     if coordinator is not None and not re.fullmatch(r".+:\d+", coordinator):
         where = "it must be HOST:PORT, such as 10.0.0.1:1234, the same for all processes"
         raise ValueError(f"--coordinator is {coordinator!r}: {where}")
-    if coordinator is not None and process == 0:
-        _check_port(coordinator)
     heard = signal.getsignal(signal.SIGTERM)
-    try:
-        with interrupt.ending_at_once():
+    with interrupt.ending_at_once():
+        if coordinator is not None and process is not None:
+            _check_port(coordinator) if process == 0 else _await(coordinator)
+        try:
             jax.distributed.initialize(coordinator, processes, process)
-    except ValueError as error:
-        raise ValueError(
-            "neither a TPU slice nor a cluster manager that jax knows tells of all the processes "
-            f"({str(error).rstrip('.')}): give --coordinator, --num_processes and --process_id, "
-            "each of them"
-        ) from error
+        except ValueError as error:
+            raise ValueError(
+                "neither a TPU slice nor a cluster manager that jax knows tells of all the "
+                f"processes ({str(error).rstrip('.')}): give --coordinator, --num_processes and "
+                "--process_id, each of them"
+            ) from error
     signal.signal(signal.SIGTERM, heard)  # which jax has taken for notices of its own
     interrupt.agree(lambda signum: max(gather(signum or 0)) or None)
     barrier()
@@ -71,6 +74,24 @@ def _check_port(coordinator: str) -> None:
         reason = os.strerror(error.errno) if isinstance(error, OSError) else error
         text = f"--coordinator: port {port} cannot be had here ({reason})"
         raise ValueError(f"{text}: choose another, the same for all processes") from error
+
+
+def _await(coordinator: str) -> None:
+    """Returns once the first process listens; ValueError where it does not in time.
+
+    jax would end this process with a dump of its stacks.
+    """
+    host, _, port = coordinator.rpartition(":")
+    ends = time.monotonic() + _JOIN
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+            return
+        except (OSError, OverflowError) as error:
+            if time.monotonic() > ends or isinstance(error, OverflowError):
+                text = f"--coordinator: {coordinator} does not answer ({error})"
+                raise ValueError(f"{text}: start process 0 there, and name its port") from error
+        time.sleep(_PATIENCE / 10)
 
 
 def leads() -> bool:

@@ -2,6 +2,7 @@
 same devices does.
 """
 
+import contextlib
 import gzip
 import json
 import os
@@ -333,3 +334,54 @@ def test_processes_tell_each_other_what_they_hold_and_what_they_have_judged(cach
         }
     )
     assert ("words of 0" in said(log, 0), "words of 1" in said(log, 1)) == (True, False)
+
+
+# ---- what cannot be connected -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", ["localhost", "localhost:", ":1234", "localhost:http"])
+def test_an_address_without_host_or_port_is_refused(address):
+    with pytest.raises(ValueError, match=f"--coordinator is '{address}': it must be HOST:PORT"):
+        hosts.connect(address, 2, 0)
+
+
+def test_a_port_in_use_is_named():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        words = rf"port {port} cannot be had here \(Address already in use\): choose another"
+        with pytest.raises(ValueError, match=words):
+            hosts.connect(f"127.0.0.1:{port}", 2, 0)
+    with pytest.raises(ValueError, match="port 99999 cannot be had here"):
+        hosts.connect("127.0.0.1:99999", 2, 0)
+
+
+def test_a_first_process_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr(hosts, "_JOIN", 0.0)
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.raises(ValueError, match=f"{address} does not answer .*: start process 0 there"):
+        hosts.connect(address, 2, 1)
+
+
+def test_a_block_on_the_leader_is_left_by_it_and_raises_on_all():
+    seen = []
+
+    @contextlib.contextmanager
+    def block():
+        seen.append("in")
+        yield
+        seen.append("out")
+
+    with hosts.on_leader(block()):
+        assert seen == ["in"]
+    assert seen == ["in", "out"]
+
+    @contextlib.contextmanager
+    def refusing():
+        raise BlockingIOError("in use by process 3 on a")
+        yield
+
+    with pytest.raises(BlockingIOError, match="in use by process 3 on a"):
+        with hosts.on_leader(refusing()):
+            raise AssertionError("entered")
