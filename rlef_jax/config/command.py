@@ -39,6 +39,7 @@ def parse(holder, argv: list[str]) -> None:
     try:
         rest = flags.FLAGS(argv)[1:]
         if not isinstance(holder.value, ConfigDict):
+            getattr(holder.value, "name", None)  # raises an OSError that ml_collections has kept
             sys.exit(f"error: {_returned_nothing(file)}")
         checks.validate(holder.value)
     except Exception as error:  # the configuration file is any code

@@ -134,20 +134,20 @@ def claim(path: Path, settings: dict, holds: str, flag: str, free: tuple[str, ..
 
 
 @contextlib.contextmanager
-def locked(path: Path, advice: str = "wait for its end", wait: bool = False) -> Iterator[None]:
+def locked(path: Path, advice: str = "wait for its end") -> Iterator[None]:
     """Keeps the folder of the file `path` to this process for the block, or until it dies.
 
-    `wait` is for those whose work is as good when another has done it. A file system without locks
-    is told of, and not kept.
+    Where the file system has no locks, it says so and goes on. The file stays, and means nothing
+    by itself.
 
-    Raises BlockingIOError, naming host and process, where another has it, with `advice`.
+    Raises BlockingIOError, naming process and host, with `advice`, where another has the folder.
     """
     path = os.fspath(path)
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
     with open(path, "a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "another process"
@@ -157,9 +157,10 @@ def locked(path: Path, advice: str = "wait for its end", wait: bool = False) -> 
                 raise
             text = f"{folder} cannot be locked ({error.strerror}): let one command at a time use it"
             print(text, file=sys.stderr)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        with naming(path):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
         yield
 
 

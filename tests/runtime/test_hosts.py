@@ -15,7 +15,7 @@ import time
 
 import pytest
 
-from rlef_jax.runtime import hosts
+from rlef_jax.runtime import files, hosts
 
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 SETTINGS = {
@@ -250,7 +250,7 @@ TELLING = """
 import json, os, sys, time
 from concurrent.futures import Future
 from types import SimpleNamespace
-from rlef_jax.runtime import hosts
+from rlef_jax.runtime import files, hosts
 
 address, process, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 hosts.connect(address, 2, process)
@@ -264,6 +264,12 @@ found["edges"] = [list(map(len, hosts.gather(b"y" * size))) for size in sizes]
 with hosts.leader_first():
     found["saw"] = sorted(os.listdir(folder))
     open(os.path.join(folder, f"made_by_{process}"), "w").close()
+
+try:
+    with hosts.on_leader(files.locked(os.path.join(folder, "..", "taken", "lock"))):
+        found["refused"] = ""
+except OSError as error:
+    found["refused"] = str(error).partition("taken ")[2]
 
 class Pool:
     isolation, workers = None, 3 + process
@@ -311,7 +317,10 @@ def test_processes_tell_each_other_what_they_hold_and_what_they_have_judged(cach
     folder.mkdir()
     log = tmp_path / "telling"
     arguments = ["-c", TELLING.replace("@", ""), f"127.0.0.1:{free_port()}", "@", str(folder)]
-    assert finish(start(arguments, cache, 2, 1, log), log) == [0, 0], said(log, 0) + said(log, 1)
+    holder = f"process {os.getpid()} on {socket.gethostname()}"
+    with files.locked(tmp_path / "taken" / "lock"):
+        ended = finish(start(arguments, cache, 2, 1, log), log)
+    assert ended == [0, 0], said(log, 0) + said(log, 1)
     first, second = (json.loads((folder / f"{i}.json").read_text()) for i in range(2))
     assert (first.pop("leads"), second.pop("leads")) == (True, False)
     assert (first.pop("saw"), second.pop("saw")) == ([], ["made_by_0"])
@@ -322,6 +331,7 @@ def test_processes_tell_each_other_what_they_hold_and_what_they_have_judged(cach
             "sizes": [5, 3 * hosts._PART + 1],
             # around what goes into one exchange
             "edges": [[hosts._PART - 30 + n, hosts._PART - 29 + n] for n in range(40)],
+            "refused": f"is in use by {holder}: wait for its end",
             "workers": 7,
             "early": False,
             "done": [job % 3 > 0 for job in range(8)],
