@@ -266,8 +266,9 @@ mount -t tmpfs -o size={size}k none "$1" || exit 99
 shift
 "$@"
 status=$?
-find {folder} -name '*.part' -o -name '*checkpoint-tmp*' | sed 's/^/left: /'
+find {folder} -name '*.part' | sed 's/^/left: /'
 mount -o remount,size=100m {folder} && "$@" || exit 98
+find {folder} -name '*.part' -o -name '*checkpoint-tmp*' | sed 's/^/left: /'
 cp -r {folder}/run {copy}
 exit $status
 """

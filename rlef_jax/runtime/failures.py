@@ -31,7 +31,7 @@ def told(*others: type[Exception]) -> Iterator[None]:
     that tells of a full or read-only disk, such as Orbax has for one. All else is a defect of the
     program and keeps its traceback.
     """
-    sys.excepthook = _shown
+    sys.unraisablehook = _shown
     try:
         yield
     except Exception as error:
@@ -57,11 +57,11 @@ def sentence(error: Exception) -> str:
     return f"{where}{error.strerror[0].lower()}{error.strerror[1:]}{advice}"
 
 
-def _shown(kind, error, trace) -> None:
-    """Shows an error, but for those that tell nothing.
+def _shown(unraisable) -> None:
+    """Shows an error that could not be raised, but for those that tell nothing.
 
-    C++ code reports its own here. When one array of a checkpoint cannot be written or read, which
-    is raised as it should be, TensorStore says of all the others that nobody waits for them.
+    When one array of a checkpoint cannot be written or read, which is raised as it should be,
+    TensorStore complains of all the others that nobody waits for them any more.
     """
-    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-        sys.__excepthook__(kind, error, trace)
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
