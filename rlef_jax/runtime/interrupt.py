@@ -49,7 +49,7 @@ def listening(raises: bool = False) -> Iterator[None]:
     threading.Thread(target=_listen, args=(read, raises), daemon=True).start()
 
     def hear(signum: int, _frame) -> None:
-        _answered.wait(1.0)  # for the listener, so that its line comes first
+        _answered.wait(10.0)  # for the listener, whose line comes first; it may have ended at exit
         if raises:
             check()
 
