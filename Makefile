@@ -52,5 +52,5 @@ notebooks: .venv/installed-dev
 	touch $@
 
 clean:
-	rm -rf .venv runs build *.egg-info .pytest_cache .hypothesis
+	rm -rf .venv build *.egg-info .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -16,9 +16,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 
 from absl import app, flags, logging
 
-import executor
 from rlef_jax.config import command
-from rlef_jax.runtime import gpu_memory, interrupt
+from rlef_jax.runtime import compile_cache, failures, gpu_memory, interrupt
 
 _CONFIG = command.define_config()
 _CHECKPOINT = flags.DEFINE_string(
@@ -68,10 +67,11 @@ def main(argv) -> None:
     gpu_memory.take()
     from rlef_jax.evaluation import evaluate
 
-    try:
+    with failures.told():
         if argv:
             evaluate.compare(*argv[2:])
             return
+        compile_cache.use()
         name, _, split = _DATASET.value.partition(":")
         name = name or _CONFIG.value.data.name
         config = evaluate.with_dataset(_CONFIG.value, name, command.given(sys.argv))
@@ -87,8 +87,6 @@ def main(argv) -> None:
             feedbacks=_FEEDBACKS.value,
             cluster=_CLUSTER.value,
         )
-    except (ValueError, FileNotFoundError, executor.IsolationError) as error:
-        sys.exit(f"error: {error}")
 
 
 def _turn_limits() -> list[int]:

@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from rlef_jax import build, llama, sharding
 from rlef_jax.llama import LlamaConfig
 from rlef_jax.llama.hf_export import check_free
-from rlef_jax.runtime import checkpoint, files
+from rlef_jax.runtime import checkpoint, compile_cache, failures, files, interrupt
 from rlef_jax.runtime.workdir import Workdir
 from rlef_jax.tokenizer import load_tokenizer
 from rlef_jax.tokenizer.export import write_hf
@@ -73,9 +73,9 @@ def export(
             save_file({"value_head.weight": weight_1D}, path, {"format": "pt"})
 
     bos_id = layout.first([])[0]
-    llama.save_hf(
-        model, params, out, dtype, max_shard_bytes, bos_id, layout.stops, tokenizer.pad_id, beside
-    )
+    sizes, ids = (dtype, max_shard_bytes), (bos_id, layout.stops, tokenizer.pad_id)
+    with files.naming(out):
+        llama.save_hf(model, params, out, *sizes, *ids, beside)
     return phase, step
 
 
@@ -102,7 +102,8 @@ def parse(argv: list[str]) -> None:
 def main(_) -> None:
     logging.set_verbosity(logging.ERROR)
     given = flags.FLAGS
-    try:
+    with failures.told():
+        compile_cache.use()
         phase, step = export(
             given.checkpoint,
             given.out,
@@ -112,11 +113,10 @@ def main(_) -> None:
             given.dtype,
             int(given.max_shard_gb * 1e9),
         )
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
     print(f"{given.network} of {phase}, step {step}, written to {given.out}")
 
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main, flags_parser=parse)
+    with interrupt.listening(raises=True):
+        app.run(main, flags_parser=parse)

@@ -15,9 +15,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 
 from absl import app, flags, logging
 
-import executor
 from rlef_jax.config import command
-from rlef_jax.runtime import gpu_memory, interrupt
+from rlef_jax.runtime import compile_cache, failures, gpu_memory, interrupt
 
 _CONFIG = command.define_config()
 _WORKDIR = flags.DEFINE_string(
@@ -43,7 +42,8 @@ _DRY_RUN = flags.DEFINE_bool(
 def main(_) -> None:
     logging.set_verbosity(logging.WARNING)
     gpu_memory.take()
-    try:
+    with failures.told():
+        compile_cache.use()
         found_by = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         if _DISTRIBUTED.value or found_by != (None, None, None):
             from rlef_jax.runtime import hosts
@@ -56,8 +56,6 @@ def main(_) -> None:
         from rlef_jax.train import train
 
         train(_CONFIG.value, _WORKDIR.value or os.path.join("runs", _CONFIG.value.name))
-    except (ValueError, FileNotFoundError, executor.IsolationError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from rlef_jax.runtime.checkpoint import Checkpoints
 from rlef_jax.runtime.metrics import CompileCounter, Metrics, Phase
 from rlef_jax.runtime.progress import progress
 from rlef_jax.runtime.workdir import Workdir
-from rlef_jax.tokenizer import Tokenizer, load_tokenizer, train_sentencepiece
+from rlef_jax.tokenizer import Tokenizer, load_tokenizer, matching, train_sentencepiece
 from rlef_jax.tokenizer.layouts import ChatLayout
 from rlef_jax.types import Noise, Problem
 
@@ -84,17 +84,18 @@ class Run:
 def run(config, path: str) -> Iterator[Run]:
     """Claims the workdir at `path`, and opens or makes what its run works with.
 
-    Raises ValueError for a workdir of another configuration, or data that do not fit this one, and
-    Interrupted.
+    Raises ValueError for a workdir of another configuration, or data that do not fit this one,
+    OSError for a workdir that cannot be written or that another process runs in, and Interrupted.
     """
     workdir, compiles = Workdir(path), CompileCounter()
-    hosts.of_leader(lambda: workdir.claim(config))
-    with hosts.leader_first():
-        phase = Phase(workdir.phase("prepare"), compiles)
-        data = {split: problems(config, split, path) for split in SPLITS}
-    opened = tokenizer(config, path, data["train"])
-    interrupt.check()
     with contextlib.ExitStack() as closing:
+        closing.enter_context(hosts.on_leader(checkpoint.alone(workdir)))
+        hosts.of_leader(lambda: workdir.claim(config))
+        with hosts.leader_first():
+            phase = Phase(workdir.phase("prepare"), compiles)
+            data = {split: problems(config, split, path) for split in SPLITS}
+        opened = tokenizer(config, path, data["train"])
+        interrupt.check()
         programs = closing.enter_context(pool(config))
         around = environment(config, opened, programs, data["train"])
         data = {split: fitting(data[split], around, split) for split in SPLITS}
@@ -161,7 +162,8 @@ def fitting(problems: Sequence[Problem], environment: Environment, split: str) -
 def tokenizer(config, workdir: str, problems: Sequence[Problem]) -> Tokenizer:
     """The configured tokenizer, or that of the model's weights.
 
-    Without either, one is trained on the training problems and kept in the workdir.
+    Without either, one is trained on the training problems and kept in the workdir. Raises
+    ValueError where it is not that of the model's weights.
     """
     check_tokenizer(config)
     path = tokenizer_path(config, workdir)
@@ -172,7 +174,10 @@ def tokenizer(config, workdir: str, problems: Sequence[Problem]) -> Tokenizer:
             train_sentencepiece(texts, path, config.tokenizer.vocab_size)
 
     hosts.of_leader(train_missing)
-    return load_tokenizer(path)
+    opened = load_tokenizer(path)
+    if config.model.hf_dir:
+        matching.check(opened, config.model.hf_dir)
+    return opened
 
 
 def check_tokenizer(config) -> None:

@@ -7,6 +7,8 @@ feedback is the real one, so that its token stream has exactly the form of a sam
 import dataclasses
 import functools
 import os
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 
 import jax
@@ -175,13 +177,17 @@ def save_pools(path: str, pools: Sequence[Pool]) -> None:
 
 
 def load_pools(path: str) -> list[Pool]:
-    """What `save_pools` wrote."""
-    with np.load(path) as content:
-        turns = range(1, len(content.files) // 3 + 1)
-        return [
-            Pool(content[f"tokens_{t}"], content[f"is_action_{t}"], content[f"lengths_{t}"])
-            for t in turns
-        ]
+    """What `save_pools` wrote. Raises ValueError, naming the file, where it is damaged."""
+    try:
+        with np.load(path) as content:
+            turns = range(1, len(content.files) // 3 + 1)
+            return [
+                Pool(content[f"tokens_{t}"], content[f"is_action_{t}"], content[f"lengths_{t}"])
+                for t in turns
+            ]
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        advice = "delete it, and the same command makes it again"
+        raise ValueError(f"{path} is damaged ({error}): {advice}") from error
 
 
 # ---- learning from them --------------------------------------------------------------------------

@@ -6,12 +6,16 @@ import gzip
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
+
+from rlef_jax.runtime import files
 
 ROOT = os.path.join(os.path.dirname(__file__), "..")
 SETTINGS = {
@@ -250,6 +254,69 @@ def test_a_workdir_of_another_config_is_refused_in_one_sentence(whole, cache):
     status, said = run(whole, cache, **{"ppo.clip": 0.3})
     assert status == 1 and "Traceback" not in said
     assert "error:" in said and "ppo.clip = 0.2 instead of 0.3" in said
+
+
+def test_a_second_command_is_refused_while_the_first_lives(whole, cache):
+    metrics = (whole / "metrics.jsonl").read_text()
+    with files.locked(whole / "lock"):  # as a run does
+        status, said = run(whole, cache)
+    holder = f"process {os.getpid()} on {socket.gethostname()}"
+    advice = "wait for its end, or choose another --workdir"
+    assert (status, said) == (1, f"error: {whole} is in use by {holder}: {advice}\n")
+    assert (whole / "metrics.jsonl").read_text() == metrics
+
+
+def test_a_run_whose_checkpoints_were_deleted_is_never_begun_anew(whole, cache, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole, workdir, ignore=shutil.ignore_patterns("checkpoints"))
+    status, said = run(workdir, cache)
+    assert status == 1 and said.count("\n") == 1
+    assert said.startswith(
+        f"error: {workdir} holds a run that is finished, but its checkpoints are"
+    )
+    assert (workdir / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+
+
+# On a file system of its own, of some megabytes, which the user may make in a namespace.
+SMALL_DISK = """
+mount -t tmpfs -o size={size}k none "$1" || exit 99
+shift
+"$@"
+status=$?
+find {folder} -name '*.part' | sed 's/^/left: /'
+mount -o remount,size=100m {folder} && "$@" || exit 98
+find {folder} -name '*.part' -o -name '*checkpoint-tmp*' | sed 's/^/left: /'
+cp -r {folder}/run {copy}
+exit $status
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [300, 1300, 1500])
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_once_there_is_room(
+    size, whole, cache, tmp_path
+):
+    folder, copy = tmp_path / "small", tmp_path / "copy"
+    folder.mkdir()
+    settings = [f"--config.{name}={value}" for name, value in SETTINGS.items()]
+    command = [sys.executable, "experiments/run.py", "--config", "experiments/configs/mini.py"]
+    script = SMALL_DISK.format(size=size, folder=folder, copy=copy)
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", str(folder)]
+        + [*command, "--workdir", str(folder / "run"), *settings],
+        cwd=ROOT,
+        env=environment(cache),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    if done.returncode == 99 or "unshare" in done.stderr:
+        pytest.skip("needs user namespaces with a file system of their own")
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr and "left: " not in done.stdout, done.stderr
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert error.startswith(f"error: {folder}/run") and "no space left on device: free" in error
+    assert summary_of(copy)["after"] == summary_of(whole)["after"]
 
 
 def test_a_misspelt_field_is_refused_before_anything_is_made(cache, tmp_path):

@@ -1,6 +1,7 @@
 """Checks a configuration before anything is compiled: fields, types, ranges, and agreement."""
 
 import os
+import re
 
 from ml_collections import ConfigDict
 
@@ -125,9 +126,13 @@ def _check_sizes(config: ConfigDict) -> None:
     _check_demonstrations(config.sft)
     if config.tokenizer.path and not os.path.exists(config.tokenizer.path):
         raise ValueError(f"tokenizer.path: there is no file or directory {config.tokenizer.path}")
-    hf_config = os.path.join(config.model.hf_dir, "config.json")
-    if config.model.hf_dir and not os.path.isfile(hf_config):
-        raise ValueError(f"model.hf_dir: there is no {hf_config}")
+    hf_dir = config.model.hf_dir
+    if hf_dir and not os.path.isfile(hf_config := os.path.join(hf_dir, "config.json")):
+        advice = ""
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", hf_dir) and not os.path.exists(hf_dir):
+            command = f"hf download {hf_dir} --local-dir downloads/{hf_dir.rpartition('/')[2]}"
+            advice = f". If it is a name on the Hugging Face Hub, `{command}` first"
+        raise ValueError(f"model.hf_dir: there is no {hf_config}{advice}")
 
 
 def _check_demonstrations(sft: ConfigDict) -> None:

@@ -288,9 +288,23 @@ def field_names() -> list[str]:
 
 
 def suggestion(path: str) -> str:
-    """' Did you mean ppo.clip?' for an unknown field, or ''."""
-    close = difflib.get_close_matches(path, field_names(), n=1)
+    """' Did you mean ppo.clip?' for an unknown field, or ''. An `lr` is meant by its initials."""
+    section, _, name = path.rpartition(".")
+    names = field_names()
+    short = [
+        known
+        for known in names
+        if known.startswith(section) and _initials(known.rpartition(".")[2]) == name
+    ]
+    last = {known.rpartition(".")[2]: known for known in reversed(names)}
+    close = short or difflib.get_close_matches(path, names, n=1)
+    if not (close or section):
+        close = [last[name] for name in difflib.get_close_matches(name, last, n=1)]
     return f" Did you mean {close[0]}?" if close else ""
+
+
+def _initials(name: str) -> str:
+    return "".join(word[:1] for word in name.split("_"))
 
 
 def most_turns(config: ConfigDict) -> int:

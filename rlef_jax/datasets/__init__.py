@@ -77,4 +77,8 @@ def _mini_contest(split: str, data_dir: str | os.PathLike, options: dict) -> lis
 
     built = builder.prepared(data_dir, **options)
     base = base_split("mini_contest", split, list(built.info.splits))
-    return [rows.problem(row) for row in built.as_data_source(split=base)]
+    try:
+        return [rows.problem(row) for row in built.as_data_source(split=base)]
+    except (RuntimeError, ValueError) as error:  # of array_record, for files that are not whole
+        advice = "delete it, and it is made again"
+        raise ValueError(f"{built.data_path} is damaged ({error}): {advice}") from error

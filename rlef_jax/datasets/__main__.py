@@ -17,7 +17,7 @@ from rlef_jax.datasets.code_contests import prepare, stored
 from rlef_jax.datasets.faults import FAULTS
 from rlef_jax.datasets.folder import folder_of
 from rlef_jax.datasets.mini_contest.families import LEVELS
-from rlef_jax.runtime import interrupt
+from rlef_jax.runtime import failures, interrupt
 from rlef_jax.runtime.progress import console, progress, table
 
 
@@ -36,10 +36,8 @@ def main(argv: list[str] | None = None) -> None:
     command.set_defaults(run=_lint)
     _add_lint_options(command.add_argument)
     args = parser.parse_args(argv)
-    try:
+    with failures.told(RuntimeError):
         args.run(args)
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
 
 
 def _add_data_sets(command: argparse.ArgumentParser, data_dir: argparse.ArgumentParser) -> None:

@@ -68,6 +68,7 @@ def lint(
     # The pool is closed first, and with it the programs that run: a run that is stopped waits for
     # none of them.
     with (
+        files.locked(pathlib.Path(out, "lock"), "wait for its end, or choose another --out"),
         ThreadPoolExecutor(at_once) as threads,
         executor.Pool(workers, cache_size=0, packages=packages) as pool,
     ):

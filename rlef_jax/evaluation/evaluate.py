@@ -7,6 +7,7 @@ directories on the same problems.
 """
 
 import collections
+import contextlib
 import dataclasses
 import json
 import os
@@ -136,7 +137,7 @@ def run(
     metrics = solve_rates.metrics_of(nk, config.eval.temperatures)
     settings = settings_of(config, metrics, out, rollouts, turn_limits, feedbacks)
     everything = build.problems(config, split, out)
-    with build.pool(config) as pool:
+    with contextlib.ExitStack() as held, build.pool(config) as pool:
         longest = max((setting.config for setting in settings), key=stream_capacity)
         player = players.open_player(longest, source)
         for place, setting in enumerate(settings):
@@ -147,6 +148,8 @@ def run(
         if player.counts_left_out and len(problems) < len(everything):
             left_out = sorted({each.name for each in everything} - {each.name for each in problems})
         planned = [starts_of(player, problems, setting.rollouts) for setting in settings]
+        another = "wait for its end, or choose another --out"
+        held.enter_context(files.locked(os.path.join(out, "lock"), another))
         for setting in settings:
             claim(setting, f"{source} {player.version}".strip(), split)
         figures = {setting.name: {} for setting in settings}

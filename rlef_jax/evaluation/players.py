@@ -16,7 +16,7 @@ from rlef_jax.rollout import Collector
 from rlef_jax.runtime import checkpoint, files
 from rlef_jax.runtime.progress import compiling, progress
 from rlef_jax.runtime.workdir import Workdir
-from rlef_jax.tokenizer import Tokenizer, load_tokenizer
+from rlef_jax.tokenizer import Tokenizer, load_tokenizer, matching
 from rlef_jax.types import Episode, Noise, Problem
 
 
@@ -142,6 +142,11 @@ def _of_run(config, workdir: Workdir) -> Policy:
             f"{path} only {model.vocab_size}: leave tokenizer.path empty to take the one that it "
             "was trained with"
         )
+    if config.tokenizer.path and not matching.same(tokenizer, load_tokenizer(own)):
+        raise ValueError(
+            f"the tokenizer {tokenizer.path} gives other ids than the one that {path} was trained "
+            "with: leave tokenizer.path empty"
+        )
     mesh = build.mesh(config, model)
     phase, step = checkpoint.find(workdir, "auto", None)
     params, _ = build.restore_network(workdir, phase, step, model, mesh)
@@ -153,6 +158,7 @@ def _of_hugging_face(config, path: str) -> Policy:
     with config.unlocked():
         config.model.hf_dir = path
     tokenizer = load_tokenizer(config.tokenizer.path or path)
+    matching.check(tokenizer, path)
     model = build.model(config, tokenizer.vocab_size)
     mesh = build.mesh(config, model)
     with progress(model.n_params, "weights", "parameter") as bar:

@@ -65,16 +65,21 @@ def save_hf(
     if writes:
         shutil.rmtree(part, ignore_errors=True)  # left by an export that was killed
         os.makedirs(part)
-    for file, shard in shards.items():
-        arrays = {tensor.name: _on_host(leaves[tensor.path], tensor, dtype) for tensor in shard}
+    try:
+        for file, shard in shards.items():
+            arrays = {tensor.name: _on_host(leaves[tensor.path], tensor, dtype) for tensor in shard}
+            if writes:
+                save_file(arrays, os.path.join(part, file), metadata={"format": "pt"})
+            del arrays  # before the next shard is fetched
         if writes:
-            save_file(arrays, os.path.join(part, file), metadata={"format": "pt"})
-        del arrays  # before the next shard is fetched
-    if writes:
-        for name, content in contents.items():
-            pathlib.Path(part, name).write_text(json.dumps(content, indent=2) + "\n")
-        beside(part)
-        os.replace(part, directory)
+            for name, content in contents.items():
+                pathlib.Path(part, name).write_text(json.dumps(content, indent=2) + "\n")
+            beside(part)
+            os.replace(part, directory)
+    except BaseException:  # on a full disk, what was written would keep it full
+        if writes:
+            shutil.rmtree(part, ignore_errors=True)
+        raise
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("save_hf")  # nobody goes on before it is there
 

@@ -17,7 +17,7 @@ from rlef_jax.plan import chips, phases
 from rlef_jax.plan.chips import GIB, Chip
 from rlef_jax.plan.phases import Phase
 from rlef_jax.plan.programs import Need, plan
-from rlef_jax.runtime import files, gpu_memory, interrupt
+from rlef_jax.runtime import failures, files, gpu_memory, interrupt
 from rlef_jax.runtime.progress import console
 
 NOTES = """\
@@ -83,8 +83,6 @@ def main(config, topology: str, all_lengths: bool, path: str) -> None:
         devices, chip = chips.for_topology(topology) if topology else chips.local()
         model, mesh, needs, on_host = plan(config, devices, chip, all_lengths)
         found = phases.phases(config, model, mesh, needs)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
     except RuntimeError as error:
         if "cuDNN" not in str(error):
             raise
@@ -124,7 +122,7 @@ if __name__ == "__main__":
         "all_lengths", False, "every one of batch.lengths, not only the longest"
     )
     _JSON = flags.DEFINE_string("json", "", "a file to write the plan to, as JSON")
-    with interrupt.listening(raises=True):
+    with interrupt.listening(raises=True), failures.told():
         app.run(
             lambda _: main(_CONFIG.value, _TOPOLOGY.value, _ALL.value, _JSON.value),
             flags_parser=functools.partial(command.parse, _CONFIG),

@@ -24,7 +24,7 @@ from rlef_jax.environment import Environment
 from rlef_jax.llama import LlamaConfig
 from rlef_jax.plan import chips, phases, programs, times
 from rlef_jax.plan.chips import GIB
-from rlef_jax.runtime import interrupt
+from rlef_jax.runtime import failures, interrupt
 from rlef_jax.runtime.progress import console
 from rlef_jax.types import Problem
 
@@ -41,8 +41,8 @@ def dry_run(config) -> list[str]:
         """What a part returns, or None where it meets an obstacle."""
         try:
             return part(*arguments)
-        except (ValueError, FileNotFoundError, executor.IsolationError) as error:
-            obstacles.append(str(error))
+        except (ValueError, OSError, executor.IsolationError) as error:
+            obstacles.append(failures.sentence(error))
         finally:
             interrupt.check()
 

@@ -1,16 +1,16 @@
 """Shows one run or compares several as a page, or shows the episodes of one run."""
 
 import argparse
-import sys
 
 from rlef_jax.report import page, terminal, viewer
+from rlef_jax.runtime import failures
 from rlef_jax.runtime.workdir import Workdir
 
 
 def main() -> None:
     options = _options()
     workdir = Workdir(options.runs[0])
-    try:
+    with failures.told():
         if options.terminal:
             terminal.show(workdir.path, options.filter, options.episode, options.limit)
             return
@@ -21,8 +21,6 @@ def main() -> None:
             out = options.out or (workdir.report if len(options.runs) == 1 else "comparison.html")
             page.write(options.runs, out)
         print(f"{out}: open it in a browser")
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
 def _options() -> argparse.Namespace:

@@ -1,11 +1,19 @@
-"""Replaces files whole, grows and reads files of JSON lines, and claims folders."""
+"""Replaces files whole, grows and reads files of JSON lines, claims folders and locks them."""
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
+import socket
+import sys
 from collections.abc import Callable, Iterator
 
 Path = str | os.PathLike
+
+# What other libraries' errors tell of a disk in words: a full one, and one that is not to write on.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of file systems without them
 
 
 @contextlib.contextmanager
@@ -13,13 +21,49 @@ def replacing(path: Path, mode: str = "w", opened: Callable = open, **options) -
     """A file to write in place of `path`, which has the new content once the block ends, and the
     old one if it raises.
 
-    `opened` is `open` or such as `gzip.open`. Missing folders are made.
+    `opened` is `open` or such as `gzip.open`. Missing folders are made. Two processes may replace
+    the same file, as a run and a command that writes its report: the last one counts.
+
+    Raises OSError, naming `path`, where it cannot be written.
     """
     path = os.fspath(path)
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    with opened(path + ".part", mode, **options) as file:
-        yield file
-    os.replace(path + ".part", path)
+    part = f"{path}.{os.getpid()}.part"
+    with naming(path):
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        try:
+            with opened(part, mode, **options) as file:
+                yield file
+            os.replace(part, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.remove(part)
+            raise
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Names `path` in the errors of a disk that name no file, as those of writing do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = os.fspath(path)
+        raise
+    except Exception as error:
+        if found := disk_error(error, path):
+            raise found from error
+        raise
+
+
+def disk_error(error: BaseException, path: Path | None = None) -> OSError | None:
+    """The OSError that an error of another library stands for in words; None for any other."""
+    if isinstance(error, OSError):
+        return None
+    text = str(error)
+    for code in _DISK:
+        if os.strerror(code) in text:
+            return OSError(code, os.strerror(code), None if path is None else os.fspath(path))
+    return None
 
 
 def write_json(path: Path, content) -> None:
@@ -40,8 +84,9 @@ def read_json(path: Path):
 
 def append_line(file, entry: dict) -> None:
     """Adds one JSON line to an open file; a kill after this returns does not lose it."""
-    file.write(json.dumps(entry) + "\n")
-    file.flush()
+    with naming(file.name):
+        file.write(json.dumps(entry) + "\n")
+        file.flush()
 
 
 def read_lines(
@@ -86,6 +131,37 @@ def claim(path: Path, settings: dict, holds: str, flag: str, free: tuple[str, ..
         raise ValueError(f"{folder} holds {holds} with {difference}: {advice}")
     if old != settings:
         write_json(path, settings)
+
+
+@contextlib.contextmanager
+def locked(path: Path, advice: str = "wait for its end") -> Iterator[None]:
+    """Keeps the folder of the file `path` to this process for the block, or until it dies.
+
+    Where the file system has no locks, it says so and goes on. The file stays, and means nothing
+    by itself.
+
+    Raises BlockingIOError, naming process and host, with `advice`, where another has the folder.
+    """
+    path = os.fspath(path)
+    folder = os.path.dirname(path) or "."
+    os.makedirs(folder, exist_ok=True)
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise BlockingIOError(f"{folder} is in use by {holder}: {advice}") from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            text = f"{folder} cannot be locked ({error.strerror}): let one command at a time use it"
+            print(text, file=sys.stderr)
+        with naming(path):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+        yield
 
 
 def first_difference(old, new, free: tuple[str, ...] = (), path: str = "") -> str:

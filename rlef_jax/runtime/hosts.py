@@ -10,8 +10,11 @@ import contextlib
 import math
 import os
 import pickle
+import re
 import signal
+import socket
 import sys
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -25,6 +28,8 @@ import executor
 from rlef_jax.runtime import files, interrupt, progress
 
 _PART = 1 << 13  # bytes that each process sends at once: one shape, so one compilation
+_JOIN = 300.0  # seconds that a process waits for the first one to listen
+_PATIENCE = 5.0  # seconds for one connection to it
 _PAUSE = 0.02  # seconds that a host waits for programs of its own before it listens to the others
 _Told = TypeVar("_Told")
 
@@ -40,21 +45,57 @@ def connect(
 
     Raises ValueError where the other processes cannot be found.
     """
+    if coordinator is not None and not re.fullmatch(r".+:\d+", coordinator):
+        where = "it must be HOST:PORT, such as 10.0.0.1:1234, the same for all processes"
+        raise ValueError(f"--coordinator is {coordinator!r}: {where}")
     heard = signal.getsignal(signal.SIGTERM)
-    try:
-        jax.distributed.initialize(coordinator, processes, process)
-    except ValueError as error:
-        raise ValueError(
-            "neither a TPU slice nor a cluster manager that jax knows tells of all the processes "
-            f"({str(error).rstrip('.')}): give --coordinator, --num_processes and --process_id, "
-            "each of them"
-        ) from error
+    with interrupt.ending_at_once():
+        if coordinator is not None and process is not None:
+            _check_port(coordinator) if process == 0 else _await(coordinator)
+        try:
+            jax.distributed.initialize(coordinator, processes, process)
+        except ValueError as error:
+            raise ValueError(
+                "neither a TPU slice nor a cluster manager that jax knows tells of all the "
+                f"processes ({str(error).rstrip('.')}): give --coordinator, --num_processes and "
+                "--process_id, each of them"
+            ) from error
     signal.signal(signal.SIGTERM, heard)  # which jax has taken for notices of its own
     interrupt.agree(lambda signum: max(gather(signum or 0)) or None)
     barrier()
     if not leads():
         progress.silence()
         sys.stdout = open(os.devnull, "w")
+
+
+def _check_port(coordinator: str) -> None:
+    """Raises ValueError where the first process cannot listen at the port that it is to."""
+    port = int(coordinator.rpartition(":")[2])
+    try:
+        with socket.create_server(("", port)):
+            pass
+    except (OSError, OverflowError) as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) else error
+        text = f"--coordinator: port {port} cannot be had here ({reason})"
+        raise ValueError(f"{text}: choose another, the same for all processes") from error
+
+
+def _await(coordinator: str) -> None:
+    """Returns once the first process listens; ValueError where it does not in time.
+
+    jax would end this process with a dump of its stacks.
+    """
+    host, _, port = coordinator.rpartition(":")
+    ends = time.monotonic() + _JOIN
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+            return
+        except (OSError, OverflowError) as error:
+            if time.monotonic() > ends or isinstance(error, OverflowError):
+                text = f"--coordinator: {coordinator} does not answer ({error})"
+                raise ValueError(f"{text}: start process 0 there, and name its port") from error
+        time.sleep(_PATIENCE / 10)
 
 
 def leads() -> bool:
@@ -122,6 +163,21 @@ def leader_first() -> Iterator[None]:
     finally:
         if leads():
             barrier()
+
+
+@contextlib.contextmanager
+def on_leader(block: contextlib.AbstractContextManager) -> Iterator[None]:
+    """Enters a block on the leading process alone; where it raises, every process raises that."""
+    with contextlib.ExitStack() as entered:
+        refused = None
+        if leads():
+            try:
+                entered.enter_context(block)
+            except (ValueError, OSError) as error:
+                refused = error
+        if (refused := gather(refused)[0]) is not None:
+            raise refused
+        yield
 
 
 class SharedPool:

@@ -6,12 +6,15 @@ import os
 import time
 
 import jax
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import scalar
 
 from rlef_jax.runtime import files, hosts
 from rlef_jax.runtime.workdir import Workdir
 
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+_FLUSH = 30.0  # seconds between two flushes of TensorBoard's events
 
 
 class Metrics:
@@ -22,7 +25,7 @@ class Metrics:
 
     def __init__(self, workdir: Workdir):
         self._path = workdir.metrics
-        self._board = SummaryWriter(workdir.tensorboard) if hosts.leads() else None
+        self._board = _Board(workdir.tensorboard) if hosts.leads() else None
 
     def rewind(self, phase: str, step: int) -> None:
         """Drops lines of `phase` at or after `step`: a resumed run writes them again."""
@@ -38,9 +41,8 @@ class Metrics:
             return
         with open(self._path, "a") as file:
             files.append_line(file, {"phase": phase, "step": step, **values})
-        for name, value in values.items():
-            if isinstance(value, (int, float)):
-                self._board.add_scalar(f"{phase}/{name}", value, step)
+        numbers = {name: value for name, value in values.items() if isinstance(value, (int, float))}
+        self._board.write({f"{phase}/{name}": value for name, value in numbers.items()}, step)
 
     def read(self, phase: str) -> list[dict]:
         """The lines of one phase, in order."""
@@ -49,6 +51,32 @@ class Metrics:
     def close(self) -> None:
         if self._board is not None:
             self._board.close()
+
+
+class _Board:
+    """TensorBoard's events, written by the caller.
+
+    The usual writer has a thread, which dies on a full disk: all who write then wait for ever.
+    """
+
+    def __init__(self, folder: str):
+        with files.naming(folder):
+            os.makedirs(folder, exist_ok=True)
+            self._folder, self._events = folder, EventsWriter(os.path.join(folder, "events"))
+        self._flushed = time.monotonic()
+
+    def write(self, numbers: dict[str, float], step: int) -> None:
+        with files.naming(self._folder):
+            for name, value in numbers.items():
+                summary = scalar(name, value)
+                self._events.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+            if time.monotonic() - self._flushed > _FLUSH:
+                self._events.flush()
+                self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        with files.naming(self._folder):
+            self._events.close()
 
 
 class CompileCounter:

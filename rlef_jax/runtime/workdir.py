@@ -24,6 +24,7 @@ class Workdir:
 
     def __init__(self, path: str):
         self.path = path
+        self.lock = self.at("lock")  # held by the process that runs here
         self.config = self.at("config.json")  # the settings of the run
         self.model = self.at("model.json")  # the shape of the model that is trained
         self.data = self.at("data")  # data sets, where data.dir names no other folder

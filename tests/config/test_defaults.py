@@ -94,6 +94,8 @@ def test_an_unknown_field_is_named_with_a_suggestion():
     asked = "unknown config field ppo.clipp. Did you mean ppo.clip?"
     assert complaint(changed("ppo.clipp", 0.1)) == asked
     assert complaint(changed("zzzzzzzz", 1)) == "unknown config field zzzzzzzz."
+    for short, meant in (("ppo.lr", "ppo.learning_rate"), ("sft.lr", "sft.learning_rate")):
+        assert complaint(changed(short, 1)).endswith(f"Did you mean {meant}?")
     with pytest.raises(AttributeError, match="clipp"):
         default().ppo.clipp = 0.1  # locked
 
@@ -326,7 +328,14 @@ def get_config():
     "body, words",
     [
         ("x = (", ["SyntaxError"]),
-        (CHANGE.format("clipp = 1"), ["clipp"]),
+        (CHANGE.format("clipp = 1"), ["line 5: there is no field clipp", "mean ppo.clip?"]),
+        (
+            CHANGE.format("update(lr=1)"),
+            ["line 5: there is no field lr", "mean ppo.learning_rate?"],
+        ),
+        ("\ndef get_config():\n    raise OSError('no GPU')", ["line 3: OSError: no GPU"]),
+        ("def config(): pass", ["has no function get_config"]),
+        ("def get_config(): pass", ["get_config does not return a configuration"]),
         (CHANGE.format("clip = 'a'"), ["float"]),
     ],
 )
@@ -336,7 +345,7 @@ def test_a_wrong_configuration_file_is_one_line_on_stderr(body, words, tmp_path)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert err.startswith("error: ") and err.count("\n") == 1
-    assert all(word in err for word in words), err
+    assert "wrong.py" in err and all(word in err for word in words), err
 
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path):

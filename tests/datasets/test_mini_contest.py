@@ -309,3 +309,12 @@ def test_programs_run_in_the_executor():
             jobs = [executor.Job(program, tests, limits, "exact-lines") for program in programs]
             results = [future.result() for future in [pool.submit(job) for job in jobs]]
             assert [result.passed for result in results] == [True] + [False] * (len(programs) - 1)
+
+
+@pytest.mark.parametrize("size", [0, 40_000])
+def test_a_damaged_build_is_named(size, tmp_path):
+    built = builder.prepared(tmp_path, **SMALL)
+    (shard,) = built.data_path.glob("*valid.array_record*")
+    os.truncate(shard, size)
+    with pytest.raises(ValueError, match=f"{built.data_path} is damaged .*: delete it, and it is"):
+        datasets.load("mini_contest", "valid", tmp_path, **SMALL)

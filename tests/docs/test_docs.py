@@ -285,6 +285,16 @@ def check_arguments(command: str, words: list[str]) -> None:
             assert defined, f"{command}: {source.name} has no flag --{name}"
 
 
+def test_make_clean_leaves_runs_and_data(tmp_path):
+    (tmp_path / "Makefile").symlink_to(ROOT / "Makefile")
+    kept = [tmp_path / name / "kept" for name in ("runs", "data", "evaluations", "lint")]
+    for folder in [*kept, tmp_path / "build", tmp_path / "rlef_jax" / "__pycache__"]:
+        folder.mkdir(parents=True)
+    subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
+    assert all(folder.is_dir() for folder in kept)
+    assert not (tmp_path / "build").exists() and not list(tmp_path.rglob("__pycache__"))
+
+
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
     """A folder like a clone after `make run`: the repository's files, a .venv, and a tiny run."""

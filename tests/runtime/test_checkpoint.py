@@ -3,6 +3,7 @@ directory.
 """
 
 import functools
+import json
 import os
 import shutil
 
@@ -13,9 +14,12 @@ import optax
 import pytest
 
 from rlef_jax import llama
+from rlef_jax.config import default
 from rlef_jax.learner import Learner, Network
 from rlef_jax.llama import LlamaConfig
+from rlef_jax.runtime import checkpoint, files
 from rlef_jax.runtime.checkpoint import Checkpoints
+from rlef_jax.runtime.workdir import Workdir
 
 MODEL = LlamaConfig(
     vocab_size=48, d_model=16, n_layers=2, n_heads=2, n_kv_heads=2, head_dim=8, d_ff=24
@@ -133,3 +137,123 @@ def test_a_checkpoint_killed_while_it_was_written_is_not_seen(tmp_path):
     np.testing.assert_array_equal(
         again.restore(2, {"w": jax.ShapeDtypeStruct((3,), jnp.float32)})[0]["w"], 2.0
     )
+
+
+# ---- damaged, and gone ---------------------------------------------------------------------------
+
+STATE = {"w": jnp.arange(40_000, dtype=jnp.float32)}
+ABSTRACT = {"w": jax.ShapeDtypeStruct((40_000,), jnp.float32)}
+
+
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("steps") / "c"
+    checkpoints = Checkpoints(folder, 2)
+    for step in (1, 2):
+        checkpoints.save(step, STATE, {"step": step})
+        checkpoints.wait()
+    checkpoints.close()
+    return folder
+
+
+@pytest.mark.parametrize("size", [None, 0, 30])
+@pytest.mark.parametrize("which", ["host/metadata", "state/manifest.ocdbt", "state/ocdbt*/d/*"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_whole(
+    which, size, two_steps, tmp_path
+):
+    folder = tmp_path / "c"
+    shutil.copytree(two_steps, folder)
+    largest = max((folder / "2").glob(which), key=lambda path: path.stat().st_size)
+    if size is None:
+        largest.unlink()
+    else:
+        os.truncate(largest, size if which != "host/metadata" else size // 10)
+    with pytest.raises(ValueError, match=f"the checkpoint {folder}/2 is damaged .*: delete it"):
+        Checkpoints(folder, 2).restore(2, ABSTRACT)
+    shutil.rmtree(folder / "2")
+    again = Checkpoints(folder, 2)
+    state, host = again.restore(again.latest, ABSTRACT)
+    np.testing.assert_array_equal(state["w"], STATE["w"])
+    assert host == {"step": 1}
+
+
+def test_a_state_without_its_metadata_is_named(two_steps, tmp_path):
+    shutil.copytree(two_steps, tmp_path / "c")
+    (tmp_path / "c" / "2" / "state" / "manifest.ocdbt").unlink()
+    state = checkpoint.state_directory(str(tmp_path / "c"), 2)
+    with pytest.raises(ValueError, match="c/2 is damaged"):
+        checkpoint.metadata(state)
+    with pytest.raises(ValueError, match="c/2 is damaged"):
+        checkpoint.restore(state, ABSTRACT)
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """That of a run with checkpoints every 3 steps of the warm start, and every 2 updates."""
+    config = default()
+    config.checkpoint.sft_every, config.checkpoint.every = 3, 2
+    Workdir(str(tmp_path / "run")).claim(config)
+    return Workdir(str(tmp_path / "run"))
+
+
+def reached(workdir, validated=False, **steps):
+    with open(workdir.metrics, "w") as file:
+        for phase, last in steps.items():
+            for step in range(last + 1):
+                line = {"phase": phase, "step": step}
+                if validated and phase == "rlef":
+                    line["valid_1@3"] = 0.5
+                file.write(json.dumps(line) + "\n")
+
+
+def kept(workdir, *phases):
+    for phase in phases:
+        checkpoints = Checkpoints(workdir.checkpoints(phase), 2)
+        checkpoints.save(1, {"w": jnp.ones(3)}, {})
+        checkpoints.wait()
+        checkpoints.close()
+
+
+def gone(workdir) -> str:
+    with pytest.raises(ValueError) as error:
+        checkpoint.check_kept(workdir)
+    return str(error.value)
+
+
+def test_a_run_that_has_not_begun_or_has_its_checkpoints_goes_on(workdir):
+    checkpoint.check_kept(Workdir(workdir.path + "_new"))
+    checkpoint.check_kept(workdir)
+    kept(workdir, "sft", "rlef", "best")
+    reached(workdir, validated=True, sft=5, rlef=9)
+    files.write_json(workdir.summary, {})
+    checkpoint.check_kept(workdir)
+
+
+def test_a_run_killed_before_its_first_checkpoint_was_whole_begins_anew(workdir):
+    reached(workdir, sft=5)  # two were begun, after the steps 2 and 5
+    os.makedirs(workdir.checkpoints("sft"))
+    checkpoint.check_kept(workdir)
+    reached(workdir, sft=6)
+    assert "has come to step 6, but its checkpoints are gone" in gone(workdir)
+
+
+def test_a_run_whose_checkpoints_were_deleted_is_told_so(workdir):
+    kept(workdir, "sft", "rlef", "best")
+    reached(workdir, validated=True, sft=1, rlef=1)
+    for phase in ("sft", "rlef", "best"):
+        shutil.move(workdir.checkpoints(phase), workdir.at("aside"))
+        assert f"there is none in {workdir.checkpoints(phase)}" in gone(workdir)
+        shutil.move(workdir.at("aside"), workdir.checkpoints(phase))
+    checkpoint.check_kept(workdir)
+
+
+def test_a_finished_run_whose_folders_were_emptied_is_told_so(workdir):
+    reached(workdir, sft=1, rlef=1)
+    kept(workdir, "sft", "rlef")
+    shutil.rmtree(workdir.checkpoints("rlef"))
+    os.makedirs(workdir.checkpoints("rlef"))
+    checkpoint.check_kept(workdir)  # its first checkpoint may not have been whole
+    files.write_json(workdir.summary, {})
+    advice = "Put them back, or choose another --workdir"
+    assert gone(workdir).startswith(f"{workdir.path} holds a run that is finished, but")
+    assert gone(workdir).endswith(advice)

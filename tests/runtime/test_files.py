@@ -2,6 +2,12 @@
 
 import gzip
 import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -26,6 +32,56 @@ def test_a_block_that_raises_leaves_the_old_file(tmp_path):
             file.write("{")
             1 / 0  # noqa: B018
     assert files.read_json(tmp_path / "a.json") == {"old": 1}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_full_disk_leaves_the_old_file_and_is_named(tmp_path):
+    files.write_json(tmp_path / "a.json", {"old": 1})
+    (tmp_path / f"a.json.{os.getpid()}.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device") as error:
+        files.write_json(tmp_path / "a.json", {"new": list(range(10_000))})
+    assert error.value.filename == str(tmp_path / "a.json")
+    assert files.read_json(tmp_path / "a.json") == {"old": 1}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_two_processes_replace_one_file_and_neither_fails(tmp_path):
+    script = (
+        "import sys; from rlef_jax.runtime import files\n"
+        "for _ in range(300): files.write_json(sys.argv[1], sys.argv[2] * 20_000)"
+    )
+    root = str(pathlib.Path(__file__).parents[2])
+    command = [sys.executable, "-c", script, str(tmp_path / "a.json")]
+    both = [subprocess.Popen([*command, letter], cwd=root) for letter in "ab"]
+    assert [process.wait(timeout=60) for process in both] == [0, 0]
+    assert files.read_json(tmp_path / "a.json") in ("a" * 20_000, "b" * 20_000)
+
+
+HOLDER = """
+import sys, time
+from rlef_jax.runtime import files
+with files.locked(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_lock_names_its_holder_and_dies_with_it(tmp_path):
+    path, root = tmp_path / "run" / "lock", str(pathlib.Path(__file__).parents[2])
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    holder = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    where = f"{tmp_path}/run is in use by process {holder.pid} on {socket.gethostname()}: call"
+    with pytest.raises(OSError, match=where), files.locked(path, "call later"):
+        raise AssertionError("held by two")
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with files.locked(path):
+        assert path.read_text() == f"process {os.getpid()} on {socket.gethostname()}\n"
+        with pytest.raises(BlockingIOError), files.locked(path):
+            raise AssertionError("held twice")
+    with files.locked(path):
+        pass
 
 
 def test_damaged_json_is_named(tmp_path):

@@ -2,6 +2,7 @@
 same devices does.
 """
 
+import contextlib
 import gzip
 import json
 import os
@@ -14,7 +15,7 @@ import time
 
 import pytest
 
-from rlef_jax.runtime import hosts
+from rlef_jax.runtime import files, hosts
 
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 SETTINGS = {
@@ -278,7 +279,7 @@ TELLING = """
 import json, os, random, sys, time
 from concurrent.futures import Future
 from types import SimpleNamespace
-from rlef_jax.runtime import hosts
+from rlef_jax.runtime import files, hosts
 
 address, process, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 hosts.connect(address, 2, process)
@@ -307,6 +308,12 @@ except FileNotFoundError as error:
 with hosts.leader_first():
     found["saw"] = sorted(os.listdir(folder))
     open(os.path.join(folder, f"made_by_{process}"), "w").close()
+
+try:
+    with hosts.on_leader(files.locked(os.path.join(folder, "..", "taken", "lock"))):
+        found["refused"] = ""
+except OSError as error:
+    found["refused"] = str(error).partition("taken ")[2]
 
 class Pool:
     isolation, workers = None, 3 + process
@@ -354,7 +361,10 @@ def test_processes_tell_each_other_what_they_hold_and_what_they_have_judged(cach
     folder.mkdir()
     log = tmp_path / "telling"
     arguments = ["-c", TELLING.replace("@", ""), f"127.0.0.1:{free_port()}", "@", str(folder)]
-    assert finish(start(arguments, cache, 2, 1, log), log) == [0, 0], said(log, 0) + said(log, 1)
+    holder = f"process {os.getpid()} on {socket.gethostname()}"
+    with files.locked(tmp_path / "taken" / "lock"):
+        ended = finish(start(arguments, cache, 2, 1, log), log)
+    assert ended == [0, 0], said(log, 0) + said(log, 1)
     first, second = (json.loads((folder / f"{i}.json").read_text()) for i in range(2))
     assert (first.pop("leads"), second.pop("leads")) == (True, False)
     assert (first.pop("called"), second.pop("called", False)) == (True, False)
@@ -368,6 +378,7 @@ def test_processes_tell_each_other_what_they_hold_and_what_they_have_judged(cach
             "edges": [[hosts._PART - 50 + n, hosts._PART - 49 + n] for n in range(60)],
             "told": [0, False],  # by the leading process, which alone looks
             "raised": "0 has nothing",
+            "refused": f"is in use by {holder}: wait for its end",
             "workers": 7,
             "early": False,
             "done": [job % 3 > 0 for job in range(8)],
@@ -380,3 +391,54 @@ def test_processes_tell_each_other_what_they_hold_and_what_they_have_judged(cach
         }
     )
     assert ("words of 0" in said(log, 0), "words of 1" in said(log, 1)) == (True, False)
+
+
+# ---- what cannot be connected -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", ["localhost", "localhost:", ":1234", "localhost:http"])
+def test_an_address_without_host_or_port_is_refused(address):
+    with pytest.raises(ValueError, match=f"--coordinator is '{address}': it must be HOST:PORT"):
+        hosts.connect(address, 2, 0)
+
+
+def test_a_port_in_use_is_named():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        words = rf"port {port} cannot be had here \(Address already in use\): choose another"
+        with pytest.raises(ValueError, match=words):
+            hosts.connect(f"127.0.0.1:{port}", 2, 0)
+    with pytest.raises(ValueError, match="port 99999 cannot be had here"):
+        hosts.connect("127.0.0.1:99999", 2, 0)
+
+
+def test_a_first_process_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr(hosts, "_JOIN", 0.0)
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.raises(ValueError, match=f"{address} does not answer .*: start process 0 there"):
+        hosts.connect(address, 2, 1)
+
+
+def test_a_block_on_the_leader_is_left_by_it_and_raises_on_all():
+    seen = []
+
+    @contextlib.contextmanager
+    def block():
+        seen.append("in")
+        yield
+        seen.append("out")
+
+    with hosts.on_leader(block()):
+        assert seen == ["in"]
+    assert seen == ["in", "out"]
+
+    @contextlib.contextmanager
+    def refusing():
+        raise BlockingIOError("in use by process 3 on a")
+        yield
+
+    with pytest.raises(BlockingIOError, match="in use by process 3 on a"):
+        with hosts.on_leader(refusing()):
+            raise AssertionError("entered")

@@ -140,6 +140,63 @@ def test_a_command_with_nothing_to_finish_stops_where_it_is(tmp_path):
     )
 
 
+# A main thread that is back in Python after minutes: it computes, and then waits for the end.
+DEVICE = """
+import sys
+import jax, jax.numpy as jnp
+from rlef_jax.runtime import interrupt
+with interrupt.listening(raises=RAISES), interrupt.awaiting("the call"):
+    turn = lambda i, x: jnp.tanh(x @ x)
+    endless = jax.jit(lambda x: jax.lax.fori_loop(0, 1 << 30, turn, x))
+    called = endless.lower(jnp.ones((64, 64))).compile()
+    print("ready", flush=True)
+    float(called(jnp.ones((64, 64)))[0, 0])
+"""
+
+
+@pytest.mark.parametrize("raises, after", [(False, " after the call"), (True, "")])
+def test_signals_are_answered_while_the_device_computes(tmp_path, raises, after):
+    script = tmp_path / "command.py"
+    script.write_text(DEVICE.replace("RAISES", str(raises)))
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        env=os.environ | {"PYTHONPATH": ROOT, "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.5)  # it computes for hours
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == "\n"
+    answer = process.stderr.readline()
+    assert answer == f"Ctrl-C: stopping{after}; a second one ends at once\n"
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 143
+    assert process.stderr.read().startswith("\nended at once")
+
+
+def test_a_wait_with_nothing_to_lose_ends_at_the_first_signal(tmp_path):
+    script = tmp_path / "command.py"
+    script.write_text(
+        "import time\nfrom rlef_jax.runtime import interrupt\n"
+        "with interrupt.listening(), interrupt.ending_at_once():\n"
+        "    print('ready', flush=True)\n    time.sleep(60)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        env=os.environ | {"PYTHONPATH": ROOT},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    assert process.stderr.read() == f"\nstopped; to go on: {sys.executable} {script}\n"
+
+
 # ---- runs
 # --------------------------------------------------------------------------------------------------
 

@@ -1,10 +1,13 @@
 """metrics.jsonl through kills and resumptions, and a compile counter that nothing escapes."""
 
+import contextlib
 import json
+import struct
 
 import jax
 import jax.numpy as jnp
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 from rlef_jax.runtime.metrics import CompileCounter, Metrics, Phase
 from rlef_jax.runtime.workdir import Workdir
@@ -21,6 +24,17 @@ def lines(tmp_path):
     return [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
 
 
+def events(path) -> list[tuple[str, int, float]]:
+    """(tag, step, value) of TensorBoard's file, of records with their length and two checksums."""
+    content, found = path.read_bytes(), []
+    while content:
+        (size,) = struct.unpack("<Q", content[:8])
+        event = Event.FromString(content[12 : 12 + size])
+        found += [(value.tag, event.step, value.simple_value) for value in event.summary.value]
+        content = content[16 + size :]
+    return found
+
+
 def test_one_json_object_a_line(metrics, tmp_path):
     metrics.write("sft", 0, loss=1.5, note="warm")
     metrics.write("rlef", 0, loss=2, curve=[1, 2])
@@ -29,7 +43,14 @@ def test_one_json_object_a_line(metrics, tmp_path):
         {"phase": "rlef", "step": 0, "loss": 2, "curve": [1, 2]},
     ]
     assert metrics.read("rlef") == lines(tmp_path)[1:]
-    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_tensorboard_reads_the_same_numbers(tmp_path):
+    with contextlib.closing(Metrics(Workdir(str(tmp_path)))) as metrics:
+        metrics.write("sft", 0, loss=1.5, note="warm")
+        metrics.write("rlef", 3, loss=2, rate=0.25)
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    assert events(path) == [("sft/loss", 0, 1.5), ("rlef/loss", 3, 2.0), ("rlef/rate", 3, 0.25)]
 
 
 def test_nothing_written_yet_reads_as_nothing(metrics):

@@ -69,7 +69,14 @@ def prepare(
     found = sources.find(source_dir)
     _check_files(found, source_dir, allow_partial)
     folder = folder_of(data_dir, NAME, VERSION)
-    folder.mkdir(parents=True, exist_ok=True)
+    with files.locked(folder.parent / "lock"):
+        folder.mkdir(exist_ok=True)
+        return _prepare(found, folder, allow_partial)
+
+
+def _prepare(
+    found: Mapping[str, Sequence[pathlib.Path]], folder: pathlib.Path, allow_partial: bool
+) -> dict:
     shards = [
         _Shard(split, path, shard_of(folder, split, number, len(paths)))
         for split, paths in found.items()

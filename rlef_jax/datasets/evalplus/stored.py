@@ -33,9 +33,20 @@ def prepare(
     """See `evalplus.prepare`. The folder becomes a data set only when everything is there."""
     release, release_tasks = releases.read(name, source)
     folder = folder_of(data_dir, name, release)
-    summary_path = folder / "summary.json"
     if not is_prepared(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        _write(name, release, release_tasks, folder, on_progress)
+    return {"directory": str(folder), **files.read_json(folder / "summary.json")}
+
+
+def _write(
+    name: str,
+    release: str,
+    release_tasks: Sequence[dict],
+    folder: pathlib.Path,
+    on_progress: Callable[[int, int], None],
+) -> None:
+    with files.locked(folder.parent / "lock"):
+        folder.mkdir(exist_ok=True)
         solved = folder / "solved.jsonl"
         _solve(release_tasks, solved, on_progress)
         entries = {entry["task_id"]: entry for entry in files.read_lines(solved)}
@@ -44,13 +55,12 @@ def prepare(
             for task in release_tasks:
                 writer.write(base64.b85decode(entries[task["task_id"]]["record"]))
         summary = _summary(release, release_tasks, entries)
-        files.write_json(summary_path, summary)
+        files.write_json(folder / "summary.json", summary)
         description = f"EvalPlus: {name}, release {release}, with expected values."
         homepage = "https://github.com/evalplus/evalplus"
         lengths = {"test": {shard: summary["problems"]}}
         write_metadata(folder, records.FEATURES, lengths, description, homepage)
         solved.unlink()
-    return {"directory": str(folder), **files.read_json(summary_path)}
 
 
 def load(name: str, data_dir: str | os.PathLike) -> Sequence[Problem]:

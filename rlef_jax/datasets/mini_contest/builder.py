@@ -14,6 +14,7 @@ from absl import logging
 from rlef_jax.datasets import rows
 from rlef_jax.datasets.mini_contest import problems
 from rlef_jax.datasets.mini_contest.families import LEVELS
+from rlef_jax.runtime import files
 from rlef_jax.runtime.progress import progress
 
 SECONDS = 2
@@ -115,13 +116,14 @@ def prepared(data_dir: str | os.PathLike, **options) -> MiniContest:
     It is built in a temporary folder that is renamed when complete, so that a build that was killed
     counts as not built.
 
-    Raises ValueError for an unknown option or a value that is out of range.
+    Raises ValueError for an unknown option or a value that is out of range, and OSError, naming a
+    folder, where it cannot be written.
     """
     if unknown := sorted(set(options) - set(OPTIONS)):
         known = ", ".join(OPTIONS)
         raise ValueError(f"mini_contest has no option {unknown[0]!r}: its options are {known}")
     config = MiniContestConfig(**options)
-    with _quiet():
+    with _quiet(), files.naming(data_dir):
         builder = _builder(data_dir, config)
         if builder.is_prepared():
             return builder
