@@ -1,65 +1,107 @@
 """Runs RLEF proper (paper section 2): collect, score and learn, validate, keep the best policy."""
 
-import collections
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from rlef_jax import build, llama, report, trajectories
 from rlef_jax.build import Run
 from rlef_jax.config import stream_capacity
-from rlef_jax.datasets.selection import Selection
-from rlef_jax.evaluation import collection, solve_rates
+from rlef_jax.evaluation import collection
+from rlef_jax.evaluation.during_run import Evaluation, evaluate
 from rlef_jax.learner import TrainState, check_finite
 from rlef_jax.ppo import Ppo
 from rlef_jax.rollout import Stats
 from rlef_jax.runtime import hosts, interrupt
 from rlef_jax.runtime.checkpoint import Checkpoints
-from rlef_jax.runtime.progress import compiling, progress
+from rlef_jax.runtime.progress import compiling, progress, sampling
 from rlef_jax.types import Episode, Learnt, Noise, Problem
 
 
-def rlef(run: Run, ppo: Ppo, state: TrainState, reference) -> tuple[dict, int]:
-    """Trains to the last update. Returns (policy, number of its update).
+def rlef(run: Run, ppo: Ppo, state: TrainState, reference) -> tuple[dict, int, dict]:
+    """Trains to the last update. Returns (policy, number of its update, its rate on valid).
 
-    It is the policy that validation chose, or the last. A run that is asked to stop does so after
-    the update under way, and goes on from its checkpoint.
+    It is the policy that validation chose, or the last, whose rate is not known: {}. A run that is
+    asked to stop does so between two calls on the device, or after the update that it learns, and
+    goes on from its checkpoint: a collection under way is sampled again.
     """
-    config, updates = run.config, run.config.ppo.updates
-    checkpoints, best = run.checkpoints("rlef"), run.checkpoints("best", keep=1)
+    # The one before the best is kept until a checkpoint of training holds that the best was found.
+    checkpoints, best = run.checkpoints("rlef"), run.checkpoints("best", keep=2)
     done = checkpoints.latest or 0
-    if done < updates:
-        phase = warm_up(run, ppo, state, reference, done)
-        said = interrupt.awaiting("this update and its checkpoint")
-        with said, progress(updates, "RLEF", "update", done) as bar:
-            for update in range(done, updates):
-                episodes, stats = collect(run, state.params["policy"], update)
-                state, metrics = learn(run, ppo, state, reference, episodes, stats, update)
-                validates = is_due(config.eval.every, update, updates)
-                if validates:
-                    metrics |= validate(run, state.params["policy"], best, update + 1)
-                metrics["recompilations"] = phase.recompilations
-                run.metrics.write("rlef", update, **metrics)
-                show(bar, metrics)
-                stops = interrupt.requested()
-                if stops or is_due(config.checkpoint.every, update, updates):
-                    run.keep(checkpoints, update + 1, state)
-                    phase.save()
-                if stops or validates or update + 1 == updates or keeps_episodes(config, update):
-                    write_report(run)
-                if stops:
-                    break
+    best.rewind(done)
+    # Of the last update, where the run was stopped before its policy was validated.
+    unvalidated = checkpoints.host(done).get("metrics") if done else None
+    if done < run.config.ppo.updates or unvalidated:
+        state = advance(run, ppo, state, reference, checkpoints, best, unvalidated)
         checkpoints.wait()
         interrupt.check()
-    policy, chosen = state.params["policy"], updates
+    policy, chosen, valid = state.params["policy"], run.config.ppo.updates, {}
     if best.latest is not None:
         chosen = best.latest
-        policy, _ = best.restore(chosen, ppo.learner.abstract.params["policy"])
+        policy, valid = best.restore(chosen, ppo.learner.abstract.params["policy"])
     checkpoints.close()
     best.close()
-    return policy, chosen
+    return policy, chosen, valid
+
+
+def advance(
+    run: Run,
+    ppo: Ppo,
+    state: TrainState,
+    reference,
+    checkpoints: Checkpoints,
+    best: Checkpoints,
+    metrics: dict | None,
+) -> TrainState:
+    """The state after the last update, or after the one under way where the run is to stop.
+
+    `metrics` are those of the last update, if its policy is still to be validated. Raises
+    Interrupted where that leaves no more to be finished, after writing a checkpoint.
+    """
+    config, updates, done = run.config, run.config.ppo.updates, checkpoints.latest or 0
+    first = done if metrics is None else done - 1
+    phase = warm_up(run, ppo, state, reference, first)
+    with progress(updates, "RLEF", "update", first) as bar:
+        for update in range(first, updates):
+            validates = is_due(config.eval.every, update, updates)
+            try:
+                if metrics is None:
+                    with interrupt.awaiting("this call; the collection will be sampled again"):
+                        episodes, stats = collect(run, state.params["policy"], update)
+                    with interrupt.awaiting("this update and its checkpoint"):
+                        state, metrics = learn(run, ppo, state, reference, episodes, stats, update)
+                if validates:
+                    checkpoints.wait()  # from here on an older best policy may go
+                    metrics |= validate(run, state.params["policy"], best, update + 1)
+            except interrupt.Interrupted:
+                unfinished = (update, {}) if metrics is None else (update + 1, {"metrics": metrics})
+                keep_unfinished(run, checkpoints, state, *unfinished)
+                phase.save()
+                raise
+            metrics["recompilations"] = phase.recompilations
+            run.metrics.write("rlef", update, **metrics)
+            show(bar, metrics)
+            stops = interrupt.requested()
+            is_best = best.latest == update + 1
+            due = is_due(config.checkpoint.every, update, updates) or checkpoints.overdue
+            if stops or due or is_best:
+                run.keep(checkpoints, update + 1, state)
+                phase.save()
+            if stops or validates or update + 1 == updates or keeps_episodes(config, update):
+                write_report(run)
+            if stops:
+                break
+            metrics = None
+    return state
+
+
+def keep_unfinished(run: Run, checkpoints: Checkpoints, state: TrainState, step: int, host: dict):
+    """Writes a checkpoint of a run that is to stop, unless it is where the last one was."""
+    if step > (checkpoints.latest or 0):
+        run.keep(checkpoints, step, state, **host)
+    checkpoints.wait()
 
 
 def begin(run: Run, policy) -> tuple[Ppo, TrainState, dict]:
@@ -93,15 +135,18 @@ def warm_up(run: Run, ppo: Ppo, state: TrainState, reference, done: int):
 
 
 def collect(run: Run, policy, update: int) -> tuple[list[Episode], Stats]:
-    """Samples the episodes of an update: `ppo.rollouts` of them, in the order of their ids."""
+    """Samples the episodes of an update: `ppo.rollouts` of them, in the order of their ids.
+
+    Raises Interrupted between two calls on the device.
+    """
     settings = run.config.ppo
     ids = range(update * settings.rollouts, (update + 1) * settings.rollouts)
     problems, seed = run.problems["train"], run.config.seed
     starts = [(id, problem_of(problems, seed, id // settings.rollouts_per_problem)) for id in ids]
     key, temperature = run.key(Noise.TRAINING), run.config.sampler.temperature
-    with progress(settings.rollouts, "  collection", "episode", part=True) as bar:
+    with sampling(settings.rollouts, "  collection", "episode", part=True) as on_progress:
         episodes, stats = run.collector.collect(
-            policy, run.environment, starts, key, temperature, on_done=bar.update
+            policy, run.environment, starts, key, temperature, on_progress=on_progress
         )
     if len(episodes) < settings.minibatches:
         lost = f"the sandbox failed for {stats.dropped} of {settings.rollouts} episodes"
@@ -142,59 +187,22 @@ def learn(
 
 
 def validate(run: Run, policy, best: Checkpoints, update: int) -> dict[str, float]:
-    """1@k on the valid split at the first evaluation temperature; keeps the best (section 3.1)."""
-    settings, problems = run.config.eval, run.problems["valid"]
-    total = len(problems) * settings.valid_rollouts
-    with progress(total, "  validation", "episode", part=True) as bar:
-        figures, _ = evaluate(
-            run,
-            policy,
-            problems,
-            settings.valid_rollouts,
-            run.key(Noise.VALIDATION),
-            settings.temperatures[0],
-            bar.update,
-        )
-    name = f"1@{settings.turn_limit}"
-    rate = figures[name]["rate"]
-    if best.latest is None or rate > best.host(best.latest)["rate"]:
-        run.keep(best, update, policy, rate=rate)
-        best.wait()
-    interval = {"valid_low": figures[name]["low"], "valid_high": figures[name]["high"]}
-    return {f"valid_{name}": rate, **interval}
+    """1@k on the valid split at the first evaluation temperature; keeps the best (section 3.1).
 
-
-def evaluate(
-    run: Run,
-    policy,
-    problems: Sequence[Problem],
-    rollouts: int,
-    key,
-    temperature: float,
-    on_done: Callable[[int], None],
-) -> tuple[dict, list[Episode]]:
-    """(figures, episodes) of `rollouts` of each problem, under the rules of evaluation.
-
-    The ids, and with `key` the noise, depend on the place in the data set alone: the same episodes
-    for the same weights.
+    The best is the highest, of equal ones the latest. A rule that asks a later policy to be better
+    beyond the noise chose worse ones in simulations: they mostly do get better.
     """
-    rules = run.config.eval
-    environment = build.evaluating(run.config, run.environment, problems)
-    starts = [(p * rollouts + r, each) for p, each in enumerate(problems) for r in range(rollouts)]
-    episodes, stats = run.collector.collect(
-        policy, environment, starts, key, float(temperature), rules.top_p, on_done
-    )
-    outcomes = [solve_rates.outcome(episode) for episode in episodes]
-    # Lost to the sandbox, or never begun since their problem is too long for the caps.
-    judged = {episode.id for episode in episodes}
-    missing = collections.Counter(each.name for id, each in starts if id not in judged)
-    left_out = problems.among - len(problems) if isinstance(problems, Selection) else 0
-    missing.update({f"left out {i}": rollouts for i in range(left_out)})
-    ends_when_passed = rules.feedback != "none"
-    figures = solve_rates.training_figures(
-        outcomes, rules.turn_limit, rules.resamples, ends_when_passed, missing
-    )
-    return figures | {"dropped": stats.dropped, "left_out": left_out}, episodes
+    settings = run.config.eval
+    rollouts, temperature = settings.valid_rollouts, float(settings.temperatures[0])
+    key = run.key(Noise.VALIDATION)
+    asked = Evaluation(run.problems["valid"], rollouts, key, temperature)
+    name = f"1@{settings.turn_limit}"
+    found = evaluate(run, policy, asked, "  validation", part=True)[name]
+    if best.latest is None or found["rate"] >= best.host(best.latest)["rate"]:
+        run.keep(best, update, policy, **found)
+        best.wait()
+    interval = {"valid_low": found["low"], "valid_high": found["high"]}
+    return {f"valid_{name}": found["rate"], **interval, "best_update": best.latest}
 
 
 def write_episodes(run: Run, name: str, episodes, learnt: Learnt | None = None) -> None:

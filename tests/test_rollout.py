@@ -30,6 +30,7 @@ def collect(
     temperature=TEMPERATURE,
     top_p=1.0,
     seed=0,
+    on_progress=lambda stats: None,
     **options,
 ):
     key = tuple(sorted({"slots": slots, **options}.items()))
@@ -48,6 +49,7 @@ def collect(
         jax.random.key(seed),
         temperature,
         top_p,
+        on_progress,
     )
 
 
@@ -349,9 +351,36 @@ def test_progress_hears_of_every_episode(world):
     starts = [(i, world.problems[i % len(world.problems)]) for i in range(11)]
     told = []
     arguments = (world.policy, world.environment, starts, jax.random.key(0), TEMPERATURE)
-    finished, _ = collector.collect(*arguments, on_done=heard.append, on_episode=told.append)
-    assert sum(heard) == 11
-    assert sorted(told, key=lambda episode: episode.id) == finished
+
+    def hear(stats):
+        heard.append((stats.ended, stats.begun, stats.tokens))
+
+    finished, stats = collector.collect(*arguments, on_progress=hear)
+    assert heard[-1] == (11, 11, stats.tokens) and stats.tokens > 0
+    assert all(ended <= begun <= ended + 8 for ended, begun, _ in heard)  # rows
+    for counts in zip(*heard):
+        assert list(counts) == sorted(counts)
+    again = collector.play(*arguments, 1.0, told.append)
+    assert again.tokens == stats.tokens
+    assert_same(finished, sorted(told, key=lambda episode: episode.id))
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_collection_can_be_stopped_between_any_two_calls_and_sampled_again(world, collected):
+    calls = []
+
+    def stop(stats):
+        calls.append(stats.tokens)
+        if len(calls) == 5:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        collect(world, on_progress=stop)
+    assert len(calls) == 5
+    assert_same(collected[0], collect(world)[0])
 
 
 def test_no_starts_give_no_episodes(world):

@@ -1,9 +1,11 @@
 """Saves and restores the sharded state of a phase with Orbax, and the few numbers beside it."""
 
 import os
+import time
 
 import orbax.checkpoint as ocp
 
+from rlef_jax.runtime import hosts
 from rlef_jax.runtime.workdir import Workdir
 
 # Phases of a run that have checkpoints, in the order in which they are looked for.
@@ -16,19 +18,37 @@ class Checkpoints:
     The arrays are restored onto whatever mesh the shardings of the abstract state name.
     """
 
-    def __init__(self, directory: str, keep: int):
+    def __init__(self, directory: str, keep: int, minutes: float = 0.0):
+        """With `minutes`, `overdue` says when the last is so old."""
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         self._manager = ocp.CheckpointManager(os.path.abspath(directory), options=options)
+        self._seconds, self._last = 60.0 * minutes, time.monotonic()
 
     @property
     def latest(self) -> int | None:
         """The step of the newest complete checkpoint."""
         return self._manager.latest_step()
 
+    @property
+    def overdue(self) -> bool:
+        """Whether the last was so long ago; of several processes the clock of the leading one."""
+        late = time.monotonic() - self._last >= self._seconds
+        return self._seconds > 0 and hosts.gather(late)[0]
+
     def save(self, step: int, state, host: dict) -> None:
-        """Writes in the background; `wait` says when it is on disk."""
+        """Writes in the background; `wait` says when it is on disk.
+
+        Raises ValueError for a step that is not newer than `latest`: see `rewind`.
+        """
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
-        self._manager.save(step, args=args)
+        if not self._manager.save(step, args=args):  # which refuses without a word
+            raise ValueError(f"checkpoint {step} is not newer than {self.latest}, the last one")
+        self._last = time.monotonic()
+
+    def rewind(self, step: int) -> None:
+        """Deletes those after `step`: a run that goes on from there makes them again."""
+        for later in [each for each in self._manager.all_steps() if each > step]:
+            self._manager.delete(later)
 
     def restore(self, step: int, abstract_state):
         """(state, host) of a step, shaped and placed like `abstract_state`."""
