@@ -29,12 +29,11 @@ def rlef(run: Run, ppo: Ppo, state: TrainState, reference) -> tuple[dict, int, d
     """
     # The one before the best is kept until a checkpoint of training holds that the best was found.
     checkpoints, best = run.checkpoints("rlef"), run.checkpoints("best", keep=2)
-    done = checkpoints.latest or 0
-    best.rewind(done)
-    # Of the last update, where the run was stopped before its policy was validated.
-    unvalidated = checkpoints.host(done).get("metrics") if done else None
-    if done < run.config.ppo.updates or unvalidated:
-        state = advance(run, ppo, state, reference, checkpoints, best, unvalidated)
+    metrics = unvalidated(run, checkpoints)
+    first = (checkpoints.latest or 0) - (metrics is not None)
+    best.rewind(first)
+    if first < run.config.ppo.updates:
+        state = advance(run, ppo, state, reference, checkpoints, best, first, metrics)
         checkpoints.wait()
         interrupt.check()
     policy, chosen, valid = state.params["policy"], run.config.ppo.updates, {}
@@ -53,15 +52,15 @@ def advance(
     reference,
     checkpoints: Checkpoints,
     best: Checkpoints,
+    first: int,
     metrics: dict | None,
 ) -> TrainState:
-    """The state after the last update, or after the one under way where the run is to stop.
+    """The state after the updates from `first` on, or where the run is to stop.
 
-    `metrics` are those of the last update, if its policy is still to be validated. Raises
-    Interrupted where that leaves no more to be finished, after writing a checkpoint.
+    `metrics` are those of the first, where it has been learnt from and is still to be validated.
+    Raises Interrupted, after writing a checkpoint, for a stop between two calls on the device.
     """
-    config, updates, done = run.config, run.config.ppo.updates, checkpoints.latest or 0
-    first = done if metrics is None else done - 1
+    config, updates = run.config, run.config.ppo.updates
     phase = warm_up(run, ppo, state, reference, first)
     with progress(updates, "RLEF", "update", first) as bar:
         for update in range(first, updates):
@@ -76,8 +75,11 @@ def advance(
                     checkpoints.wait()  # from here on an older best policy may go
                     metrics |= validate(run, state.params["policy"], best, update + 1)
             except interrupt.Interrupted:
-                unfinished = (update, {}) if metrics is None else (update + 1, {"metrics": metrics})
-                keep_unfinished(run, checkpoints, state, *unfinished)
+                if metrics is None:
+                    keep_state(run, checkpoints, update, state)
+                else:
+                    keep_state(run, checkpoints, update + 1, state, metrics=metrics)
+                checkpoints.wait()
                 phase.save()
                 raise
             metrics["recompilations"] = phase.recompilations
@@ -87,7 +89,7 @@ def advance(
             is_best = best.latest == update + 1
             due = is_due(config.checkpoint.every, update, updates) or checkpoints.overdue
             if stops or due or is_best:
-                run.keep(checkpoints, update + 1, state)
+                keep_state(run, checkpoints, update + 1, state)
                 phase.save()
             if stops or validates or update + 1 == updates or keeps_episodes(config, update):
                 write_report(run)
@@ -97,11 +99,20 @@ def advance(
     return state
 
 
-def keep_unfinished(run: Run, checkpoints: Checkpoints, state: TrainState, step: int, host: dict):
-    """Writes a checkpoint of a run that is to stop, unless it is where the last one was."""
+def keep_state(run: Run, checkpoints: Checkpoints, step: int, state: TrainState, **host) -> None:
+    """Writes a checkpoint, unless the last one is of this step already."""
     if step > (checkpoints.latest or 0):
         run.keep(checkpoints, step, state, **host)
-    checkpoints.wait()
+
+
+def unvalidated(run: Run, checkpoints: Checkpoints) -> dict | None:
+    """Metrics of the last update, where the run was stopped before that was validated."""
+    if not (done := checkpoints.latest):
+        return None
+    metrics = checkpoints.host(done).get("metrics")
+    # Their line is written once it is.
+    steps = [line["step"] for line in run.metrics.read("rlef")] if hosts.leads() else []
+    return None if hosts.gather(done - 1 in steps)[0] else metrics
 
 
 def begin(run: Run, policy) -> tuple[Ppo, TrainState, dict]:
