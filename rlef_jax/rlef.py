@@ -1,9 +1,11 @@
 """Runs RLEF proper (paper section 2): collect, score and learn, validate, keep the best policy."""
 
+import contextlib
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import jax
 import numpy as np
 
 from rlef_jax import build, llama, report, trajectories
@@ -16,6 +18,7 @@ from rlef_jax.ppo import Ppo
 from rlef_jax.rollout import Stats
 from rlef_jax.runtime import hosts, interrupt
 from rlef_jax.runtime.checkpoint import Checkpoints
+from rlef_jax.runtime.metrics import Phase
 from rlef_jax.runtime.progress import compiling, progress, sampling
 from rlef_jax.types import Episode, Learnt, Noise, Problem
 
@@ -58,30 +61,24 @@ def advance(
     """The state after the updates from `first` on, or where the run is to stop.
 
     `metrics` are those of the first, where it has been learnt from and is still to be validated.
-    Raises Interrupted, after writing a checkpoint, for a stop between two calls on the device.
+    Raises Interrupted for a stop between two calls on the device.
     """
     config, updates = run.config, run.config.ppo.updates
     phase = warm_up(run, ppo, state, reference, first)
-    with progress(updates, "RLEF", "update", first) as bar:
+    learning = interrupt.awaiting("this update and its checkpoint")
+    with learning, progress(updates, "RLEF", "update", first) as bar:
         for update in range(first, updates):
             validates = is_due(config.eval.every, update, updates)
-            try:
-                if metrics is None:
-                    with interrupt.awaiting("this call; the collection will be sampled again"):
-                        episodes, stats = collect(run, state.params["policy"], update)
-                    with interrupt.awaiting("this update and its checkpoint"):
-                        state, metrics = learn(run, ppo, state, reference, episodes, stats, update)
-                if validates:
-                    checkpoints.wait()  # from here on an older best policy may go
+            if metrics is None:
+                said = interrupt.awaiting("this call; the collection will be sampled again")
+                with said, safe(run, checkpoints, phase, update, state):
+                    episodes, stats = collect(run, state.params["policy"], update)
+                state, metrics = learn(run, ppo, state, reference, episodes, stats, update)
+            if validates:
+                checkpoints.wait()  # from here on an older best policy may go
+                said = interrupt.awaiting("this call; the validation will be done again")
+                with said, safe(run, checkpoints, phase, update + 1, state, metrics=metrics):
                     metrics |= validate(run, state.params["policy"], best, update + 1)
-            except interrupt.Interrupted:
-                if metrics is None:
-                    keep_state(run, checkpoints, update, state)
-                else:
-                    keep_state(run, checkpoints, update + 1, state, metrics=metrics)
-                checkpoints.wait()
-                phase.save()
-                raise
             metrics["recompilations"] = phase.recompilations
             run.metrics.write("rlef", update, **metrics)
             show(bar, metrics)
@@ -103,6 +100,22 @@ def keep_state(run: Run, checkpoints: Checkpoints, step: int, state: TrainState,
     """Writes a checkpoint, unless the last one is of this step already."""
     if step > (checkpoints.latest or 0):
         run.keep(checkpoints, step, state, **host)
+
+
+@contextlib.contextmanager
+def safe(
+    run: Run, checkpoints: Checkpoints, phase: Phase, step: int, state: TrainState, **host
+) -> Iterator[None]:
+    """Writes a checkpoint where the block, which only samples, ends in an error or is stopped."""
+    try:
+        yield
+    except (Exception, interrupt.Interrupted) as error:
+        # They write together: an error of one of several processes would leave it waiting.
+        if isinstance(error, interrupt.Interrupted) or jax.process_count() == 1:
+            keep_state(run, checkpoints, step, state, **host)
+            checkpoints.wait()
+            phase.save()
+        raise
 
 
 def unvalidated(run: Run, checkpoints: Checkpoints) -> dict | None:
@@ -133,7 +146,7 @@ def begin(run: Run, policy) -> tuple[Ppo, TrainState, dict]:
     return ppo, state, ppo.reference(policy)
 
 
-def warm_up(run: Run, ppo: Ppo, state: TrainState, reference, done: int):
+def warm_up(run: Run, ppo: Ppo, state: TrainState, reference, done: int) -> Phase:
     """Compiles every program of RLEF. Returns its phase, whose metrics go on from `done`."""
     config, phase = run.config, run.phase("rlef")
     top_ps = [1.0, config.eval.top_p] if config.eval.every else [1.0]

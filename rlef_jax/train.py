@@ -77,10 +77,12 @@ def evaluate_policy(run: Run, policy, when: str) -> dict:
     if os.path.exists(path):
         return files.read_json(path)
     phase, problems = run.phase(f"evaluate_{when}"), run.problems[settings.split]
+    key = run.key(Noise.TESTING)
     with compiling("the evaluation"):
         run.collector.warm_up(policy, [settings.top_p])
     phase.warmed_up()
-    key, figures, unfinished = run.key(Noise.TESTING), {}, []
+    figures: dict[str, dict] = {}
+    unfinished = []
     try:
         for temperature in map(float, settings.temperatures):
             name = f"{when}_T{temperature}"

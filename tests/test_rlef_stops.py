@@ -132,6 +132,21 @@ def test_a_stop_between_two_calls_loses_that_collection_alone(
     assert_ends_alike(start, folder, undisturbed)
 
 
+def test_an_error_of_a_collection_loses_no_update(start, undisturbed, tmp_path, monkeypatch):
+    folder, check = tmp_path / "failed", interrupt.check
+
+    def fail():
+        if len(lines(folder)) == 1:
+            raise RuntimeError("the sandbox failed for 7 of 8 episodes")
+        check()
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="the sandbox failed"):
+        patch.setattr(interrupt, "check", fail)
+        start(folder)
+    assert steps(folder) == [1]
+    assert_ends_alike(start, folder, undisturbed)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("calls", [2, 9, 30])
 @pytest.mark.parametrize("updates", range(UPDATES))
