@@ -1,10 +1,13 @@
 """Evaluations inside a run: every problem gets its rollouts, under the rules of evaluation."""
 
 import dataclasses
+import json
 from types import SimpleNamespace
 
 import pytest
 
+from experiments.configs import mini
+from rlef_jax import build
 from rlef_jax.config import default
 from rlef_jax.datasets.selection import Selection
 from rlef_jax.evaluation.during_run import Evaluation, evaluate
@@ -103,3 +106,31 @@ def test_a_killed_evaluation_plays_what_is_missing_and_ends_with_the_same_figure
     assert figures == whole and whole["1@3"]["rate"] == 3 / 5
     assert evaluate(playing([], None), "policy", evaluation, "", path=path) == whole
     assert played == [4, 2, 3, 1, 0]
+
+
+def test_a_valid_split_is_needed_only_where_it_is_used(tmp_path):
+    lines = {}
+    for n in range(12):
+        test = {"input": "3\n", "expected": f"{3 * n}\n"}
+        lines[f"times/{n}"] = {
+            "name": f"times/{n}",
+            "statement": f"Read a number and print it times {n}.",
+            "public_tests": [test],
+            "private_tests": [test],
+            "solutions": [f"print(int(input()) * {n})"],
+        }
+    for split, names in (("train", list(lines)[:8]), ("test", list(lines)[8:])):
+        text = "".join(json.dumps(lines[name]) + "\n" for name in names)
+        (tmp_path / f"{split}.jsonl").write_text(text)
+    config = mini.get_config()
+    config.data.update(name="json_lines", dir=str(tmp_path))
+    config.tokenizer.vocab_size, config.eval.every, config.executor.workers = 350, 0, 1
+    config.sft.steps = 0
+    with build.run(config, str(tmp_path / "run")) as run:
+        assert {split: len(found) for split, found in run.problems.items()} == {
+            "train": 8,
+            "test": 4,
+        }
+    config.eval.every = 5
+    with pytest.raises(FileNotFoundError, match="valid.jsonl"), build.run(config, str(tmp_path)):
+        pass
