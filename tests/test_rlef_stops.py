@@ -27,7 +27,8 @@ class Killed(BaseException):
 def parts(world):
     """What all runs of this file share: the configuration, and what is compiled."""
     config = copy.deepcopy(world.config)
-    config.ppo.update(updates=UPDATES, rollouts=8)
+    config.ppo.update(updates=UPDATES, rollouts=8, minibatches=1)
+    config.batch.lengths = (304,)
     config.eval.update(every=2, valid_rollouts=2, resamples=20, temperatures=(0.7,))
     config.checkpoint.every, config.episodes_every = 3, 0
     policy = jax.device_put(world.policy)
@@ -36,6 +37,13 @@ def parts(world):
     value = build.llama.init_value(policy, jax.random.key(0), world.model.d_model, 0.01)
     params = {"policy": policy, "value": value}
     ppo = build.ppo(config, world.model, world.mesh, params)
+    warm_up, warm = ppo.warm_up, []
+
+    def warm_up_once(*arguments):
+        if not warm:
+            warm.append(warm_up(*arguments))
+
+    ppo.warm_up = warm_up_once
     return config, policy, collector, ppo, CompileCounter()
 
 
@@ -132,6 +140,7 @@ def test_a_stop_between_two_calls_loses_that_collection_alone(
     assert_ends_alike(start, folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_an_error_of_a_collection_loses_no_update(start, undisturbed, tmp_path, monkeypatch):
     folder, check = tmp_path / "failed", interrupt.check
 
@@ -160,7 +169,8 @@ def test_a_stop_anywhere_ends_as_the_undisturbed_run(
     assert_ends_alike(start, folder, undisturbed)
 
 
-@pytest.mark.parametrize("updates", [1, 2])  # the second is to be validated
+# The second is to be validated.
+@pytest.mark.parametrize("updates", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_stop_while_it_learns_finishes_the_update(
     start, undisturbed, parts, tmp_path, monkeypatch, updates
 ):
