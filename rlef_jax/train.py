@@ -146,7 +146,7 @@ def summarize(run: Run, before: dict, after: dict, chosen: int, valid: dict) -> 
     report.print_table(before, after, run.config.eval.split, first)
     if valid:
         said = f"evaluated is the policy of update {chosen}, the best on the valid split: "
-        print(said + report.percent(valid))
+        print(f"{said}{report.percent(valid)} %")
     recompilations = sum(summary["recompilations"].values())
     print(f"{sum(summary['seconds'].values()):.0f} s in all; ", end="")
     print(f"recompilations after warm-up: {recompilations}")

@@ -47,7 +47,8 @@ class Checkpoints:
 
     def rewind(self, step: int) -> None:
         """Deletes those after `step`: a run that goes on from there makes them again."""
-        for later in [each for each in self._manager.all_steps() if each > step]:
+        steps = hosts.gather(list(self._manager.all_steps()))[0]
+        for later in [each for each in steps if each > step]:
             self._manager.delete(later)
 
     def restore(self, step: int, abstract_state):
