@@ -30,7 +30,6 @@ from rlef_jax.types import Noise, Problem
 
 # Settings of the model that are not its shape: a checkpoint of any may be computed with these.
 NUMERICS = ("dtype", "attention", "unroll_layers", "remat", "remat_save", "logit_chunk")
-SPLITS = ("train", "valid", "test")
 
 
 # ---- the run -------------------------------------------------------------------------------------
@@ -72,7 +71,8 @@ class Run:
     def checkpoints(self, phase: str, keep: int | None = None) -> Checkpoints:
         """Those of a phase, the newest `checkpoint.keep` of them unless told otherwise."""
         keep = self.config.checkpoint.keep if keep is None else keep
-        return Checkpoints(self.workdir.checkpoints(phase), keep)
+        minutes = self.config.checkpoint.minutes
+        return Checkpoints(self.workdir.checkpoints(phase), keep, minutes)
 
     def keep(self, checkpoints: Checkpoints, step: int, state, **host) -> None:
         """Writes a checkpoint; the little programs that Orbax compiles for it are not counted."""
@@ -93,13 +93,13 @@ def run(config, path: str) -> Iterator[Run]:
         hosts.of_leader(lambda: workdir.claim(config))
         with hosts.leader_first():
             phase = Phase(workdir.phase("prepare"), compiles)
-            data = {split: problems(config, split, path) for split in SPLITS}
+            data = {split: problems(config, split, path) for split in splits(config)}
         opened = tokenizer(config, path, data["train"])
         interrupt.check()
         programs = closing.enter_context(pool(config))
         around = environment(config, opened, programs, data["train"])
-        data = {split: fitting(data[split], around, split) for split in SPLITS}
-        for split in {config.eval.split, *(["valid"] if config.eval.every else [])}:
+        data = {split: fitting(found, around, split) for split, found in data.items()}
+        for split in (data.keys() - {"train"}) | {config.eval.split}:
             evaluating(config, around, data[split])  # raises where it could not be done
         shape = model(config, opened.vocab_size)
         found = Run(config, workdir, shape, around, data, compiles)
@@ -110,6 +110,12 @@ def run(config, path: str) -> Iterator[Run]:
 
 
 # ---- problems, text, programs --------------------------------------------------------------------
+
+
+def splits(config) -> list[str]:
+    """The splits that a run needs: train, valid where it validates, and the one it evaluates."""
+    needed = ["train", *(["valid"] if config.eval.every else []), config.eval.split]
+    return list(dict.fromkeys(needed))
 
 
 def problems(config, split: str, workdir: str) -> Sequence[Problem]:

@@ -1,69 +1,135 @@
 """Runs RLEF proper (paper section 2): collect, score and learn, validate, keep the best policy."""
 
-import collections
+import contextlib
 import functools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 
+import jax
 import numpy as np
 
-from rlef_jax import build, llama, report, trajectories
+from rlef_jax import build, llama, report, rollout, trajectories
 from rlef_jax.build import Run
 from rlef_jax.config import stream_capacity
-from rlef_jax.datasets.selection import Selection
-from rlef_jax.evaluation import collection, solve_rates
+from rlef_jax.evaluation import collection
+from rlef_jax.evaluation.during_run import Evaluation, evaluate
 from rlef_jax.learner import TrainState, check_finite
 from rlef_jax.ppo import Ppo
 from rlef_jax.rollout import Stats
 from rlef_jax.runtime import hosts, interrupt
 from rlef_jax.runtime.checkpoint import Checkpoints
-from rlef_jax.runtime.progress import compiling, progress
+from rlef_jax.runtime.metrics import Phase
+from rlef_jax.runtime.progress import compiling, progress, sampling
 from rlef_jax.types import Episode, Learnt, Noise, Problem
 
 # Times ppo.max_logprob_gap, which bounds the mean: a larger gap of a single token is worth a word.
 _SINGLE_TOKEN = 10
 
 
-def rlef(run: Run, ppo: Ppo, state: TrainState, reference) -> tuple[dict, int]:
-    """Trains to the last update. Returns (policy, number of its update).
+def rlef(run: Run, ppo: Ppo, state: TrainState, reference) -> tuple[dict, int, dict]:
+    """Trains to the last update. Returns (policy, number of its update, its rate on valid).
 
-    It is the policy that validation chose, or the last. A run that is asked to stop does so after
-    the update under way, and goes on from its checkpoint.
+    It is the policy that validation chose, or the last, whose rate is not known: {}. A run that is
+    asked to stop does so between two calls on the device, or after the update that it learns, and
+    goes on from its checkpoint: a collection under way is sampled again.
     """
-    config, updates = run.config, run.config.ppo.updates
-    checkpoints, best = run.checkpoints("rlef"), run.checkpoints("best", keep=1)
-    done = checkpoints.latest or 0
-    if done < updates:
-        phase = warm_up(run, ppo, state, reference, done)
-        said = interrupt.awaiting("this update and its checkpoint")
-        with said, progress(updates, "RLEF", "update", done) as bar:
-            for update in range(done, updates):
-                episodes, stats = collect(run, state.params["policy"], update)
-                state, metrics = learn(run, ppo, state, reference, episodes, stats, update)
-                validates = is_due(config.eval.every, update, updates)
-                if validates:
-                    metrics |= validate(run, state.params["policy"], best, update + 1)
-                metrics["recompilations"] = phase.recompilations
-                run.metrics.write("rlef", update, **metrics)
-                show(bar, metrics)
-                stops = interrupt.requested()
-                if stops or is_due(config.checkpoint.every, update, updates):
-                    run.keep(checkpoints, update + 1, state)
-                    phase.save()
-                if stops or validates or update + 1 == updates or keeps_episodes(config, update):
-                    write_report(run)
-                if stops:
-                    break
+    # The one before the best is kept until a checkpoint of training holds that the best was found.
+    checkpoints, best = run.checkpoints("rlef"), run.checkpoints("best", keep=2)
+    metrics = unvalidated(run, checkpoints)
+    first = (checkpoints.latest or 0) - (metrics is not None)
+    best.rewind(first)
+    if first < run.config.ppo.updates:
+        state = advance(run, ppo, state, reference, checkpoints, best, first, metrics)
         checkpoints.wait()
         interrupt.check()
-    policy, chosen = state.params["policy"], updates
+    policy, chosen, valid = state.params["policy"], run.config.ppo.updates, {}
     if best.latest is not None:
         chosen = best.latest
-        policy, _ = best.restore(chosen, ppo.learner.abstract.params["policy"])
+        policy, valid = best.restore(chosen, ppo.learner.abstract.params["policy"])
     checkpoints.close()
     best.close()
-    return policy, chosen
+    return policy, chosen, valid
+
+
+def advance(
+    run: Run,
+    ppo: Ppo,
+    state: TrainState,
+    reference,
+    checkpoints: Checkpoints,
+    best: Checkpoints,
+    first: int,
+    metrics: dict | None,
+) -> TrainState:
+    """The state after the updates from `first` on, or where the run is to stop.
+
+    `metrics` are those of the first, where it has been learnt from and is still to be validated.
+    Raises Interrupted for a stop between two calls on the device.
+    """
+    config, updates = run.config, run.config.ppo.updates
+    phase = warm_up(run, ppo, state, reference, first)
+    learning = interrupt.awaiting("this update and its checkpoint")
+    with learning, progress(updates, "RLEF", "update", first) as bar:
+        for update in range(first, updates):
+            validates = is_due(config.eval.every, update, updates)
+            if metrics is None:
+                said = interrupt.awaiting("this call; the collection will be sampled again")
+                with said, safe(run, checkpoints, phase, update, state):
+                    episodes, stats = collect(run, state.params["policy"], update)
+                state, metrics = learn(run, ppo, state, reference, episodes, stats, update)
+            if validates:
+                checkpoints.wait()  # from here on an older best policy may go
+                said = interrupt.awaiting("this call; the validation will be done again")
+                with said, safe(run, checkpoints, phase, update + 1, state, metrics=metrics):
+                    metrics |= validate(run, state.params["policy"], best, update + 1)
+            metrics["recompilations"] = phase.recompilations
+            run.metrics.write("rlef", update, **metrics)
+            show(bar, metrics)
+            stops = interrupt.requested()
+            is_best = best.latest == update + 1
+            due = is_due(config.checkpoint.every, update, updates) or checkpoints.overdue
+            if stops or due or is_best:
+                keep_state(run, checkpoints, update + 1, state)
+                phase.save()
+            if stops or validates or update + 1 == updates or keeps_episodes(config, update):
+                write_report(run)
+            if stops:
+                break
+            metrics = None
+    return state
+
+
+def keep_state(run: Run, checkpoints: Checkpoints, step: int, state: TrainState, **host) -> None:
+    """Writes a checkpoint, unless the last one is of this step already."""
+    if step > (checkpoints.latest or 0):
+        run.keep(checkpoints, step, state, **host)
+
+
+@contextlib.contextmanager
+def safe(
+    run: Run, checkpoints: Checkpoints, phase: Phase, step: int, state: TrainState, **host
+) -> Iterator[None]:
+    """Writes a checkpoint where the block, which only samples, ends in an error or is stopped."""
+    try:
+        yield
+    except (Exception, interrupt.Interrupted) as error:
+        # They write together: an error of one of several processes would leave it waiting.
+        if isinstance(error, interrupt.Interrupted) or jax.process_count() == 1:
+            keep_state(run, checkpoints, step, state, **host)
+            checkpoints.wait()
+            phase.save()
+        raise
+
+
+def unvalidated(run: Run, checkpoints: Checkpoints) -> dict | None:
+    """Metrics of the last update, where the run was stopped before that was validated."""
+    if not (done := checkpoints.latest):
+        return None
+    metrics = checkpoints.host(done).get("metrics")
+    # Their line is written once it is.
+    steps = [line["step"] for line in run.metrics.read("rlef")] if hosts.leads() else []
+    return None if hosts.gather(done - 1 in steps)[0] else metrics
 
 
 def begin(run: Run, policy) -> tuple[Ppo, TrainState, dict]:
@@ -84,7 +150,7 @@ def begin(run: Run, policy) -> tuple[Ppo, TrainState, dict]:
     return ppo, state, ppo.reference(policy)
 
 
-def warm_up(run: Run, ppo: Ppo, state: TrainState, reference, done: int):
+def warm_up(run: Run, ppo: Ppo, state: TrainState, reference, done: int) -> Phase:
     """Compiles every program of RLEF. Returns its phase, whose metrics go on from `done`."""
     config, phase = run.config, run.phase("rlef")
     top_ps = [1.0, config.eval.top_p] if config.eval.every else [1.0]
@@ -97,17 +163,21 @@ def warm_up(run: Run, ppo: Ppo, state: TrainState, reference, done: int):
 
 
 def collect(run: Run, policy, update: int) -> tuple[list[Episode], Stats]:
-    """Samples the episodes of an update: `ppo.rollouts` of them, in the order of their ids."""
+    """Samples the episodes of an update: `ppo.rollouts` of them, in the order of their ids.
+
+    Raises Interrupted between two calls on the device.
+    """
     settings = run.config.ppo
     ids = range(update * settings.rollouts, (update + 1) * settings.rollouts)
     problems, seed = run.problems["train"], run.config.seed
     starts = [(id, problem_of(problems, seed, id // settings.rollouts_per_problem)) for id in ids]
     key, temperature = run.key(Noise.TRAINING), run.config.sampler.temperature
-    with progress(settings.rollouts, "  collection", "episode", part=True) as bar:
+    with sampling(settings.rollouts, "  collection", "episode", part=True) as on_progress:
         episodes, stats = run.collector.collect(
-            policy, run.environment, starts, key, temperature, on_done=bar.update
+            policy, run.environment, starts, key, temperature, on_progress=on_progress
         )
-    check_lost(run.config, f"update {update}", stats.dropped, len(starts))
+    most = run.config.executor.max_lost
+    rollout.check_lost(f"update {update}", stats.dropped, len(starts), most)
     return episodes, stats
 
 
@@ -144,60 +214,22 @@ def learn(
 
 
 def validate(run: Run, policy, best: Checkpoints, update: int) -> dict[str, float]:
-    """1@k on the valid split at the first evaluation temperature; keeps the best (section 3.1)."""
-    settings, problems = run.config.eval, run.problems["valid"]
-    total = len(problems) * settings.valid_rollouts
-    with progress(total, "  validation", "episode", part=True) as bar:
-        figures, _ = evaluate(
-            run,
-            policy,
-            problems,
-            settings.valid_rollouts,
-            run.key(Noise.VALIDATION),
-            settings.temperatures[0],
-            bar.update,
-        )
-    name = f"1@{settings.turn_limit}"
-    rate = figures[name]["rate"]
-    if best.latest is None or rate > best.host(best.latest)["rate"]:
-        run.keep(best, update, policy, rate=rate)
-        best.wait()
-    interval = {"valid_low": figures[name]["low"], "valid_high": figures[name]["high"]}
-    return {f"valid_{name}": rate, **interval}
+    """1@k on the valid split at the first evaluation temperature; keeps the best (section 3.1).
 
-
-def evaluate(
-    run: Run,
-    policy,
-    problems: Sequence[Problem],
-    rollouts: int,
-    key,
-    temperature: float,
-    on_done: Callable[[int], None],
-) -> tuple[dict, list[Episode]]:
-    """(figures, episodes) of `rollouts` of each problem, under the rules of evaluation.
-
-    The ids, and with `key` the noise, depend on the place in the data set alone: the same episodes
-    for the same weights.
+    The best is the highest, of equal ones the latest. A rule that asks a later policy to be better
+    beyond the noise chose worse ones in simulations: they mostly do get better.
     """
-    rules = run.config.eval
-    environment = build.evaluating(run.config, run.environment, problems)
-    starts = [(p * rollouts + r, each) for p, each in enumerate(problems) for r in range(rollouts)]
-    episodes, stats = run.collector.collect(
-        policy, environment, starts, key, float(temperature), rules.top_p, on_done
-    )
-    check_lost(run.config, "the evaluation", stats.dropped, len(starts))
-    outcomes = [solve_rates.outcome(episode) for episode in episodes]
-    # Lost to the sandbox, or never begun since their problem is too long for the caps.
-    judged = {episode.id for episode in episodes}
-    missing = collections.Counter(each.name for id, each in starts if id not in judged)
-    left_out = problems.among - len(problems) if isinstance(problems, Selection) else 0
-    missing.update({f"left out {i}": rollouts for i in range(left_out)})
-    ends_when_passed = rules.feedback != "none"
-    figures = solve_rates.training_figures(
-        outcomes, rules.turn_limit, rules.resamples, ends_when_passed, missing
-    )
-    return figures | {"dropped": stats.dropped, "left_out": left_out}, episodes
+    settings = run.config.eval
+    rollouts, temperature = settings.valid_rollouts, float(settings.temperatures[0])
+    key = run.key(Noise.VALIDATION)
+    asked = Evaluation(run.problems["valid"], rollouts, key, temperature)
+    name = f"1@{settings.turn_limit}"
+    found = evaluate(run, policy, asked, "  validation", part=True)[name]
+    if best.latest is None or found["rate"] >= best.host(best.latest)["rate"]:
+        run.keep(best, update, policy, **found)
+        best.wait()
+    interval = {"valid_low": found["low"], "valid_high": found["high"]}
+    return {f"valid_{name}": found["rate"], **interval, "best_update": best.latest}
 
 
 def write_episodes(run: Run, name: str, episodes, learnt: Learnt | None = None) -> None:
@@ -237,20 +269,6 @@ def show(bar, metrics: dict[str, float]) -> None:
     solved, kl = f"{metrics['solved']:.2f}", f"{metrics['kl_to_reference']:.3f}"
     bar.set_postfix({"solved": solved, "kl": kl}, refresh=False)
     bar.update()
-
-
-def check_lost(config, where: str, lost: int, episodes: int) -> None:
-    """Stops a run that loses so many episodes to the sandbox that the others are no fair sample.
-
-    A long conversation runs more programs and is lost more often, for example.
-    """
-    if lost > config.executor.max_lost * episodes:
-        raise RuntimeError(
-            f"{where}: the sandbox failed time and again for {lost} of {episodes} episodes, more "
-            f"than executor.max_lost={config.executor.max_lost} of them, and those that are left "
-            "are no fair sample. `python -m executor doctor` tries the sandbox; the same command "
-            "goes on"
-        )
 
 
 def check_first_step(config, update: int, metrics: dict[str, float]) -> None:

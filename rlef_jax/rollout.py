@@ -37,7 +37,8 @@ class Stats:
     side by side.
     """
 
-    episodes: int = 0
+    begun: int = 0  # episodes
+    episodes: int = 0  # that are finished
     dropped: int = 0  # given up because the sandbox failed, not the program
     tokens: int = 0  # sampled
     programs: int = 0  # judged: on the public tests, then some on the private ones
@@ -46,6 +47,10 @@ class Stats:
     device: float = 0.0  # from calls that splice or sample until their results are on the host
     executor_wait: float = 0.0  # too little else could run
     judging: float = 0.0  # that workers of the executor spent, added up over workers
+
+    @property
+    def ended(self) -> int:
+        return self.episodes + self.dropped
 
     @contextlib.contextmanager
     def on_device(self):
@@ -119,20 +124,36 @@ class Collector:
         key,
         temperature: float,
         top_p: float = 1.0,
-        on_done: Callable[[int], None] = lambda n: None,
-        on_episode: Callable[[Episode], None] = lambda episode: None,
+        on_progress: Callable[[Stats], None] = lambda stats: None,
     ) -> tuple[list[Episode], Stats]:
-        """Plays one episode for each (id, problem); returns the finished ones by id, and the cost.
+        """`play` for all finished episodes at once, in the order of their ids, and the cost."""
+        found: list[Episode] = []
+        rules = key, temperature, top_p
+        stats = self.play(params, environment, starts, *rules, found.append, on_progress)
+        return sorted(found, key=lambda episode: episode.id), stats
 
-        An episode whose sandbox fails time and again is dropped, and counted. `on_done` hears how
-        many have ended, dropped or not, and `on_episode` of each that is finished, at once.
+    def play(
+        self,
+        params,
+        environment: Environment,
+        starts: Iterable[tuple[int, Problem]],
+        key,
+        temperature: float,
+        top_p: float,
+        on_episode: Callable[[Episode], None],
+        on_progress: Callable[[Stats], None] = lambda stats: None,
+    ) -> Stats:
+        """Plays one episode for each (id, problem); returns the cost.
+
+        `on_episode` is handed each as soon as it is finished; none is held here. An episode whose
+        sandbox fails time and again is dropped, and counted. `on_progress` hears of the cost so far
+        between any two calls on the device, where it may end the collection by raising.
         """
         queue = collections.deque(starts)
         play = _Play(environment, queue, self._rows, self._max_response, self._stop_ids)
         params, slots, began = self.read(params), self._init(), time.perf_counter()
         total, impatient = len(queue), False
-        while play.ended < total:
-            ended, finished = play.ended, len(play.finished)
+        while play.stats.ended < total:
             if play.take_results():
                 impatient = False
             play.seat()
@@ -149,12 +170,12 @@ class Collector:
                 play.take_tokens(*sampled)
             else:
                 impatient = not play.wait_for_executor(_PATIENCE)
-            for episode in play.finished[finished:]:
+            for episode in play.finished:
                 on_episode(episode)
-            on_done(play.ended - ended)
+            play.finished.clear()
+            on_progress(play.stats)
         play.stats.seconds = time.perf_counter() - began
-        play.stats.episodes = len(play.finished)
-        return sorted(play.finished, key=lambda episode: episode.id), play.stats
+        return play.stats
 
     def _splice_rows(self, params, slots, play: "_Play", waiting: list[int]):
         """Feeds waiting rows the part of their streams that the cache lacks, a piece at a time."""
@@ -196,7 +217,7 @@ class _Play:
     ):
         self.environment, self.queue, self.stats = environment, queue, Stats()
         self._max_response, self._stop_ids = max_response, frozenset(stop_ids.tolist())
-        self.finished: list[Episode] = []
+        self.finished: list[Episode] = []  # that are still to be handed over
         self.speaking: set[int] = set()  # rows that sample
         self._seats: list[Episode | None] = [None] * rows
         self._cached = [0] * rows  # tokens of the row's stream that the KV cache holds
@@ -204,16 +225,13 @@ class _Play:
         # What a program runs for: an episode, and its row, None where it has left it for the judge.
         self._running: dict[Future, tuple[int | None, Episode]] = {}
 
-    @property
-    def ended(self) -> int:
-        return len(self.finished) + self.stats.dropped
-
     def seat(self) -> None:
         """Gives every free row the next episode."""
         for row, seated in enumerate(self._seats):
             if seated is None and self.queue:
                 self._seats[row] = self.environment.start(*self.queue.popleft())
                 self._cached[row] = 0
+                self.stats.begun += 1
 
     @property
     def programs_running(self) -> bool:
@@ -272,6 +290,7 @@ class _Play:
             self._running[future] = (row if seated else None, episode)
         elif episode.status == Status.DONE:
             self.finished.append(episode)
+            self.stats.episodes += 1
         elif episode.status == Status.LOST:
             self.stats.dropped += 1
 
@@ -281,3 +300,17 @@ class _Play:
         done = hosts.settled(list(self._running), seconds)
         self.stats.executor_wait += time.perf_counter() - began
         return bool(done)
+
+
+def check_lost(where: str, lost: int, episodes: int, most: float) -> None:
+    """Raises RuntimeError where more than a share `most` of episodes is lost to the sandbox.
+
+    The others are no fair sample then: a long conversation, for example, runs more programs and is
+    lost more often.
+    """
+    if lost > most * episodes:
+        raise RuntimeError(
+            f"{where}: the sandbox failed time and again for {lost} of {episodes} episodes, more "
+            f"than executor.max_lost={most} of them, and those that are left are no fair sample. "
+            "`python -m executor doctor` tries the sandbox; the same command goes on"
+        )

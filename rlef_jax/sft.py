@@ -62,7 +62,8 @@ def warm_start(run: Run) -> dict:
                 bar.set_postfix(loss=f"{metrics['loss']:.3f}", refresh=False)
                 bar.update()
                 stops = step + 1 == steps or interrupt.requested()
-                if stops or (step + 1) % config.checkpoint.sft_every == 0:
+                due = (step + 1) % config.checkpoint.sft_every == 0 or checkpoints.overdue
+                if stops or due:
                     run.keep(checkpoints, step + 1, state)
                     phase.save()
                 if stops:

@@ -2,15 +2,17 @@
 
 Every phase leaves its result in the workdir before the next begins, and long ones leave
 checkpoints: calling `train` again goes on where the last call stopped, and ends where an
-undisturbed run would have. A run that is asked to stop does so after the step under way and its
-checkpoint, or where nothing is lost that a checkpoint would have kept (`runtime.interrupt`).
+undisturbed run would have. A run that is asked to stop does so between two calls on the device, or
+after the step of learning under way, and writes a checkpoint (`runtime.interrupt`).
 
 On several hosts (`runtime.hosts`) every process runs this page, and the workdir lies where all of
 them see it. They write checkpoints together, and the leading one everything else.
 """
 
+import contextlib
 import json
 import os
+from collections.abc import Callable, Iterator
 from importlib import metadata
 
 import jax
@@ -18,11 +20,12 @@ import jax
 from rlef_jax import build, report
 from rlef_jax.build import Run
 from rlef_jax.config import checks
-from rlef_jax.rlef import begin, evaluate, rlef, write_episodes, write_report
+from rlef_jax.evaluation.during_run import Evaluation, evaluate
+from rlef_jax.rlef import begin, rlef, write_report
 from rlef_jax.runtime import files, hosts, interrupt
-from rlef_jax.runtime.progress import compiling, progress
+from rlef_jax.runtime.progress import compiling
 from rlef_jax.sft import warm_start
-from rlef_jax.types import Noise
+from rlef_jax.types import Episode, Noise
 
 _PACKAGES = (
     "jax",
@@ -48,13 +51,13 @@ def train(config, workdir: str) -> dict:
         say(run)
         policy = warm_start(run)
         interrupt.check()
-        before = evaluate_policy(run, policy, "before")
+        before = evaluate_policy(run, policy, "before") if config.eval.before else {}
         ppo, state, reference = begin(run, policy)
         del policy  # as large as the state that was made from it
-        policy, chosen = rlef(run, ppo, state, reference)
+        policy, chosen, valid = rlef(run, ppo, state, reference)
         del state, reference  # as large as three policies
         after = evaluate_policy(run, policy, "after")
-        return summarize(run, before, after, chosen)
+        return summarize(run, before, after, chosen, valid)
 
 
 def say(run: Run) -> None:
@@ -67,7 +70,10 @@ def say(run: Run) -> None:
 
 
 def evaluate_policy(run: Run, policy, when: str) -> dict:
-    """Figures on the held-out split at each temperature; they are read where they are on disk."""
+    """Figures on the held-out split at each temperature; they are read where they are on disk.
+
+    Every rollout is on disk as soon as it ends: an evaluation that was stopped, or killed, goes on.
+    """
     settings, path = run.config.eval, run.workdir.evaluation(when)
     known = hosts.of_leader(lambda: files.read_json(path) if os.path.exists(path) else None)
     if known is not None:
@@ -77,28 +83,57 @@ def evaluate_policy(run: Run, policy, when: str) -> dict:
     with compiling("the evaluation"):
         run.collector.warm_up(policy, [settings.top_p])
     phase.warmed_up()
-    figures, total = {}, len(problems) * settings.rollouts
-    for temperature in map(float, settings.temperatures):
-        with progress(total, f"evaluate {when}, T={temperature}", "episode") as bar:
-            on_done = interrupt.then_check(bar.update)
-            found, episodes = evaluate(
-                run, policy, problems, settings.rollouts, key, temperature, on_done
-            )
-        figures[str(temperature)] = found
-        write_episodes(run, f"{when}_T{temperature}", episodes)
+    figures: dict[str, dict] = {}
+    unfinished = []
+    try:
+        for temperature in map(float, settings.temperatures):
+            name = f"{when}_T{temperature}"
+            unfinished.append(run.workdir.conversations(name))
+            asked = Evaluation(problems, settings.rollouts, key, temperature)
+            with keeping_episodes(run, name) as on_episode:
+                figures[str(temperature)] = evaluate(
+                    run,
+                    policy,
+                    asked,
+                    f"evaluate {when}, T={temperature}",
+                    path=run.workdir.rollouts(name),
+                    on_episode=on_episode,
+                )
+    except interrupt.Interrupted:
+        phase.save()
+        raise
     phase.save()
     hosts.write_json(path, figures)
+    if hosts.leads():
+        for lines in unfinished:
+            os.remove(lines)
     write_report(run)
     return figures
 
 
-def summarize(run: Run, before: dict, after: dict, chosen: int) -> dict:
-    """Writes summary.json and the figure, prints the table."""
+@contextlib.contextmanager
+def keeping_episodes(run: Run, name: str) -> Iterator[Callable[[Episode], None]]:
+    """Yields what keeps an episode of an evaluation; all are in the workdir once the block ends."""
+    if not hosts.leads():
+        yield lambda episode: None
+        return
+    lines, path = run.workdir.conversations(name), run.workdir.episodes(name)
+    with report.keeping_episodes(lines, path, run.environment.tokenizer) as keep:
+        yield keep
+
+
+def summarize(run: Run, before: dict, after: dict, chosen: int, valid: dict) -> dict:
+    """Writes summary.json and the figure, prints the table.
+
+    `before` is {} where it was not asked for, and `valid`, {'rate', 'low', 'high'} of the chosen
+    update on the valid split, where nothing was validated.
+    """
     phases, workdir = run.workdir.phases(), run.workdir
     summary = {
         "before": before,
         "after": after,
         "chosen_update": chosen,
+        "chosen_valid": valid,
         "seconds": {name: figures["seconds"] for name, figures in phases.items()},
         "recompilations": {name: figures["recompilations"] for name, figures in phases.items()},
         "versions": {name: metadata.version(name) for name in _PACKAGES},
@@ -107,9 +142,13 @@ def summarize(run: Run, before: dict, after: dict, chosen: int) -> dict:
     }
     hosts.write_json(workdir.summary, summary)
     write_report(run)
+    first = "warm start" if run.config.sft.steps else "before"
     if hosts.leads():
-        report.write_figure(workdir.figure, run.metrics.read("rlef"), before, after)
-    report.print_table(before, after, run.config.eval.split)
+        report.write_figure(workdir.figure, run.metrics.read("rlef"), before, after, first)
+    report.print_table(before, after, run.config.eval.split, first)
+    if valid:
+        said = f"evaluated is the policy of update {chosen}, the best on the valid split: "
+        print(f"{said}{report.percent(valid)} %")
     recompilations = sum(summary["recompilations"].values())
     print(f"{sum(summary['seconds'].values()):.0f} s in all; ", end="")
     print(f"recompilations after warm-up: {recompilations}")

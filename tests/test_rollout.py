@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import executor
-from rlef_jax import build, llama, ppo, rlef, sampler, sharding, trajectories
+from rlef_jax import build, llama, ppo, rlef, rollout, sampler, sharding, trajectories
+from rlef_jax.evaluation.during_run import Evaluation, evaluate
 from rlef_jax.runtime.metrics import CompileCounter
 from rlef_jax.types import Status
 
@@ -33,6 +34,7 @@ def collect(
     temperature=TEMPERATURE,
     top_p=1.0,
     seed=0,
+    on_progress=lambda stats: None,
     **options,
 ):
     key = tuple(sorted({"slots": slots, **options}.items()))
@@ -51,6 +53,7 @@ def collect(
         jax.random.key(seed),
         temperature,
         top_p,
+        on_progress,
     )
 
 
@@ -377,12 +380,11 @@ def test_a_run_stops_by_name_where_the_sandbox_loses_too_many_episodes(world, wh
         if which == "collection":
             rlef.collect(run, world.policy, 3)
         else:
-            rlef.evaluate(
-                run, world.policy, world.problems[:4], 4, jax.random.key(0), 0.7, lambda n: None
-            )
-    rlef.check_lost(config, "update 3", lost=5, episodes=100)
+            asked = Evaluation(world.problems[:4], 4, jax.random.key(0), 0.7)
+            evaluate(run, world.policy, asked, "evaluation")
+    rollout.check_lost("update 3", lost=5, episodes=100, most=0.05)
     with pytest.raises(RuntimeError, match="update 3: .* for 6 of 100 .* executor.max_lost=0.05 "):
-        rlef.check_lost(config, "update 3", lost=6, episodes=100)
+        rollout.check_lost("update 3", lost=6, episodes=100, most=0.05)
 
 
 def test_progress_hears_of_every_episode(world):
@@ -392,9 +394,37 @@ def test_progress_hears_of_every_episode(world):
     starts = [(i, world.problems[i % len(world.problems)]) for i in range(11)]
     told = []
     arguments = (world.policy, world.environment, starts, jax.random.key(0), TEMPERATURE)
-    finished, _ = collector.collect(*arguments, on_done=heard.append, on_episode=told.append)
-    assert sum(heard) == 11
-    assert sorted(told, key=lambda episode: episode.id) == finished
+
+    def hear(stats):
+        heard.append((stats.ended, stats.begun, stats.tokens))
+
+    finished, stats = collector.collect(*arguments, on_progress=hear)
+    assert heard[-1] == (11, 11, stats.tokens) and stats.tokens > 0
+    assert all(ended <= begun for ended, begun, _ in heard)
+    assert heard[0][:2] == (0, 8)  # a bar that stands at 0 tells that the rows are taken
+    for counts in zip(*heard):
+        assert list(counts) == sorted(counts)
+    again = collector.play(*arguments, 1.0, told.append)
+    assert again.tokens == stats.tokens
+    assert_same(finished, sorted(told, key=lambda episode: episode.id))
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_collection_can_be_stopped_between_any_two_calls_and_sampled_again(world, collected):
+    calls = []
+
+    def stop(stats):
+        calls.append(stats.tokens)
+        if len(calls) == 5:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        collect(world, on_progress=stop)
+    assert len(calls) == 5
+    assert_same(collected[0], collect(world)[0])
 
 
 def test_no_starts_give_no_episodes(world):

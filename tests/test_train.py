@@ -105,8 +105,12 @@ def lines(workdir, phase):
 
 def kill_at(workdir, cache, phase, step):
     """Starts a run and kills it, with no warning, once it has written `step` of `phase`."""
+    kill_once(workdir, cache, lambda: any(line["step"] >= step for line in lines(workdir, phase)))
+
+
+def kill_once(workdir, cache, reached):
     process = start(workdir, cache)
-    while not any(line["step"] >= step for line in lines(workdir, phase)):
+    while not reached():
         assert process.poll() is None, (workdir.parent / f"{workdir.name}.log").read_text()
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
@@ -230,10 +234,14 @@ def test_a_second_call_ends_at_once_with_the_same_summary(whole, cache):
     assert (whole / "metrics.jsonl").read_text() == metrics
 
 
-def test_a_run_killed_twice_ends_as_the_undisturbed_one(whole, cache, tmp_path):
+def test_a_killed_run_ends_as_the_undisturbed_one(whole, cache, tmp_path):
     workdir = tmp_path / "killed"
     kill_at(workdir, cache, "sft", 12)
     assert not (workdir / "summary.json").exists()
+    rollouts = workdir / "evaluations" / "before_T1.0.jsonl"
+    kill_once(workdir, cache, lambda: rollouts.exists() and rollouts.read_bytes().count(b"\n") > 2)
+    kept = rollouts.read_bytes().splitlines()[:3]
+    assert not (workdir / "evaluations" / "before.json").exists()
     kill_at(workdir, cache, "rlef", 3)
     assert not (workdir / "summary.json").exists()
     status, said = run(workdir, cache)
@@ -247,7 +255,9 @@ def test_a_run_killed_twice_ends_as_the_undisturbed_one(whole, cache, tmp_path):
         ]
     resumed, undisturbed = summary_of(workdir), summary_of(whole)
     assert resumed["before"] == undisturbed["before"] and resumed["after"] == undisturbed["after"]
+    assert resumed["chosen_valid"] == undisturbed["chosen_valid"]
     assert set(resumed["recompilations"].values()) == {0}
+    assert rollouts.read_bytes().splitlines()[:3] == kept  # not played again
 
 
 def test_a_workdir_of_another_config_is_refused_in_one_sentence(whole, cache):
@@ -355,6 +365,10 @@ def advantages_of(episodes):
         pytest.param(
             {"episode.feedback": "none", "eval.feedback": "none", "sft.steps": 0, "eval.every": 0},
             id="no feedback, no warm start",
+        ),
+        pytest.param(
+            {"eval.before": False, "eval.rollouts": 1, "sft.steps": 0, "checkpoint.minutes": 1e-4},
+            id="evaluated after it alone, with one rollout",
         ),
     ],
 )

@@ -36,6 +36,7 @@ def get_config(arg=None):
     config.ppo.warmup_steps = 0
     config.eval.temperatures = (0.2,)
     config.eval.every = 2
+    config.eval.valid_rollouts = 1
     config.checkpoint.every = 2
     config.episodes_every = 1
     return config

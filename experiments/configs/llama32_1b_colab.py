@@ -52,5 +52,6 @@ def get_config(arg=None):
     config.ppo.moments_dtype = "bfloat16"
     config.ppo.warmup_steps = 10
     config.eval.every = 10
+    config.eval.valid_rollouts = 2  # they are frequent: more would slow the run down
     config.checkpoint.every = 10
     return config

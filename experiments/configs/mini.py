@@ -37,5 +37,6 @@ def get_config(arg=None):
 
     config.eval.temperatures = (0.2, 1.0)
     config.eval.every = 20
+    config.eval.valid_rollouts = 2  # they are frequent: more would slow the run down
     config.checkpoint.every = 10
     return config

@@ -50,5 +50,6 @@ def get_config(arg=None):
     config.ppo.value_learning_rate = 2e-6
     config.ppo.warmup_steps = 10
     config.eval.every = 10
+    config.eval.valid_rollouts = 2  # they are frequent: more would slow the run down
     config.checkpoint.every = 10
     return config

@@ -26,7 +26,7 @@ _RULES = {
         """
         executor.workers sft.steps ppo.updates ppo.warmup_steps sft.warmup_steps eval.every
         episodes_every ppo.kl_coefficient ppo.invalid_penalty ppo.weight_decay sft.weight_decay
-        seed data.seed model.logit_chunk model.context_length model.vocab_size
+        seed data.seed checkpoint.minutes model.logit_chunk model.context_length model.vocab_size
         """,
     ),
     "greater than 0": (
@@ -98,12 +98,6 @@ def _check_sizes(config: ConfigDict) -> None:
         raise ValueError(
             f"ppo.rollouts ({ppo.rollouts}) must be a multiple of ppo.minibatches"
             f" ({ppo.minibatches}): every optimiser step takes the same number of episodes"
-        )
-    if evaluation.rollouts < evaluation.turn_limit:
-        raise ValueError(
-            f"eval.rollouts is {evaluation.rollouts}: it must be at least eval.turn_limit"
-            f" ({evaluation.turn_limit}), since the first responses of that many rollouts are the"
-            " independent samples at equal budget"
         )
     if min(evaluation.temperatures) <= 0:
         found = evaluation.temperatures

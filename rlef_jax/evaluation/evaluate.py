@@ -19,12 +19,14 @@ import executor
 from rlef_jax import build, datasets
 from rlef_jax.config import CHOICES, stream_capacity
 from rlef_jax.environment import Environment
-from rlef_jax.evaluation import clustering, estimators, players, solve_rates, tables
-from rlef_jax.evaluation.estimators import Outcome, Response
+from rlef_jax.evaluation import clustering, estimators, players, results, solve_rates, tables
+from rlef_jax.evaluation.estimators import Outcome
+from rlef_jax.evaluation.results import OnEpisode, OnProgress
 from rlef_jax.evaluation.solve_rates import Metric
+from rlef_jax.rollout import Stats
 from rlef_jax.runtime import files
 from rlef_jax.runtime.progress import progress
-from rlef_jax.types import Episode, Problem
+from rlef_jax.types import Problem
 
 _AT_ONCE = 64  # programs that run on extra inputs at the same time
 # Settings of eval that may change when an evaluation is continued.
@@ -207,26 +209,16 @@ def claim(setting: Setting, source: str, split: str) -> None:
 def complete(
     setting: Setting, player, starts: Sequence[tuple[int, int, Problem]], temperature: float
 ) -> tuple[dict[int, Outcome], int]:
-    """Plays the rollouts that are not on disk yet, and writes each as soon as it ends.
+    """Plays what is missing of a setting at a temperature, see `results.complete`."""
 
-    Returns {id: outcome} of all that have ended, and how many this call lost to the sandbox.
-    """
-    path = results_path(setting.out, temperature)
-    done = read_outcomes(path)
-    missing = [start for start in starts if start[0] not in done]
-    label = f"{setting.label} T={temperature:g}".strip()
-    bar = progress(len(starts), label, "rollout", len(starts) - len(missing))
-    with open(path, "a") as file, bar:
+    def play(starts: list[tuple], on_episode: OnEpisode, on_progress: OnProgress) -> Stats:
+        rules = setting.config, setting.environment, temperature
+        return player.play(*rules, starts, on_episode, on_progress)
 
-        def keep(episode: Episode) -> None:
-            done[episode.id] = solve_rates.outcome(episode)
-            append_outcome(file, episode.id, done[episode.id])
-            bar.update()
-
-        dropped = 0
-        if missing:
-            dropped = player.play(setting.config, setting.environment, temperature, missing, keep)
-    return {id: done[id] for id, _, _ in starts if id in done}, dropped
+    path = results.file_of(setting.out, temperature)
+    return results.complete(
+        path, starts, play, f"{setting.label} T={temperature:g}".strip(), "rollout"
+    )
 
 
 def with_outputs(
@@ -240,8 +232,8 @@ def with_outputs(
 
     Only programs that pass the public tests are run, unless their digest is on disk already.
     """
-    path = results_path(setting.out, temperature, "outputs")
-    done, by_name = read_outputs(path), {problem.name: problem for problem in problems}
+    path = results.file_of(setting.out, temperature, "outputs")
+    done, by_name = results.read_outputs(path), {problem.name: problem for problem in problems}
     candidates = [id for id, outcome in outcomes.items() if outcome.passed_public]
     missing = [id for id in candidates if id not in done]
     label = f"{setting.label} clusters T={temperature:g}".strip()
@@ -262,43 +254,6 @@ def with_outputs(
     }
 
 
-# ---- results on disk -----------------------------------------------------------------------------
-
-
-def results_path(folder: str, temperature: float, what: str = "results") -> str:
-    """The file of rollouts at a temperature, or of digests where `what` is 'outputs'."""
-    return os.path.join(folder, f"{what}_T{temperature:g}.jsonl")
-
-
-def append_outcome(file, id: int, outcome: Outcome) -> None:
-    responses = [dataclasses.asdict(response) for response in outcome.responses]
-    entry = {"id": id, "problem": outcome.problem, "responses": responses, "passed": outcome.passed}
-    files.append_line(file, entry)
-
-
-def read_outcomes(path: str) -> dict[int, Outcome]:
-    """{id: outcome}, in the order in which they ended; empty where there is no such file.
-
-    Cuts off a last line that is incomplete. Raises ValueError, naming file and line, for a
-    malformed line.
-    """
-
-    def outcome(entry: dict) -> tuple[int, Outcome]:
-        responses = tuple(Response(**response) for response in entry["responses"])
-        return entry["id"], Outcome(entry["problem"], responses, entry["passed"])
-
-    return dict(files.read_lines(path, outcome, repair=True))
-
-
-def read_outputs(path: str) -> dict[int, str]:
-    """{id: digest of what the rollout's final program does}; else as `read_outcomes`."""
-
-    def output(entry: dict) -> tuple[int, str]:
-        return entry["id"], entry["outputs"]
-
-    return dict(files.read_lines(path, output, repair=True))
-
-
 # ---- two evaluations -----------------------------------------------------------------------------
 
 
@@ -314,10 +269,10 @@ def compare(a: str, b: str, resamples: int = 1000) -> list[dict]:
     limits = [settings["eval"]["turn_limit"] for settings in evaluated]
     differences = []
     for temperature in [name for name in summaries[0] if name in summaries[1]]:
-        paths = [results_path(folder, float(temperature)) for folder in (a, b)]
+        paths = [results.file_of(folder, float(temperature)) for folder in (a, b)]
         outcomes = [
             [
-                *read_outcomes(path).values(),
+                *results.read_outcomes(path).values(),
                 *solve_rates.unsolved(summary[temperature].get("missing", {})),
             ]
             for path, summary in zip(paths, summaries)

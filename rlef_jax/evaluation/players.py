@@ -1,7 +1,7 @@
 """Opens what an evaluation can play: a policy with its sampler, or a recording of programs."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import jax
@@ -11,13 +11,14 @@ from rlef_jax import build, llama
 from rlef_jax.config import stream_capacity
 from rlef_jax.environment import Environment
 from rlef_jax.evaluation.recording import Recording
+from rlef_jax.evaluation.results import OnEpisode, OnProgress
 from rlef_jax.llama import LlamaConfig
-from rlef_jax.rollout import Collector
+from rlef_jax.rollout import Collector, Stats
 from rlef_jax.runtime import checkpoint, files
 from rlef_jax.runtime.progress import compiling, progress
 from rlef_jax.runtime.workdir import Workdir
 from rlef_jax.tokenizer import Tokenizer, load_tokenizer, matching
-from rlef_jax.types import Episode, Noise, Problem
+from rlef_jax.types import Noise, Problem
 
 
 class Player(Protocol):
@@ -45,9 +46,10 @@ class Player(Protocol):
         environment: Environment,
         temperature: float,
         starts: Iterable[tuple[int, int, Problem]],
-        on_episode: Callable[[Episode], None],
-    ) -> int:
-        """Plays (id, number of the rollout, problem) each; returns how many the sandbox failed."""
+        on_episode: OnEpisode,
+        on_progress: OnProgress,
+    ) -> Stats:
+        """Plays (id, number of the rollout, problem) each, see `rollout.Collector.play`."""
 
 
 def open_player(config, source: str) -> Player:
@@ -105,8 +107,9 @@ class Policy:
         environment: Environment,
         temperature: float,
         starts: Iterable[tuple[int, int, Problem]],
-        on_episode: Callable[[Episode], None],
-    ) -> int:
+        on_episode: OnEpisode,
+        on_progress: OnProgress,
+    ) -> Stats:
         capacity, top_p = stream_capacity(config), config.eval.top_p
         if self._collector is None or self._capacity != capacity:
             stops = environment.layout.stops
@@ -116,10 +119,10 @@ class Policy:
                 self._collector.warm_up(self._params, [top_p])
         key = jax.random.fold_in(jax.random.key(config.seed), Noise.EVALUATION)
         pairs = [(id, problem) for id, _, problem in starts]
-        _, stats = self._collector.collect(
-            self._params, environment, pairs, key, temperature, top_p, on_episode=on_episode
+        rules = key, temperature, top_p
+        return self._collector.play(
+            self._params, environment, pairs, *rules, on_episode, on_progress
         )
-        return stats.dropped
 
 
 def _of_run(config, workdir: Workdir) -> Policy:

@@ -7,14 +7,16 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import executor
 from rlef_jax import build, scripted
 from rlef_jax.datasets.selection import Selection
 from rlef_jax.environment import Environment
+from rlef_jax.evaluation.results import OnEpisode, OnProgress
+from rlef_jax.rollout import Stats
 from rlef_jax.tokenizer import SPECIAL_TOKENS
-from rlef_jax.types import Episode, Problem, Status
+from rlef_jax.types import Problem, Status
 
 _UNCAPPED = 10**7  # tokens; what was recorded is taken as it is
 
@@ -120,21 +122,29 @@ class Recording:
         environment: Environment,
         temperature: float,
         starts: Iterable[tuple[int, int, Problem]],
-        on_episode: Callable[[Episode], None],
-    ) -> int:
-        """Plays (id, number of the rollout, problem) each as recorded; returns how many were lost.
+        on_episode: OnEpisode,
+        on_progress: OnProgress,
+    ) -> Stats:
+        """Plays (id, number of the rollout, problem) each as recorded; returns how many ended.
 
         A conversation ends when its programs are through, as at a turn limit. Temperature and
         feedback change nothing.
         """
-        scripts = ((id, each, self.rollouts_of[each.name][rollout]) for id, rollout, each in starts)
-        lost = 0
-        for episode in scripted.play(scripts, environment):
+        stats = Stats()
+
+        def scripts():
+            for id, rollout, problem in starts:
+                stats.begun += 1
+                yield id, problem, self.rollouts_of[problem.name][rollout]
+
+        for episode in scripted.play(scripts(), environment):
             if episode.status == Status.DONE:
+                stats.episodes += 1
                 on_episode(episode)
             else:
-                lost += 1
-        return lost
+                stats.dropped += 1
+            on_progress(stats)
+        return stats
 
 
 def _recorded(line: str, where: str) -> tuple[str, tuple[str, ...]]:

@@ -67,10 +67,12 @@ def training_figures(
     resamples: int,
     ends_when_passed: bool = True,
     missing: Mapping[str, int] | None = None,
+    independent: bool = True,
 ) -> dict:
     """The figures of an evaluation during a run, for evaluations/*.json.
 
     Independent samples get the same budget as conversations: as many responses as there are turns.
+    They are left out unless `independent`: it takes as many rollouts of each problem.
     Where conversations go on after a program that passed the public tests (not
     `ends_when_passed`), only their last programs are judged: figures of earlier ones are left out.
     Rollouts that are `missing`, {problem: number}, count as unsolved, but for those `of_judged`.
@@ -81,14 +83,13 @@ def training_figures(
             "no episode was judged: the executor failed on every one of them "
             "(its verdicts were INFRASTRUCTURE)"
         )
-    judged = _training_rates(outcomes, turn_limit, resamples, ends_when_passed)
+    rules = turn_limit, resamples, ends_when_passed, independent
+    judged = _training_rates(outcomes, *rules)
     counted = [*outcomes, *unsolved(missing or {})]
     repairs = [row for row in turns.repairs(outcomes) if row["turn"] == 1]
     passed, errors = (sum(row[key] for row in repairs) for key in ("passed", "errors"))
     return {
-        **(
-            _training_rates(counted, turn_limit, resamples, ends_when_passed) if missing else judged
-        ),
+        **(_training_rates(counted, *rules) if missing else judged),
         "verdicts_by_turn": turns.verdicts_by_turn(outcomes),
         "repaired_at_turn_2": passed / max(errors, 1),
         "problems": len({outcome.problem for outcome in counted}),
@@ -99,7 +100,11 @@ def training_figures(
 
 
 def _training_rates(
-    outcomes: Sequence[Outcome], turn_limit: int, resamples: int, ends_when_passed: bool
+    outcomes: Sequence[Outcome],
+    turn_limit: int,
+    resamples: int,
+    ends_when_passed: bool,
+    independent: bool,
 ) -> dict[str, dict]:
     """1@k, the same budget of independent responses, and what was solved by each turn."""
     by_turn = [
@@ -107,12 +112,13 @@ def _training_rates(
         for t in range(1, turn_limit + 1)
     ]
     by_turn = {f"solved_by_turn_{t}": solved for t, solved in enumerate(by_turn, start=1)}
-    first = estimators.shortened(outcomes, 1)
-    independent = {f"independent_1@{turn_limit}": rate(first, 1, turn_limit, 1, resamples)}
-    last = f"solved_by_turn_{turn_limit}"
+    last, found = f"solved_by_turn_{turn_limit}", {}
     if not ends_when_passed and turn_limit > 1:
-        by_turn, independent = {last: by_turn[last]}, {}
-    return {f"1@{turn_limit}": by_turn[last], **independent, **by_turn}
+        by_turn, independent = {last: by_turn[last]}, False
+    if independent:
+        first = estimators.shortened(outcomes, 1)
+        found[f"independent_1@{turn_limit}"] = rate(first, 1, turn_limit, 1, resamples)
+    return {f"1@{turn_limit}": by_turn[last], **found, **by_turn}
 
 
 # ---- which solve rates ---------------------------------------------------------------------------

@@ -10,7 +10,6 @@ from rlef_jax.report.runs import Run
 from rlef_jax.report.traces import COLORS, SHARE, Chart, column, named
 
 WINDOW = 5  # collections over which solve rates are averaged
-_MOMENTS = {"before": "warm start", "after": "after RLEF"}
 _PHASES = ("prepare", "demonstrations", "sft", "evaluate_before", "rlef", "evaluate_after")
 VERDICT_COLORS = {
     "OK": "--good",
@@ -61,7 +60,7 @@ def held_out(runs: Sequence[Run], temperature: str) -> Chart:
     """Bars before and after RLEF for each rate of the evaluation at one temperature."""
     drawn = []
     for r, run in enumerate(runs):
-        for when, label in _MOMENTS.items():
+        for when, label in run.moments.items():
             rates = shown_rates(run.evaluations.get(when, {}).get(temperature, {}))
             if not rates:
                 continue
@@ -133,7 +132,8 @@ def validation(runs: Sequence[Run]) -> Chart:
         drawn.append(trace)
     note = (
         "Solve rate on the valid split, with 95 % intervals over problems where they are known. "
-        "The policy at the highest point (a star, once the run is over) is evaluated at the end. "
+        "The policy at the highest point (a star, once the run is over) is evaluated at the end; "
+        "the highest of several is flattered by chance, the more so the wider the intervals. "
         "Healthy: it rises with the training curve."
     )
     layout = traces.axes("updates", **SHARE)
@@ -164,7 +164,7 @@ def verdicts(runs: Sequence[Run], run: Run, turn: int) -> Chart:
 def held_out_verdicts(runs: Sequence[Run], run: Run, temperature: str) -> Chart:
     """Counts of verdicts in the evaluations of one run, before and after: a bar for each turn."""
     stacks = {}
-    for when, label in _MOMENTS.items():
+    for when, label in run.moments.items():
         figures = run.evaluations.get(when, {}).get(temperature, {})
         for turn, counts in enumerate(figures.get("verdicts_by_turn", []), start=1):
             stacks[label, f"turn {turn}"] = counts

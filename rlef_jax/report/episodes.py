@@ -1,12 +1,13 @@
 """Writes and reads episodes as JSON lines, and says of which kinds an episode is."""
 
+import contextlib
 import gzip
 import itertools
 import json
 import os
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -40,6 +41,33 @@ def write_episodes(
             if learnt is not None:
                 _add_learnt(record, learnt, row)
             file.write(json.dumps(record) + "\n")
+
+
+@contextlib.contextmanager
+def keeping_episodes(
+    lines: str, path: str, tokenizer: Tokenizer
+) -> Iterator[Callable[[Episode], None]]:
+    """Yields what adds an episode to the file `lines`, where it is safe at once.
+
+    When the block ends, all that is there, from earlier calls too, is in `path`, as
+    `write_episodes` puts it there: by id, each once. No more than one is held in memory.
+    """
+    os.makedirs(os.path.dirname(lines), exist_ok=True)
+    files.read_lines(lines, lambda record: None, repair=True)
+    with open(lines, "a") as file:
+
+        def add(episode: Episode) -> None:
+            files.append_line(file, _record(episode, tokenizer))
+
+        yield add
+    at, places = 0, {}
+    with open(lines, "rb") as file, files.replacing(path, "wb", gzip.open, compresslevel=3) as out:
+        for line in file:
+            places[json.loads(line)["id"]] = at
+            at += len(line)
+        for _, place in sorted(places.items()):
+            file.seek(place)
+            out.write(file.readline())
 
 
 def _record(episode: Episode, tokenizer: Tokenizer) -> dict:

@@ -8,6 +8,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from rlef_jax.report import charts, episodes, runs, viewer
+from rlef_jax.report.before_after import percent
 from rlef_jax.report.markup import render
 from rlef_jax.report.runs import Run
 from rlef_jax.report.traces import COLORS
@@ -27,11 +28,12 @@ def write(workdirs: Sequence[str], out: str) -> None:
     for heading, section in charts.sections(found).items():
         shown[heading] = [chart for chart in section if chart.traces]
         absent[heading] = [chart.title for chart in section if not chart.traces]
-    settings = settings_of(found)
+    settings, names = settings_of(found), [run.moments.values() for run in found]
     page = render(
         "report.html",
         runs=[_card(found, run) for run in found],
         rates=[row for run in found for row in rate_rows(run)],
+        moments=[" / ".join(dict.fromkeys(names)) for names in zip(*names)],
         sections=shown,
         absent=absent,
         figures={chart.id: chart.figure for section in shown.values() for chart in section},
@@ -61,8 +63,9 @@ def stage(run: Run) -> str:
     """How far a run has come, in words."""
     updates, steps = run.lines.get("rlef"), run.lines.get("sft")
     if run.summary:
-        chosen = run.summary.get("chosen_update", "?")
-        return f"finished; evaluated is the policy of update {chosen}"
+        chosen, valid = run.summary.get("chosen_update", "?"), run.summary.get("chosen_valid")
+        best = f", the best on the valid split: {percent(valid)} %" if valid else ""
+        return f"finished; evaluated is the policy of update {chosen}{best}"
     if updates:
         return f"{updates[-1]['step'] + 1} of {run.setting('ppo.updates', '?')} updates done"
     if steps:
@@ -76,8 +79,9 @@ def missing(run: Run) -> list[str]:
     if not run.summary:
         state = "it is under way or was stopped; the same command goes on with it"
         sentences.append(f"The run is not over: {state}.")
-    if "before" not in run.evaluations:
-        sentences.append("There is no evaluation of the warm start yet.")
+    if "before" not in run.evaluations and run.setting("eval.before", True):
+        of_what = "of the warm start" if run.setting("sft.steps", 1) else "before RLEF"
+        sentences.append(f"There is no evaluation {of_what} yet.")
     if "rlef" not in run.lines:
         sentences.append("There is no update of RLEF yet.")
     if "after" not in run.evaluations:

@@ -32,6 +32,12 @@ class Run:
             found = found.get(name, {}) if isinstance(found, dict) else {}
         return default if found == {} else found
 
+    @property
+    def moments(self) -> dict[str, str]:
+        """What its evaluations are called, {'before': ..., 'after': ...}."""
+        first = "warm start" if self.setting("sft.steps", 1) else "before"
+        return {"before": first, "after": "after RLEF"}
+
 
 def read(path: str, name: str) -> Run:
     """Raises FileNotFoundError for a directory without a run, ValueError for a damaged file."""

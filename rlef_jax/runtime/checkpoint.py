@@ -5,6 +5,7 @@ import glob
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator
 
 import jax
@@ -37,21 +38,41 @@ class Checkpoints:
     of a checkpoint that is damaged.
     """
 
-    def __init__(self, directory: str, keep: int):
+    def __init__(self, directory: str, keep: int, minutes: float = 0.0):
+        """With `minutes`, `overdue` says when the last is so old."""
         self._directory = os.path.abspath(directory)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         self._manager = ocp.CheckpointManager(self._directory, options=options)
+        self._seconds, self._last = 60.0 * minutes, time.monotonic()
 
     @property
     def latest(self) -> int | None:
         """The step of the newest complete checkpoint, as the leading process finds it."""
         return hosts.of_leader(self._manager.latest_step)
 
+    @property
+    def overdue(self) -> bool:
+        """Whether the last was so long ago; of several processes the clock of the leading one."""
+        late = time.monotonic() - self._last >= self._seconds
+        return self._seconds > 0 and hosts.gather(late)[0]
+
     def save(self, step: int, state, host: dict) -> None:
-        """Writes in the background; `wait` says when it is on disk."""
+        """Writes in the background; `wait` says when it is on disk.
+
+        Raises ValueError for a step that is not newer than `latest`: see `rewind`.
+        """
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host))
         with self._writing():
-            self._manager.save(step, args=args)
+            saved = self._manager.save(step, args=args)
+        if not saved:  # Orbax refuses without a word
+            raise ValueError(f"checkpoint {step} is not newer than {self.latest}, the last one")
+        self._last = time.monotonic()
+
+    def rewind(self, step: int) -> None:
+        """Deletes those after `step`: a run that goes on from there makes them again."""
+        steps = hosts.of_leader(lambda: list(self._manager.all_steps()))
+        for later in [each for each in steps if each > step]:
+            self._manager.delete(later)
 
     def restore(self, step: int, abstract_state):
         """(state, host) of a step, shaped and placed like `abstract_state`."""

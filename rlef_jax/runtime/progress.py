@@ -7,7 +7,8 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Protocol
 
 from rich.console import Console
 from rich.table import Table
@@ -55,6 +56,7 @@ def progress(total: int | None, label: str, unit: str, done: int = 0, part: bool
         unit=unit,
         unit_scale=unit in ("B", "parameter"),
         mininterval=seconds,
+        miniters=0,  # what stands beside the count may change though nothing is complete
         maxinterval=0.5 if terminal else 2 * seconds,
         delay=(1.0 if terminal else seconds) if part else 0.0,
         leave=not part,
@@ -64,6 +66,44 @@ def progress(total: int | None, label: str, unit: str, done: int = 0, part: bool
         nrows=24 if terminal and not sized else None,
         smoothing=0.1,
     )
+
+
+class Counts(Protocol):
+    """What a bar shows of conversations that are sampled: `rollout.Stats` so far."""
+
+    begun: int
+    tokens: int
+
+    @property
+    def ended(self) -> int: ...
+
+
+@contextlib.contextmanager
+def sampling(
+    total: int, label: str, unit: str, done: int = 0, part: bool = False
+) -> Iterator[Callable[[Counts], None]]:
+    """A bar of conversations, which also tells how many have begun, and tokens a second.
+
+    Yields what is to be called after every step with the counts since now; `done` had ended before.
+    The speed is that since the first step, before which programs may be compiled. A run asked to
+    stop does so there: it raises Interrupted.
+    """
+    with progress(total, label, unit, done, part) as bar:
+        first: tuple[float, int] | None = None
+
+        def show(counts: Counts) -> None:
+            nonlocal first
+            now = time.perf_counter()
+            first = first or (now, counts.tokens)
+            seconds, tokens = now - first[0], counts.tokens - first[1]
+            said = f"{counts.begun:,} begun"
+            if seconds > 0:
+                said += f", {tokens / seconds:,.0f} tokens/s"
+            bar.set_postfix_str(said, refresh=False)
+            bar.update(done + counts.ended - bar.n)
+            interrupt.check()
+
+        yield show
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ _FREE = (
     "executor",
     "checkpoint",
     "episodes_every",
+    "eval.before",
     "sampler.slots",
     "sampler.chunk",
     "sampler.splice_length",
@@ -46,6 +47,14 @@ class Workdir:
     def evaluation(self, when: str) -> str:
         """Figures on the held-out split, 'before' or 'after'."""
         return self.at("evaluations", f"{when}.json")
+
+    def rollouts(self, name: str) -> str:
+        """What became of each rollout of an evaluation, such as 'before_T0.2', as they end."""
+        return self.at("evaluations", f"{name}.jsonl")
+
+    def conversations(self, name: str) -> str:
+        """The episodes of an evaluation that is under way, as they end."""
+        return self.at("evaluations", f"{name}_episodes.jsonl")
 
     def episodes(self, name: str) -> str:
         """Sampled conversations of one collection or evaluation."""

@@ -197,6 +197,7 @@ LIMITS = [
             "sft.weight_decay",
             "seed",
             "data.seed",
+            "checkpoint.minutes",
             "model.logit_chunk",
             "sampler.share",
             "sft.fix_probability",
@@ -250,7 +251,7 @@ def test_an_unknown_choice_is_named_with_the_choices(path):
         ("batch.lengths", (64, 191), ["batch.lengths", "191", "192"]),
         ("episode.max_response_tokens", 29, ["batch.lengths", "195"]),
         ("episode.turn_limit", 4, ["batch.lengths", "260"]),  # + 28 + 40
-        ("eval.turn_limit", 4, ["eval.rollouts", "at least eval.turn_limit (4)"]),
+        ("eval.turn_limit", 4, ["batch.lengths", "260"]),
         ("sft.batch", (24, 40), ["sft.batch", "three"]),
         ("sft.batch", (0, 0, 0), ["sft.batch"]),
         ("sft.batch", (-1, 40, 8), ["sft.batch"]),

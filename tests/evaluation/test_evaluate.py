@@ -16,7 +16,7 @@ import pytest
 
 from experiments.configs import mini
 from rlef_jax import build
-from rlef_jax.evaluation import evaluate, players
+from rlef_jax.evaluation import evaluate, players, results
 from rlef_jax.evaluation.recording import ByteTokenizer, Recording
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -87,14 +87,14 @@ def test_what_is_on_disk_is_not_played_again(prepared, tmp_path, monkeypatch):
     config, _, path = prepared
     out = str(tmp_path / "out")
     first = evaluate.run(config, f"replay:{path}", "test", "1@9", out)
-    table = pathlib.Path(evaluate.results_path(out, 0.2))
+    table = pathlib.Path(results.file_of(out, 0.2))
     whole = table.read_bytes().splitlines(keepends=True)
     table.write_bytes(b"".join(whole[:5]) + whole[5][:20])  # a kill in the middle of a line
     played, play = [], Recording.play
 
-    def counted(self, config, environment, temperature, starts, on_episode):
+    def counted(self, config, environment, temperature, starts, *heard):
         played.extend(starts)
-        return play(self, config, environment, temperature, starts, on_episode)
+        return play(self, config, environment, temperature, starts, *heard)
 
     monkeypatch.setattr(Recording, "play", counted)
     assert evaluate.run(config, f"replay:{path}", "test", "1@9", out) == first
@@ -150,12 +150,12 @@ def test_clusters_are_written_and_gone_on_with(prepared, tmp_path):
     # the choice is between equals.
     assert plain["clustered"] is None and found["clustered"]["rate"] == 1
     assert found["over_problems"] == plain["over_problems"]
-    table = pathlib.Path(evaluate.results_path(out, 0.2, "outputs"))
-    outputs = evaluate.read_outputs(table)
+    table = pathlib.Path(results.file_of(out, 0.2, "outputs"))
+    outputs = results.read_outputs(table)
     assert len(outputs) == 2 * len(problems) and len(set(outputs.values())) <= len(problems)
     table.write_bytes(table.read_bytes()[:-30])  # a kill in the middle of a line
     run(cluster=True)
-    assert evaluate.read_outputs(table) == outputs
+    assert results.read_outputs(table) == outputs
 
 
 def test_a_grid_has_a_directory_for_each_setting(prepared, tmp_path, capsys):
@@ -267,7 +267,7 @@ def trained(tmp_path_factory):
 
 
 def read(folder):
-    return evaluate.read_outcomes(evaluate.results_path(str(folder), 0.5))
+    return results.read_outcomes(results.file_of(str(folder), 0.5))
 
 
 def test_a_run_and_its_export_are_evaluated_killed_and_gone_on_with(trained, tmp_path):
@@ -472,9 +472,7 @@ def test_the_205_labelled_programs_of_code_contests(tmp_path, _):
     figures = only(evaluate.run(config, source, "test", "1@1", str(tmp_path / "out")))["0.2"]
     assert (figures["problems"], figures["rollouts"], figures["dropped"]) == (40, 205, 0)
     found = {}
-    for outcome in evaluate.read_outcomes(
-        evaluate.results_path(str(tmp_path / "out"), 0.2)
-    ).values():
+    for outcome in results.read_outcomes(results.file_of(str(tmp_path / "out"), 0.2)).values():
         found.setdefault(outcome.problem, []).append((outcome.responses[0].program, outcome.passed))
     differ = set()
     for entry in read_lines(DATA / "code_contests" / "test40_programs.jsonl.gz"):
@@ -511,7 +509,7 @@ def test_the_published_scores_of_evalplus(tmp_path, name, release, recorded, sco
     config.eval.turn_limit = 1
     out = str(tmp_path / "out")
     found = evaluate.run(config, f"replay:{tmp_path / 'r.jsonl'}", "test", "1@1", out)
-    outcomes = evaluate.read_outcomes(evaluate.results_path(out, 0.2)).values()
+    outcomes = results.read_outcomes(results.file_of(out, 0.2)).values()
     right = {outcome.problem for outcome in outcomes if outcome.passed}
     statuses = {task: {run["base_status"], run["plus_status"]} for task, run in record.items()}
     assert right ^ {task for task, status in statuses.items() if status == {"pass"}} == differ

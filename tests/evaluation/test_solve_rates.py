@@ -254,3 +254,30 @@ def test_figure_and_table_of_a_short_run(play, tmp_path, capsys, lines):
     report.print_table({"0.2": figures}, {"0.2": figures}, "test")
     printed = capsys.readouterr().out
     assert "50.0 [0.0, 100.0]" in printed and "+0.0" in printed
+
+
+def test_a_run_without_a_warm_start_or_without_a_first_evaluation(play, tmp_path, capsys):
+    episodes = [play([OK], name="a"), play([W, W, W], name="b")]
+    figures = {"0.2": solve_rates.training_figures(list(map(solve_rates.outcome, episodes)), 3, 20)}
+    report.print_table(figures, figures, "test", "before")
+    printed = capsys.readouterr().out
+    assert "before" in printed and "warm start" not in printed and "gain" in printed
+    report.write_figure(str(tmp_path / "figure.png"), [LINE], {}, figures)
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    report.print_table({}, figures, "test", "before")
+    printed = capsys.readouterr().out
+    assert "before" not in printed and "gain" not in printed and "50.0 [0.0, 100.0]" in printed
+
+
+def test_one_rollout_a_problem_has_no_independent_samples(play, tmp_path, capsys):
+    episodes = [play([OK], name="a"), play([W, W, W], name="b")]
+    outcomes = list(map(solve_rates.outcome, episodes))
+    found = solve_rates.training_figures(outcomes, 3, 20, independent=False)
+    rates = [name for name in found if "@" in name or name.startswith("solved")]
+    assert rates == ["1@3", "solved_by_turn_1", "solved_by_turn_2", "solved_by_turn_3"]
+    assert "independent_1@3" not in found["of_judged"]
+    report.print_table({"0.2": found}, {"0.2": found}, "test")
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if "independent 1@3" in line]
+    assert [cell.strip() for cell in line.split("│")[1:-1]] == ["0.2", "independent 1@3", *"---"]
+    report.write_figure(str(tmp_path / "figure.png"), [], {"0.2": found}, {"0.2": found})

@@ -307,7 +307,29 @@ def test_a_killed_run_with_half_a_line(tmp_path):
 
 def test_a_run_without_a_warm_start_does_not_miss_it(tmp_path):
     workdir = write_run(tmp_path / "run", config=CONFIG | {"sft": {"steps": 0}}, sft=0)
-    assert "Loss of the supervised warm start" not in report_of(tmp_path, workdir).text
+    drawn = report_of(tmp_path, workdir)
+    assert "Loss of the supervised warm start" not in drawn.text
+    # Nor does it call the model that it started from one.
+    assert list(drawn_in(drawn, "held-out-0.2")) == ["before", "after RLEF"]
+    assert "before, % after RLEF, % gain" in drawn.text
+
+
+def test_a_run_that_was_not_evaluated_before_does_not_miss_it(tmp_path):
+    without = {"eval": {"before": False}}
+    workdir = write_run(tmp_path / "run", config=CONFIG | without, evaluations=("after",))
+    drawn = report_of(tmp_path, workdir)
+    assert "There is no" not in drawn.text and "50.0 %" in drawn.text
+    assert list(drawn_in(drawn, "held-out-0.2")) == ["after RLEF"]
+
+
+def test_the_rate_that_chose_the_policy_stands_at_the_head_with_its_interval(tmp_path):
+    workdir = write_run(tmp_path / "run")
+    path = tmp_path / "run" / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["chosen_valid"] = {"rate": 0.6, "low": 0.5, "high": 0.75}
+    path.write_text(json.dumps(summary))
+    said = "the policy of update 3, the best on the valid split: 60.0 [50.0, 75.0] %"
+    assert said in report_of(tmp_path, workdir).text
 
 
 def test_metrics_of_an_older_version_are_shown_as_far_as_they_go(tmp_path):

@@ -257,3 +257,48 @@ def test_a_finished_run_whose_folders_were_emptied_is_told_so(workdir):
     advice = "Put them back, or choose another --workdir"
     assert gone(workdir).startswith(f"{workdir.path} holds a run that is finished, but")
     assert gone(workdir).endswith(advice)
+
+
+def test_a_step_that_is_not_newer_is_refused_aloud(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c", 3)
+    checkpoints.save(4, {"w": jnp.ones(3)}, {"rate": 0.4})
+    checkpoints.wait()
+    for step in (4, 2):
+        with pytest.raises(ValueError, match=f"checkpoint {step} is not newer than 4, the last"):
+            checkpoints.save(step, {"w": jnp.zeros(3)}, {"rate": 0.5})
+    assert checkpoints.latest == 4 and checkpoints.host(4) == {"rate": 0.4}
+
+
+def test_a_run_that_goes_on_from_before_its_best_makes_it_again(tmp_path):
+    # The best is saved before the state of training: a kill between the two leaves it ahead.
+    best = Checkpoints(tmp_path / "best", 2)
+    for step, rate in ((2, 0.4), (6, 0.6)):
+        best.save(step, {"w": jnp.full(3, step)}, {"rate": rate})
+        best.wait()
+    best.close()
+    again = Checkpoints(tmp_path / "best", 2)
+    again.rewind(6)
+    assert again.latest == 6
+    again.rewind(4)
+    assert again.latest == 2 and again.host(2) == {"rate": 0.4}
+    again.save(6, {"w": jnp.full(3, 7)}, {"rate": 0.7})
+    again.wait()
+    assert again.latest == 6
+    shape = {"w": jax.ShapeDtypeStruct((3,), jnp.int32)}
+    np.testing.assert_array_equal(again.restore(6, shape)[0]["w"], 7)
+    assert Checkpoints(tmp_path / "best", 2).host(6) == {"rate": 0.7}
+
+
+def test_a_checkpoint_is_due_by_the_clock(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    by_count, by_time = Checkpoints(tmp_path / "a", 1), Checkpoints(tmp_path / "b", 1, minutes=2)
+    now[0] += 119
+    assert not by_time.overdue
+    now[0] += 1
+    assert by_time.overdue and not by_count.overdue
+    by_time.save(1, {"w": jnp.ones(3)}, {})
+    by_time.wait()
+    assert not by_time.overdue
+    now[0] += 120
+    assert by_time.overdue and not by_count.overdue

@@ -2,9 +2,11 @@
 where going on ends.
 """
 
+import gzip
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -321,14 +323,25 @@ def test_a_run_stopped_in_every_phase_ends_as_the_undisturbed_one(whole, cache, 
     assert 3 <= done < 50 and steps(workdir, "sft") == [done]
     assert f"stopped; to go on: {sys.executable} experiments/run.py --config" in said
 
-    status, said = stop(lambda said: "evaluate before" in said)
+    rollouts = workdir / "evaluations" / "before_T1.0.jsonl"
+    ended = lambda: rollouts.read_bytes().splitlines() if rollouts.exists() else []
+    status, said = stop(lambda _: len(ended()) >= 5)
     assert status == 130 and "stopping after what is under way" in said
-    assert steps(workdir, "sft")[-1] == 60 and not (workdir / "evaluations").exists()
+    assert steps(workdir, "sft")[-1] == 60 and not (workdir / "evaluations/before.json").exists()
+    kept = ended()
+    assert 5 <= len(kept) < 192
 
     status, said = stop(lambda _: len(metrics(workdir, "rlef")) >= 2, signal.SIGTERM)
-    assert status == 143 and "SIGTERM: stopping after this update and its checkpoint" in said
+    places = "this update and its checkpoint|this call; the collection will be sampled again"
+    assert status == 143 and re.search(f"SIGTERM: stopping after ({places}); a second", said)
     done = len(metrics(workdir, "rlef"))
     assert 2 <= done < 8 and steps(workdir, "rlef") == [done]
+    # What the first evaluation had on disk was not played again.
+    assert ended()[: len(kept)] == kept and f"{len(kept)}/192" in said
+    assert sorted(json.loads(line)["id"] for line in ended()) == list(range(192))
+    with gzip.open(workdir / "episodes" / "before_T1.0.jsonl.gz", "rt") as file:
+        assert [json.loads(line)["id"] for line in file] == list(range(192))
+    assert not list(workdir.rglob("*_episodes.jsonl"))
 
     process = group(training(workdir), cache, log)
     assert process.wait(timeout=300) == 0, log.read_text()

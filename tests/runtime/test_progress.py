@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import tqdm.std
 from experiments.configs import mini
 from rlef_jax import build, llama
 from rlef_jax.llama import LlamaConfig
+from rlef_jax.rollout import Stats
 from rlef_jax.runtime import interrupt, progress
 
 ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
@@ -69,6 +71,36 @@ def test_in_a_log_part_of_a_bar_shows_only_if_it_takes_minutes(capsys, clock):
     # none of the first, at most one a minute of the second
     assert parts[0] == "3/10" and len(parts) in (2, 3)
     assert "2/2" in said[-1]
+
+
+def test_a_bar_of_sampling_tells_what_happens_before_an_episode_ends(capsys, clock, monkeypatch):
+    now = [50.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    with progress.sampling(8, "evaluate", "episode", done=2) as show:
+        counts = Stats(begun=4)
+        for tokens in (300, 600, 2600):  # the first after 100 seconds of compiling
+            clock(100)
+            now[0] += 100 if tokens == 300 else 10
+            counts.tokens = tokens
+            show(counts)
+        counts.begun, counts.episodes, counts.dropped = 6, 4, 1
+        clock(100)
+        now[0] += 10
+        show(counts)
+    said = lines(capsys)
+    assert "2/8" in said[1] and said[1].endswith("4 begun]")
+    assert "2/8" in said[2] and said[2].endswith("4 begun, 30 tokens/s]")
+    assert said[3].endswith("4 begun, 115 tokens/s]")
+    assert "7/8" in said[4] and said[4].endswith("6 begun, 77 tokens/s]")
+
+
+def test_a_run_that_is_asked_to_stop_does_so_at_a_step_of_sampling(capsys, monkeypatch):
+    with progress.sampling(8, "collection", "episode") as show:
+        show(Stats(begun=8, tokens=9))
+        monkeypatch.setattr(interrupt, "_received", signal.SIGTERM)
+        with pytest.raises(interrupt.Interrupted):
+            show(Stats(begun=8, episodes=3, tokens=20))
+    assert "3/8" in lines(capsys)[-1]
 
 
 def test_bytes_are_counted_in_millions(capsys, clock):
