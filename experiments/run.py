@@ -18,6 +18,7 @@ from absl import app, flags, logging
 import executor
 from rlef_jax.config import command
 from rlef_jax.runtime import interrupt
+from rlef_jax.runtime.progress import print_anything
 
 _CONFIG = command.define_config()
 _WORKDIR = flags.DEFINE_string(
@@ -60,5 +61,6 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
+    print_anything()
     with interrupt.listening():
         app.run(main, flags_parser=functools.partial(command.parse, _CONFIG))

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
+
+from rlef_jax.runtime.progress import console, plain
 
 _WINDOW = 5  # collections over which training curves are averaged
 
@@ -63,7 +64,7 @@ def print_table(before: dict, after: dict, split: str) -> None:
     title = f"Held-out problems ({split} split): solved in %, 95 % intervals"
     if any(figures.get("missing") for each in (before, after) for figures in each.values()):
         title += "; rollouts that were lost, and problems too long for the caps, count as unsolved"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=plain(title), title_justify="left")
     for column in ("T", "figure", "warm start", "after RLEF", "gain"):
         table.add_column(column, justify="right" if column != "figure" else "left", no_wrap=True)
     for temperature, figures in before.items():
@@ -75,9 +76,9 @@ def print_table(before: dict, after: dict, split: str) -> None:
             label = name.replace("_", " ")
             table.add_row(temperature, label, _percent(old), _percent(new), gain)
         table.add_section()
-    Console().print(table)
+    console().print(table)
 
 
 def _percent(interval: Mapping) -> str:
     rate, low, high = (100 * interval[key] for key in ("rate", "low", "high"))
-    return f"{rate:.1f} \\[{low:.1f}, {high:.1f}]"
+    return f"{rate:.1f} [{low:.1f}, {high:.1f}]"

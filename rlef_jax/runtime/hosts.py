@@ -50,7 +50,7 @@ def connect(
     barrier()
     if not leads():
         progress.silence()
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w", errors="replace")
 
 
 def leads() -> bool:

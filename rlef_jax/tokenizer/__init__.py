@@ -3,6 +3,7 @@
 No text encodes to a special token, so nothing a program prints can forge a turn boundary.
 """
 
+import codecs
 import os
 import pathlib
 import re
@@ -89,7 +90,7 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
 def kind_of(path: str) -> str:
     """The kind of a tokenizer's file by its first bytes: json, ranks, or else sentencepiece."""
     with pathlib.Path(path).open("rb") as file:
-        head = file.read(4096)
+        head = file.read(4096).removeprefix(codecs.BOM_UTF8)
     if head.lstrip().startswith(b"{"):
         return "json"
     return "ranks" if re.match(rb"[A-Za-z0-9+/]+=* \d+\r?\n", head) else "sentencepiece"

@@ -224,7 +224,7 @@ def test_unknown_fields_are_one_line_in_the_log_and_known_ones_none(caplog):
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [("{", "is not JSON"), ("[1]", "holds a list"), ("\xff\xfe", "is not JSON")],
+    [("{", "is damaged"), ("[1]", "holds a list"), ("\xff\xfe", "is damaged")],
 )
 def test_a_config_that_is_no_config(content, reason, tmp_path):
     (tmp_path / "config.json").write_bytes(content.encode("latin-1"))
