@@ -72,7 +72,7 @@ def main(config, topology: str, all_lengths: bool, path: str) -> None:
     axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     laid_out = f"{mesh.size} x {chip.name} ({axes})"
     title = f"{config.name}: Llama of {model.n_params:,} parameters on {laid_out}"
-    console().print(plain(title), table(needs, chip), NOTES, sep="\n")
+    console().print(plain(title), table(needs, chip), NOTES, sep="\n", highlight=False)
     if on_host:
         rests = f"{on_host / GIB:.2f} GiB for each chip"
         print(f"networks, moments and the reference rest in the host's memory: {rests}")

@@ -72,7 +72,9 @@ def _summary(counts: dict[str, Counter], kinds: list[str]) -> Table:
     for column in columns:
         table.add_column(column, justify="right")
     for name, counter in counts.items():
-        table.add_row(episodes.title_of(name), *(str(counter[column]) for column in columns))
+        table.add_row(
+            _plain(episodes.title_of(name)), *(str(counter[column]) for column in columns)
+        )
     return table
 
 

@@ -28,7 +28,7 @@ def replacing(path: Path, mode: str = "w", opened: Callable = open, **options) -
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a file with text; half a surrogate pair, which is no text, becomes a question mark."""
+    """Replaces a file with text. Half a surrogate pair, which UTF-8 cannot hold, becomes "?"."""
     with replacing(path, errors="replace") as file:
         file.write(text)
 
@@ -90,8 +90,8 @@ def read_lines(
 ) -> list:
     """`value` of each entry of a file of JSON lines; nothing where there is no such file.
 
-    Blank lines are skipped. A kill may have left half of the last line: it is skipped, and with `repair` cut off the file,
-    so that more can be appended.
+    Blank lines are skipped. A kill may have left half of the last line: it is skipped, and with
+    `repair` cut off the file, so that more can be appended.
 
     Raises ValueError, naming file and line, for a line of which `value` cannot be had.
     """

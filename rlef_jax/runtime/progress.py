@@ -110,9 +110,8 @@ def console() -> Console:
 
     Texts are printed as they are: what stands in brackets or between colons is no markup.
     """
-    as_is = {"markup": False, "emoji": False, "highlight": False}
-    terminal = Console(**as_is)
-    return terminal if terminal.is_terminal else Console(width=150, **as_is)
+    terminal = Console(markup=False, emoji=False)
+    return terminal if terminal.is_terminal else Console(width=150, markup=False, emoji=False)
 
 
 def table(
@@ -121,7 +120,7 @@ def table(
     """A table to print on `console()`; numbers are aligned right, columns named in `left` left."""
     found = Table(title=plain(title) or None, title_justify="left")
     for column in columns:
-        found.add_column(column, justify="left" if column in left else "right")
+        found.add_column(plain(column), justify="left" if column in left else "right")
     for row in rows:
         found.add_row(*map(plain, row))
     return found

@@ -193,11 +193,11 @@ def test_chatml_is_the_rendered_template_as_transformers_encodes_it(
         assert stream(layout, chatml, turns) == chatml_reference(as_messages(turns, system))
 
 
-# Of them, the last would end a string of Jinja, or be read as one of its escapes.
+# The first would end a string of Jinja, and be read as escapes.
 SYSTEMS = [
-    "",
-    " You write Python.\nOnly code.\n",
     "'\\n' \"{{ 1 }}\" \t{% raw %} é🙂 \\u00e9\r\nbye",
+    " You write Python.\nOnly code.\n",
+    "",
 ]
 
 
@@ -208,10 +208,12 @@ def test_an_exported_template_renders_the_layout(name, request, tmp_path, tiny_t
     transformers = pytest.importorskip("transformers")
     ours = tiny_tokenizer if name == "mini" else request.getfixturevalue(name)
     after = " " if name == "llama2" else ""
-    for number, trained_on in enumerate(SYSTEMS if LAYOUTS[name].takes_system else [""]):
-        folder = tmp_path / str(number)
-        write_hf(ours, name, folder, trained_on)
-        theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    systems = SYSTEMS if LAYOUTS[name].takes_system else [""]
+    write_hf(ours, name, tmp_path, systems[0])
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for trained_on in systems:
+        if trained_on != systems[0]:  # not written again, which takes seconds for Llama 3
+            theirs.chat_template = LAYOUTS[name].template_with(trained_on)
         render = functools.partial(theirs.apply_chat_template, return_dict=False)
         # Without a system message of its own, a conversation has the one that was trained on.
         for system in ("", "Only code.") if LAYOUTS[name].takes_system else ("",):
