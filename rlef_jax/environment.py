@@ -160,12 +160,13 @@ class Environment:
     # ---- messages --------------------------------------------------------------------------------
 
     def _message(self, episode: Episode) -> str:
-        result, template = episode.turns[-1].result, self.messages.feedback
+        result, tests = episode.turns[-1].result, episode.problem.public_tests
+        template = self.messages.feedback_on(tests)
         if self.feedback == "none":
             return self.messages.no_feedback
         if result is None:
             return template.invalid
-        return executor.feedback(result, episode.problem.public_tests, template)
+        return executor.feedback(result, tests, template)
 
     def _tell(self, episode: Episode, message: str) -> Episode:
         """Splices a message, and what the next response is pre-filled with."""
@@ -206,7 +207,8 @@ class Environment:
         """Tells how the drawn program failed; one that fails nothing gives way to the next."""
         _, other = self._drawn(episode)
         if not (result.passed or result.lost):
-            message = executor.feedback(result, other.public_tests, self.messages.feedback)
+            template = self.messages.feedback_on(other.public_tests)
+            message = executor.feedback(result, other.public_tests, template)
             return self._tell(episode, message)
         if episode.drawn < len(other.incorrect_solutions):
             return dataclasses.replace(episode, drawn=episode.drawn + 1)

@@ -109,11 +109,11 @@ def tokenizer_texts(problems: Sequence[Problem]) -> Iterator[str]:
 
 def _wrong_output(test: AnyTest, other: AnyTest) -> str:
     """The feedback on a program that does on `test` what is right for `other`."""
+    got = other.expected if isinstance(other, Test) else executor.shown(other)
     if isinstance(test, Test):
-        got = other.expected if isinstance(other, Test) else executor.shown(other)
         places = {"expected": test.expected, "got": got}
     else:
-        places = {"error": f"AssertionError: {executor.shown(other)}"}
+        places = {"error": f"AssertionError: {got}"}
     return _template(test).wrong_output.format(**_places(test), **places)
 
 

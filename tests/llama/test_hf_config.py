@@ -222,6 +222,14 @@ def test_unknown_fields_are_one_line_in_the_log_and_known_ones_none(caplog):
     ]
 
 
+def test_unknown_fields_are_told_once_for_each_file(caplog, tmp_path):
+    for name in ("a", "b"):
+        for _ in range(3):
+            hf_config.parse(TINY | {"odd": 1, "odder": None}, f"{tmp_path}/{name}")
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [f"{tmp_path}/{x}: unknown fields are ignored: odd, odder" for x in "ab"]
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [("{", "is damaged"), ("[1]", "holds a list"), ("\xff\xfe", "is damaged")],
