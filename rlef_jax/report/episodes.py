@@ -189,9 +189,10 @@ def around_program(turn: dict) -> tuple[str, str]:
 
     Without a program, or where it does not stand in the response as it is, all comes before.
     """
-    before, found, after = turn["response"].partition(turn["program"] or "\0")
-    if not found:
-        return before.strip(), ""
+    response, program = turn["response"], turn["program"]
+    if not program or program not in response:
+        return response.strip(), ""
+    before, _, after = response.partition(program)
     return _OPENING.sub("", before).strip(), _CLOSING.sub("", after).strip()
 
 

@@ -325,6 +325,20 @@ class TestDamage:
         self.refused(tmp_path, torch, FileNotFoundError)
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_exported_files_have_the_mode_of_any_other(umask, random_params, tmp_path):
+    before = os.umask(umask)
+    try:
+        beside = lambda folder: open(os.path.join(folder, "other"), "w").close()
+        params = random_params(PLAIN)
+        llama.save_hf(PLAIN, params, tmp_path / "out", max_shard_bytes=5000, beside=beside)
+    finally:
+        os.umask(before)
+    files = list((tmp_path / "out").iterdir())
+    assert len([file for file in files if file.suffix == ".safetensors"]) > 1
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o666 & ~umask}
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("sizes", [None, (2, 2, 2)])
 def test_out_again_byte_for_byte(dtype, sizes, mesh_of, tmp_path):
