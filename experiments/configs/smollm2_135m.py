@@ -2,8 +2,8 @@
 
     python experiments/run.py --config experiments/configs/smollm2_135m.py --config.model.hf_dir=DIR
 
-It needs at most 8.72 GiB of memory (rlef_jax.plan). No run of it has been made yet. The model was
-made for 2,048 tokens, so conversations are short.
+It needs at most 8.72 GiB of memory (rlef_jax.plan). No run of it has been made yet. Conversations
+take 2,048 tokens at most: for so many the base model was made, and the Instruct model for 8,192.
 
 DIR holds the weights and the tokenizer. The problems are those of CodeContests, prepared under
 data/ (docs/training.md). The shape below serves to plan without the weights:

@@ -13,8 +13,8 @@ class ChatLayout:
 
     A conversation reads `begin`, then per exchange `user`, the message, `assistant`, the response,
     which ends with one of `stops`, and `between`. Messages are stripped of white space at both
-    ends, as the published templates do, so that no token could have spanned a message and what
-    stands around it.
+    ends, as most published templates do (not ChatML's), so that no token could have spanned a
+    message and what stands around it.
     """
 
     begin: tuple[int, ...]
