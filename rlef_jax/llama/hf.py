@@ -279,7 +279,7 @@ def _weight_map(index: str) -> dict[str, str]:
     """{name: path of its file} of every tensor that an index lists."""
     folder = os.path.dirname(index)
     try:
-        listed = files.read_json(index)["weight_map"].items()
+        listed = files.read_json(index, "download it again")["weight_map"].items()
         return {tensor: os.path.join(folder, os.path.basename(file)) for tensor, file in listed}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         text = f"{index} is not an index of weights ({error!r}): download it again"

@@ -72,9 +72,8 @@ def _summary(counts: dict[str, Counter], kinds: list[str]) -> Table:
     for column in columns:
         table.add_column(column, justify="right")
     for name, counter in counts.items():
-        table.add_row(
-            _plain(episodes.title_of(name)), *(str(counter[column]) for column in columns)
-        )
+        title = _plain(episodes.title_of(name))
+        table.add_row(title, *(str(counter[column]) for column in columns))
     return table
 
 
@@ -126,9 +125,8 @@ def _turn(turn: dict, previous: str | None) -> list:
 def _changed(sign: str, spans: list[Span]) -> Text:
     line = Text(f"{sign} ", _SIGNS[sign])
     for text, changed in spans:
-        line.append(
-            progress.plain(text), f"{_SIGNS[sign]} reverse" if changed and len(spans) > 1 else ""
-        )
+        marked = changed and len(spans) > 1
+        line.append(progress.plain(text), f"{_SIGNS[sign]} reverse" if marked else "")
     return line
 
 

@@ -2,11 +2,11 @@
 
 import contextlib
 import gzip
+import io
 import json
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
 
 Path = str | os.PathLike
 
@@ -60,7 +60,7 @@ def read_object(path: Path, advice: str) -> dict:
     return found
 
 
-def text_lines(file: BinaryIO, advice: str) -> Iterator[tuple[int, str]]:
+def text_lines(file: io.BufferedReader, advice: str) -> Iterator[tuple[int, str]]:
     """(number, text) of the lines of a file of others, which is open for bytes, gzipped or not.
 
     Numbers begin at 1. Blank lines are skipped, and so are a byte order mark at the beginning and

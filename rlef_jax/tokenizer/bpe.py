@@ -42,6 +42,7 @@ class BpeTokenizer(Vocabulary):
         pieces = {i: content.encode() for content, i in added.items()}
         pieces |= {i: to_bytes(piece) for piece, i in model["vocab"].items()}
         specials = _specials(spec, named_tokens(path))
+        pieces |= {i: name.encode() for name, i in specials.items()}
         blanks = [_drop_blank(part) for part in parts]
         backend = _without(spec, specials)
         try:

@@ -238,6 +238,16 @@ def test_ids_and_text_of_added_tokens_are_those_of_transformers(with_words, tmp_
     assert "".join(tok.texts(ids)) == text
 
 
+def test_special_tokens_are_spelled_as_they_are_called(tmp_path):
+    made = marked(prepend=True)
+    made.add_special_tokens([f"{MARK}<PRE>"])  # as Code Llama's, which is in the vocabulary too
+    spec = json.loads(made.to_str())
+    spec["model"]["vocab"][f"{MARK}<PRE>"] = made.token_to_id(f"{MARK}<PRE>")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
+    tok = tokenizer.load_tokenizer(tmp_path)
+    assert tok.decode([tok.id(f"{MARK}<PRE>")], keep_special=True) == f"{MARK}<PRE>"
+
+
 def test_tokens_of_layouts_are_special_even_in_a_file_that_calls_them_ordinary(tmp_path):
     made = byte_level()
     made.add_tokens(["<|end|>", "<|user|>", "</s>"])

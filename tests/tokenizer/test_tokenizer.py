@@ -1,6 +1,8 @@
 """SentencePiece: exact round trips, special tokens that no text can forge, stable, compact ids."""
 
 import io
+import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -200,6 +202,19 @@ def test_a_tokenizer_is_trained_on_problems_of_functions(tmp_path, tests):
     words = executor.feedback(judged, tests, executor.HUMANEVAL)
     assert len(tok.encode("- Failure: `assert double(3) == 6`:\n`AssertionError: assert ")) < 30
     assert tok.decode(tok.encode(words)) == words
+
+
+def test_tokens_in_a_file_beside_a_model_are_refused(tmp_path, infill):
+    (tmp_path / "tokenizer.model").write_bytes(pathlib.Path(infill.path).read_bytes())
+    beside = tmp_path / "added_tokens.json"
+    beside.write_text(json.dumps({"<s>": infill.id("<s>")}))
+    assert tokenizer.load_tokenizer(tmp_path).specials == infill.specials
+    beside.write_text(json.dumps({"<|im_start|>": infill.vocab_size, "numpy": 999}))
+    message = (
+        r"added_tokens.json adds <\|im_start\|>, numpy to .*tokenizer.model: transformers makes"
+    )
+    with pytest.raises(ValueError, match=message):
+        tokenizer.load_tokenizer(tmp_path)
 
 
 def test_errors_name_what_is_wrong(tmp_path):
