@@ -18,6 +18,7 @@ from absl import app, flags, logging
 
 from rlef_jax.config import command
 from rlef_jax.runtime import compile_cache, failures, gpu_memory, interrupt
+from rlef_jax.runtime.progress import print_anything
 
 _CONFIG = command.define_config()
 _CHECKPOINT = flags.DEFINE_string(
@@ -100,5 +101,6 @@ def _turn_limits() -> list[int]:
 
 
 if __name__ == "__main__":
+    print_anything()
     with interrupt.listening(raises=True):
         app.run(main, flags_parser=parse)

@@ -2,9 +2,10 @@
 
     python experiments/export_hf.py --checkpoint WORKDIR --out DIR
 
-DIR then holds the weights, config.json, and the tokenizer with its chat template. Where the
-checkpoint has a value network, value_head.safetensors is its output layer, which reads the last
-hidden states of the network that --network=value exports.
+DIR then holds the weights, config.json, and the tokenizer with the chat template of the layout that
+the run was trained on, its system message included. Where the checkpoint has a value network,
+value_head.safetensors is its output layer, which reads the last hidden states of the network that
+--network=value exports.
 """
 
 import dataclasses
@@ -16,12 +17,12 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import numpy as np
 from absl import app, flags, logging
 from ml_collections import ConfigDict
-from safetensors.numpy import save_file
 
 from rlef_jax import build, llama, sharding
 from rlef_jax.llama import LlamaConfig
-from rlef_jax.llama.hf_export import check_free
+from rlef_jax.llama.hf_export import check_free, write_tensors
 from rlef_jax.runtime import checkpoint, compile_cache, failures, files, interrupt
+from rlef_jax.runtime.progress import print_anything
 from rlef_jax.runtime.workdir import Workdir
 from rlef_jax.tokenizer import load_tokenizer
 from rlef_jax.tokenizer.export import write_hf
@@ -61,16 +62,17 @@ def export(
     phase, step = checkpoint.find(paths, which, step)
     tokenizer = load_tokenizer(build.tokenizer_path(settings, workdir))
     layout_name = settings.tokenizer.layout
-    layout = ChatLayout.make(layout_name, tokenizer, settings.tokenizer.system)
+    system = settings.tokenizer.system
+    layout = ChatLayout.make(layout_name, tokenizer, system)
     model, mesh = dataclasses.replace(model, dtype=dtype), sharding.make_mesh(1, -1, 1)
     params, value_head_D1 = build.restore_network(paths, phase, step, model, mesh, network)
 
     def beside(directory: str) -> None:
-        write_hf(tokenizer, layout_name, directory)
+        write_hf(tokenizer, layout_name, directory, system)
         if value_head_D1 is not None:
             weight_1D = np.ascontiguousarray(np.asarray(value_head_D1).T)
             path = os.path.join(directory, "value_head.safetensors")
-            save_file({"value_head.weight": weight_1D}, path, {"format": "pt"})
+            write_tensors({"value_head.weight": weight_1D}, path)
 
     bos_id = layout.first([])[0]
     sizes, ids = (dtype, max_shard_bytes), (bos_id, layout.stops, tokenizer.pad_id)
@@ -117,6 +119,7 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
+    print_anything()
     define_flags()
     with interrupt.listening(raises=True):
         app.run(main, flags_parser=parse)

@@ -17,6 +17,7 @@ from absl import app, flags, logging
 
 from rlef_jax.config import command
 from rlef_jax.runtime import compile_cache, failures, gpu_memory, interrupt
+from rlef_jax.runtime.progress import print_anything
 
 _CONFIG = command.define_config()
 _WORKDIR = flags.DEFINE_string(
@@ -59,5 +60,6 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
+    print_anything()
     with interrupt.listening():
         app.run(main, flags_parser=functools.partial(command.parse, _CONFIG))

@@ -15,7 +15,7 @@ from rlef_jax.config import most_turns, stream_capacity
 from rlef_jax.datasets import demonstrations
 from rlef_jax.datasets.selection import Selection
 from rlef_jax.environment import Environment
-from rlef_jax.llama import LlamaConfig, attention, hf_config
+from rlef_jax.llama import LlamaConfig, attention
 from rlef_jax.ppo import Ppo
 from rlef_jax.prompts import MESSAGES, with_prefill
 from rlef_jax.rollout import Collector
@@ -286,7 +286,7 @@ def model(config, vocab_size: int | None = None) -> LlamaConfig:
     whose context is too short for a conversation.
     """
     if folder := config.model.hf_dir:
-        shape = hf_config.read(folder)
+        shape = llama.read_config(folder)
         if shape.vocab_size < (vocab_size or 0):
             advice = "download it again"
             if config.tokenizer.path:

@@ -185,7 +185,8 @@ class Environment:
     # ---- messages --------------------------------------------------------------------------------
 
     def _message(self, episode: Episode) -> str:
-        turn, template = episode.turns[-1], self.messages.feedback
+        turn, tests = episode.turns[-1], episode.problem.public_tests
+        template = self.messages.feedback_on(tests)
         fits = self._fits_between_turns(episode.problem)
         if self.feedback == "none":
             return executor.cut_to_fit(self.messages.no_feedback, template.footer, fits)
@@ -194,7 +195,7 @@ class Environment:
         failed = turn.valid and not turn.result.passed
         if failed and (without_body := self.messages.without_body(turn.program)):
             return executor.cut_to_fit(without_body, template.footer, fits)
-        return executor.feedback(turn.result, episode.problem.public_tests, template, fits)
+        return executor.feedback(turn.result, tests, template, fits)
 
     def _fits_between_turns(self, problem: Problem) -> Callable[[str], bool]:
         """Says whether a message is within `max_feedback_tokens`, with layout and prefill."""
@@ -234,7 +235,8 @@ class Environment:
     def _receive_drawn(self, episode: Episode, result: executor.Result) -> Episode:
         """Tells how the drawn program failed; one that fails nothing gives way to the next."""
         _, other = self._drawn(episode)
-        fits, template = self._fits_between_turns(episode.problem), self.messages.feedback
+        fits = self._fits_between_turns(episode.problem)
+        template = self.messages.feedback_on(other.public_tests)
         if not (result.passed or result.lost):
             message = executor.feedback(result, other.public_tests, template, fits)
             return self._tell(episode, message)

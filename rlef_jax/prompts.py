@@ -4,11 +4,13 @@ import ast
 import dataclasses
 import re
 import warnings
+from collections.abc import Sequence
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 import executor
+from executor import AnyTest
 from rlef_jax.types import Problem
 
 # Blocks alone: what is within a line is of no interest, and `<think>` begins no block of HTML.
@@ -48,6 +50,16 @@ class Messages:
         """The message that the program's last function has no body; empty where it has one."""
         function = last_stub(program) if self.no_body else None
         return self.no_body.replace("{function}", function) if function else ""
+
+    def feedback_on(self, tests: Sequence[AnyTest]) -> executor.FeedbackTemplate:
+        """The words about tests of one kind: about a test, the paper's where ours do not suit."""
+        about_functions = "{test}" in self.feedback.error
+        if not tests or isinstance(tests[0], executor.Test) != about_functions:
+            return self.feedback
+        words = executor.CODE_CONTESTS if about_functions else executor.HUMANEVAL
+        names = ("wrong_output", "error", "timeout", "out_of_memory", "output_limit")
+        about_a_test = {name: getattr(words, name) for name in names}
+        return dataclasses.replace(self.feedback, **about_a_test, success=None)
 
 
 def _filled(text: str, problem: Problem) -> str:

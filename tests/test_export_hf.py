@@ -9,7 +9,9 @@ import sys
 import jax
 import numpy as np
 import pytest
+import tokenizers
 from safetensors.numpy import load_file
+from tokenizers import models, pre_tokenizers, trainers
 
 from experiments import export_hf
 from experiments.configs import mini
@@ -19,6 +21,7 @@ from rlef_jax.llama import LlamaConfig
 from rlef_jax.runtime import checkpoint
 from rlef_jax.runtime.checkpoint import Checkpoints
 from rlef_jax.runtime.workdir import Workdir
+from rlef_jax.tokenizer import load_tokenizer
 from rlef_jax.tokenizer.export import write_hf
 from rlef_jax.tokenizer.layouts import ChatLayout
 
@@ -172,6 +175,43 @@ def test_the_tokenizer_of_the_weights_that_a_run_began_with_is_copied(
         assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
     settings = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert settings["eos_token_id"] == tiny_tokenizer.id("<|end|>")
+
+
+@pytest.mark.parametrize("system", ["", "Only code."])
+def test_the_exported_template_gives_what_was_trained_on(run, system, tmp_path):
+    """Of a run that began with weights whose own template says more."""
+    transformers = pytest.importorskip("transformers", reason="the reference needs transformers")
+    workdir, began_with, out = (tmp_path / name for name in ("run", "began_with", "out"))
+    shutil.copytree(run[0], workdir)
+    (workdir / "tokenizer.model").unlink()
+    made = tokenizers.Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=270, initial_alphabet=alphabet, show_progress=False)
+    made.train_from_iterator(["user assistant system\n"] * 9, trainer)
+    made.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    began_with.mkdir()
+    made.save(str(began_with / "tokenizer.json"))
+    (began_with / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>"}')
+    own = "{{ 'You are a helpful assistant. ' + messages[0]['content'] }}"
+    (began_with / "chat_template.jinja").write_text(own)
+    config = json.loads((workdir / "config.json").read_text())
+    config["model"]["hf_dir"] = str(began_with)
+    config["tokenizer"].update(layout="chatml", system=system)
+    (workdir / "config.json").write_text(json.dumps(config))
+    export_hf.export(str(workdir), str(out))
+    ours = load_tokenizer(began_with)
+    theirs = transformers.AutoTokenizer.from_pretrained(out, local_files_only=True)
+    messages = [{"role": "user", "content": "print(1)"}]
+    ids = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert ids == ChatLayout.make("chatml", ours, system).first(ours.encode("print(1)"))
+    assert (out / "source_chat_template.jinja").read_text() == own
+    assert {file.stat().st_mode & 0o777 for file in out.iterdir()} == {0o666 & ~umask()}
+
+
+def umask():
+    os.umask(mask := os.umask(0))
+    return mask
 
 
 def script(*arguments):

@@ -251,6 +251,42 @@ def mini_feedback(*verdicts_outputs_errors):
 TESTS = (executor.Test("1 2\n", "3\n"), executor.Test("5 6\n", "11\n"))
 
 
+KINDS = {
+    "input": executor.Test("1\n", "2\n"),
+    "call": executor.CallTest("f", (1,), 2),
+    "assert": executor.AssertTest("assert f(1) == 2"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", MESSAGES)
+def test_every_wording_has_words_for_every_kind_of_test(name, kind):
+    messages, tests = MESSAGES[name], (KINDS[kind],) * 2
+    template = messages.feedback_on(tests)
+    said = set()
+    for verdict in list(executor.Verdict)[1:6]:
+        judged = executor.TestResult(verdict, 0.0, "assert 1 == 2", "ValueError: x")
+        result = executor.Result(verdict, (judged, executor.TestResult(executor.Verdict.OK)), 0.0)
+        said.add(executor.feedback(result, tests, template))
+    shown = "`1`" if kind == "input" else "`assert f(1) == 2`"
+    assert len(said) == 5 and all(shown in text for text in said)
+    own = (kind == "input") == (name in ("mini", "code_contests"))
+    assert (template == messages.feedback) == own
+    assert (template.header, template.footer) == (
+        messages.feedback.header,
+        messages.feedback.footer,
+    )
+    assert messages.feedback_on(()) == messages.feedback
+
+
+def test_mini_feedback_on_functions_is_the_papers_on_one_test():
+    judged = executor.TestResult(executor.Verdict.WRONG_ANSWER, 0.0, "assert 1 == 2")
+    result = executor.Result(judged.verdict, (judged,), 0.0)
+    tests = (KINDS["call"],)
+    text = executor.feedback(result, tests, MINI.feedback_on(tests))
+    assert text == "- Failure: `assert f(1) == 2`:\n`AssertionError: assert 1 == 2`"
+
+
 def test_mini_feedback_shows_the_first_failing_test_only():
     second = mini_feedback(("OK", "3\n", ""), ("WRONG_ANSWER", "12\n", ""))
     assert second == "- input `5 6` failed:\nExpected output `11` but got `12`"

@@ -187,7 +187,7 @@ def _test_fields(judged: TestResult) -> dict[str, Any]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # a mark of the byte order is no text
     except OSError as error:
         raise _BadInput(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:

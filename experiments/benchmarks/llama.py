@@ -27,13 +27,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
-from rich.console import Console
 from rich.table import Table
 
 from rlef_jax import build, llama, sampler, sharding
 from rlef_jax.config import command, stream_capacity
 from rlef_jax.plan import chips, phases, programs
 from rlef_jax.ppo import PolicyPiece, Ppo, ValuePiece
+from rlef_jax.runtime.progress import console
 
 
 def timed(call) -> tuple[float, object]:
@@ -221,7 +221,7 @@ def show(found: dict) -> None:
         table.add_row(name.replace("_", " "), f"{value:,.1f}", *beside)
     for name, value in (found["agreement"] | found["memory_gib"]).items():
         table.add_row(name.replace("_", " "), "-" if value is None else f"{value:.4g}", "", "")
-    Console().print(table)
+    console().print(table)
 
 
 def main(_) -> None:

@@ -8,7 +8,8 @@ data.exclude make it shorter. So it computes in float32, which is several times 
 there, and few conversations go on at once, a few tokens at a time. On a GPU or TPU choose
 --config.model.dtype=bfloat16 --config.sampler.slots=64 --config.sampler.chunk=32.
 
-The model takes 8,192 tokens; conversations are kept to 2,048, since they cost less.
+Conversations take 2,048 tokens at most: for so many the base model was made, and the Instruct model
+for 8,192.
 
 DIR holds the weights and the tokenizer. The problems are those of CodeContests, prepared under
 data/ (docs/training.md). The shape below serves to plan without the weights:

@@ -18,7 +18,7 @@ from rlef_jax.datasets.faults import FAULTS
 from rlef_jax.datasets.folder import folder_of
 from rlef_jax.datasets.mini_contest.families import LEVELS
 from rlef_jax.runtime import failures, interrupt
-from rlef_jax.runtime.progress import console, progress, table
+from rlef_jax.runtime.progress import console, print_anything, progress, table
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -174,5 +174,6 @@ def _show_faults(summary: Mapping) -> None:
 
 
 if __name__ == "__main__":
+    print_anything()
     with interrupt.listening(raises=True):
         main()

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from executor import CODE_CONTESTS
+import executor
+from executor import AnyTest, Test
 from rlef_jax.types import Problem
 
 # The most frequent last lines of errors in these data sets, for the tokenizer's training text.
@@ -91,7 +92,8 @@ def tokenizer_texts(problems: Sequence[Problem]) -> Iterator[str]:
     """Statements, programs and feedback as in conversations about the problems.
 
     They are the training text of a tokenizer. Nothing is run: the outputs shown as wrong are the
-    expected ones of another problem, which look the same.
+    expected ones of another problem, which look the same. Calls and asserts have feedback of their
+    own words.
     """
     for number, problem in enumerate(problems):
         yield problem.statement
@@ -99,11 +101,28 @@ def tokenizer_texts(problems: Sequence[Problem]) -> Iterator[str]:
             yield f"```python\n{program}\n```"
         tests = problem.public_tests
         for test, other in zip(tests, problems[number - 1].public_tests):
-            texts = {"input": test.input, "expected": test.expected, "got": other.expected}
-            yield CODE_CONTESTS.wrong_output.format(**texts)
-        if number % 10 == 0:
+            yield _wrong_output(test, other)
+        if number % 10 == 0 and tests:
             error = _ERRORS[number // 10 % len(_ERRORS)]
-            yield CODE_CONTESTS.error.format(input=tests[0].input, error=error)
+            yield _template(tests[0]).error.format(**_places(tests[0]), error=error)
+
+
+def _wrong_output(test: AnyTest, other: AnyTest) -> str:
+    """The feedback on a program that does on `test` what is right for `other`."""
+    got = other.expected if isinstance(other, Test) else executor.shown(other)
+    if isinstance(test, Test):
+        places = {"expected": test.expected, "got": got}
+    else:
+        places = {"error": f"AssertionError: {got}"}
+    return _template(test).wrong_output.format(**_places(test), **places)
+
+
+def _template(test: AnyTest) -> executor.FeedbackTemplate:
+    return executor.CODE_CONTESTS if isinstance(test, Test) else executor.HUMANEVAL
+
+
+def _places(test: AnyTest) -> dict[str, str]:
+    return {"input": test.input} if isinstance(test, Test) else {"test": executor.shown(test)}
 
 
 def _pick(programs: Sequence[str], rng: np.random.Generator) -> str:

@@ -42,7 +42,7 @@ def writing(shard: pathlib.Path) -> Iterator:
         return contextlib.closing(ArrayRecordWriter(path, _OPTIONS))
 
     try:
-        with files.replacing(shard, opened=opened) as writer:
+        with files.replacing(shard, "wb", opened) as writer:
             yield writer
     except RuntimeError as error:
         raise OSError(f"{shard} cannot be written: {error}") from error

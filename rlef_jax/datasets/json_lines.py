@@ -16,6 +16,7 @@ import os
 import re
 
 from executor import Checker, read_tests
+from rlef_jax.runtime import files
 from rlef_jax.types import Problem
 
 SPLITS = ("train", "valid", "test")
@@ -38,27 +39,33 @@ def load(directory: str | os.PathLike, split: str) -> list[Problem]:
         needed = "train.jsonl, valid.jsonl and test.jsonl in data.dir"
         raise FileNotFoundError(f"there is no {path}: json_lines needs {needed}")
     lines, problems = {}, []
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                problem = parse(line)
+    try:
+        with open(path, "rb") as file:
+            for number, line in files.text_lines(file, "save it as UTF-8"):
+                problem = _parsed(line, number)
                 if problem.name in lines:
                     first = lines[problem.name]
-                    raise ValueError(f"name: {problem.name!r} is that of line {first} already")
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from error
-            lines[problem.name] = number
-            problems.append(problem)
+                    given = f"name: {problem.name!r} is that of line {first} already"
+                    raise ValueError(f"line {number}: {given}")
+                lines[problem.name] = number
+                problems.append(problem)
+    except ValueError as error:
+        raise ValueError(f"{path}, {error}") from error
     return problems
+
+
+def _parsed(line: str, number: int) -> Problem:
+    try:
+        return parse(line)
+    except ValueError as error:
+        raise ValueError(f"line {number}: {error}") from error
 
 
 def parse(line: str) -> Problem:
     """The problem that a line describes. Raises ValueError, naming the field that is wrong."""
     try:
         given = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None
     if not isinstance(given, dict):
         raise ValueError("not an object with the fields of a problem")
@@ -71,6 +78,8 @@ def parse(line: str) -> Problem:
     for name in _TEXTS:
         if not isinstance(given.get(name, ""), str):
             raise ValueError(f"{name}: must be a string")
+    if not _is_line(given["name"]):
+        raise ValueError(f"name: must be one line of text, not {given['name']!r}")
     for name in _LISTS:
         texts = given.get(name, [])
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
@@ -87,6 +96,12 @@ def parse(line: str) -> Problem:
         example=given.get("example", ""),
         **{name: tuple(given.get(name, ())) for name in _LISTS},
     )
+
+
+def _is_line(text: str) -> bool:
+    """Whether a text can stand in a line of its own, as names do in the file of data.exclude."""
+    whole = text.encode("utf-8", "replace").decode() == text  # no half of a surrogate pair
+    return whole and bool(text.strip()) and text.splitlines() == [text]
 
 
 def _tests(given: dict, name: str):

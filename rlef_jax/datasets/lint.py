@@ -135,10 +135,8 @@ def write_findings(
     folder, lines = pathlib.Path(out), list(judged(out).values())
     summary = summarize(lines, failed)
     files.write_json(folder / "summary.json", summary)
-    with files.replacing(folder / "report.md", encoding="utf-8") as file:
-        file.write(report(lines, title))
-    with files.replacing(folder / "exclude.txt", encoding="utf-8") as file:
-        file.write(names_with(lines, leave_out))
+    files.write_text(folder / "report.md", report(lines, title))
+    files.write_text(folder / "exclude.txt", names_with(lines, leave_out))
     return summary
 
 

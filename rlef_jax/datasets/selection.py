@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rlef_jax.runtime import files
 from rlef_jax.types import Problem
 
 
@@ -61,8 +62,13 @@ def places(split: str, is_left: Sequence[bool]) -> np.ndarray:
 def read_names(path: str | os.PathLike | None) -> frozenset[str]:
     """The names in a file, one a line; none without a path.
 
-    Raises FileNotFoundError if the file is missing.
+    Raises FileNotFoundError if the file is missing, and ValueError if it is not UTF-8.
     """
     if not path:
         return frozenset()
-    return frozenset(pathlib.Path(path).expanduser().read_text(encoding="utf-8").split("\n"))
+    path = pathlib.Path(path).expanduser()
+    try:
+        with open(path, "rb") as file:
+            return frozenset(name for _, name in files.text_lines(file, "save it as UTF-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}, {error}") from error

@@ -2,11 +2,9 @@
 
 import collections
 import dataclasses
-import gzip
 import hashlib
 import json
 import os
-import zlib
 from collections.abc import Iterable, Sequence
 
 import executor
@@ -15,6 +13,7 @@ from rlef_jax.datasets.selection import Selection
 from rlef_jax.environment import Environment
 from rlef_jax.evaluation.results import OnEpisode, OnProgress
 from rlef_jax.rollout import Stats
+from rlef_jax.runtime import files
 from rlef_jax.tokenizer import SPECIAL_TOKENS
 from rlef_jax.types import Problem, Status
 
@@ -64,20 +63,19 @@ class Recording:
     def read(cls, path: str) -> "Recording":
         """Reads JSON lines, gzipped or not: `name` of a problem, and `solution` or `programs`.
 
-        A `solution` is a program, `programs` are one for each turn. Raises FileNotFoundError, or
-        ValueError naming file and line.
+        A `solution` is a program, `programs` are one for each turn. Blank lines are skipped. Raises
+        FileNotFoundError, or ValueError naming file and line.
         """
         if not os.path.isfile(path):
             raise FileNotFoundError(f"there is no file {path} to replay")
         rollouts = collections.defaultdict(list)
-        opened = gzip.open if path.endswith(".gz") else open
         try:
-            with opened(path, "rt", encoding="utf-8") as file:
-                for number, line in enumerate(file, start=1):
-                    name, programs = _recorded(line, f"{path}, line {number}")
+            with open(path, "rb") as file:
+                for number, line in files.text_lines(file, "make it again"):
+                    name, programs = _recorded(line, f"line {number}")
                     rollouts[name].append(programs)
-        except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is damaged ({error}): make it again") from error
+        except ValueError as error:
+            raise ValueError(f"{path}, {error}") from error
         digest = hashlib.sha256(json.dumps(rollouts).encode()).hexdigest()
         return cls(dict(rollouts), digest[:16])
 
@@ -152,7 +150,7 @@ def _recorded(line: str, where: str) -> tuple[str, tuple[str, ...]]:
         entry = json.loads(line)
         programs = entry["programs"] if "programs" in entry else [entry["solution"]]
         name, programs = entry["name"], tuple(programs)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         wanted = "no JSON object with `name` and `solution` or `programs`"
         raise ValueError(f"{where}: {wanted} ({error!r})") from error
     if not programs or not all(isinstance(text, str) for text in (name, *programs)):

@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 
-from rich.table import Table
-
-from rlef_jax.runtime.progress import console
+from rlef_jax.runtime.progress import console, table
 
 _RATES = ("over_problems", "over_samples", "clustered", "single_turn")
 _RATE_COLUMNS = ("solved", "... over samples", "... by clusters", "single-turn")
@@ -95,13 +93,9 @@ def _print(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
         return columns[i] in _ALWAYS or any(row[i] not in ("-", "") for row in rows)
 
     kept = [i for i in range(len(columns)) if is_kept(i)]
-    table = Table(title=title, title_justify="left")
-    for i in kept:
-        justify = "left" if columns[i] in ("setting", "figure") else "right"
-        table.add_column(columns[i], justify=justify)
-    for row in rows:
-        table.add_row(*(row[i] for i in kept))
-    console().print(table)
+    cells = ([row[i] for i in kept] for row in rows)
+    left = ("setting", "figure")
+    console().print(table(title, [columns[i] for i in kept], cells, left))
 
 
 def _interval(rate: dict[str, float] | None) -> str:

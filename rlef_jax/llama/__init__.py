@@ -5,7 +5,7 @@ The only part of the library that imports flax.
 
 from rlef_jax.llama.cache import KVCache, init_cache
 from rlef_jax.llama.config import LlamaConfig, RopeScaling
-from rlef_jax.llama.hf import load_hf
+from rlef_jax.llama.hf import load_hf, read_config
 from rlef_jax.llama.hf_export import save_hf
 from rlef_jax.llama.model import (
     compute_params,
@@ -30,6 +30,7 @@ __all__ = [
     "init_value",
     "load_hf",
     "logits",
+    "read_config",
     "save_hf",
     "token_logprobs",
     "unembed",

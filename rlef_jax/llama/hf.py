@@ -7,7 +7,6 @@ devices.
 
 import dataclasses
 import functools
-import json
 import logging
 import math
 import os
@@ -23,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from rlef_jax import sharding
 from rlef_jax.llama import hf_config, model
 from rlef_jax.llama.config import LlamaConfig
+from rlef_jax.runtime import files
 
 # Path of a parameter here -> its name in the files, and whether the matrix is transposed; in the
 # order of the forward pass. Those of a block are without `layers/` and `model.layers.{i}.`.
@@ -44,6 +44,7 @@ _BLOCK = {
 _END = {"norm/scale": ("model.norm.weight", False), "lm_head": ("lm_head.weight", True)}
 
 _FILE_DTYPES = ("F32", "BF16", "F16")
+_ROWS = 4096  # of two matrices that are compared, at a time
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -90,21 +91,59 @@ def load_hf(
         dtype, or a file is damaged: all before anything large is allocated.
     """
     if config is None:
-        config = dataclasses.replace(hf_config.read(directory), dtype=jnp.dtype(dtype).name)
+        config = dataclasses.replace(read_config(directory), dtype=jnp.dtype(dtype).name)
     mesh = mesh or sharding.make_mesh(1, 1, 1, devices=jax.local_devices()[:1])
     shapes = parameter_shapes(config, dtype)
     expected = tensors(shapes)
-    files = _checked_files(os.fspath(directory), expected)
+    paths = _checked_files(os.fspath(directory), expected)
     at = flatten_dict(sharding.shardings(shapes, mesh), sep="/")
     loaded = {}
     for path, leaf in flatten_dict(shapes, sep="/").items():
         of_leaf = [tensor for tensor in expected if tensor.path == path]
-        parameter = _load_leaf(leaf, at[path], of_leaf, files, on_read)
+        parameter = _load_leaf(leaf, at[path], of_leaf, paths, on_read)
         if offload:
             rest = sharding.resting(sharding.placed(leaf, at[path]), True)
             parameter = sharding.moved(parameter, rest, donate=True)
         loaded[path] = parameter
     return config, unflatten_dict(loaded, sep="/")
+
+
+def read_config(directory: str | os.PathLike) -> LlamaConfig:
+    """The model in the directory of a checkpoint; its weights need not be there.
+
+    `tie_word_embeddings` does not tie where the files hold an output layer of other values than the
+    embedding, as in transformers 5.
+
+    Raises FileNotFoundError and ValueError as `hf_config.read`, and ValueError for damaged files.
+    """
+    config, directory = hf_config.read(directory), os.fspath(directory)
+    if config.tied_embeddings and _has_own_head(directory):
+        reason = "holds an lm_head.weight that is not the embedding, which is used"
+        hf_config.warn_once(
+            f"{directory}: tie_word_embeddings is true, but the checkpoint {reason}"
+        )
+        config = dataclasses.replace(config, tied_embeddings=False)
+    return config
+
+
+def _has_own_head(directory: str) -> bool:
+    """Whether the files hold an output layer that differs from the embedding, read in pieces."""
+    single, index = os.path.join(directory, SINGLE), os.path.join(directory, INDEX)
+    names = _EMBEDDING["embed_tokens"][0], _END["lm_head"][0]
+    if os.path.isfile(single):
+        where = dict.fromkeys(_header(single), single)
+    else:
+        where = _weight_map(index) if os.path.isfile(index) else {}
+    paths = [where.get(name, "") for name in names]
+    if not all(os.path.isfile(path) and name in _header(path) for path, name in zip(paths, names)):
+        return False  # without a head, or not whole, as whoever loads it is told
+    with safe_open(paths[0], framework="np") as one, safe_open(paths[1], framework="np") as other:
+        embedding, head = one.get_slice(names[0]), other.get_slice(names[1])
+        if embedding.get_shape() != head.get_shape():
+            return True
+        rows = embedding.get_shape()[0]
+        parts = (slice(i, min(i + _ROWS, rows)) for i in range(0, rows, _ROWS))
+        return not all(np.array_equal(embedding[part], head[part]) for part in parts)
 
 
 def parameter_shapes(config: LlamaConfig, dtype) -> dict:
@@ -132,7 +171,7 @@ def tensors(shapes: dict) -> list[Tensor]:
     return found
 
 
-def _load_leaf(leaf, at: NamedSharding, parts: list[Tensor], files: dict[str, str], on_read):
+def _load_leaf(leaf, at: NamedSharding, parts: list[Tensor], paths: dict[str, str], on_read):
     """Reads the tensors of one parameter straight into its shards."""
     first = parts[0]
     axes = at.spec[leaf.ndim - len(first.shape) :]
@@ -141,7 +180,7 @@ def _load_leaf(leaf, at: NamedSharding, parts: list[Tensor], files: dict[str, st
     empty, converted, with_layer = _compiled(at, at_layer, leaf.dtype, first.transposed)
     loaded = None if first.layer is None else empty(leaf.shape)
     for tensor in parts:
-        read = converted(_read(files[tensor.name], tensor, in_file))
+        read = converted(_read(paths[tensor.name], tensor, in_file))
         if tensor.layer is None:
             loaded = read
         else:
@@ -214,7 +253,8 @@ def _checked_files(directory: str, expected: list[Tensor]) -> dict[str, str]:
             raise ValueError(f"{here} {list(shape)}, but {must}")
         if dtype not in _FILE_DTYPES:
             raise ValueError(f"{here} of dtype {dtype}: supported are {', '.join(_FILE_DTYPES)}")
-    spare = sorted(set(found) - {tensor.name for tensor in expected})
+    # A head beside tied weights is the embedding once more: another one would be expected.
+    spare = sorted(set(found) - {tensor.name for tensor in expected} - {_END["lm_head"][0]})
     if spare:
         text = "%s: ignored, not part of the model: %s"
         logging.getLogger(__name__).warning(text, directory, ", ".join(spare))
@@ -228,24 +268,29 @@ def _headers(directory: str) -> dict[str, tuple[str, str, tuple[int, ...]]]:
         return _header(single)
     if not os.path.isfile(index):
         raise FileNotFoundError(_no_weights(directory))
+    headers, weight_map = {}, _weight_map(index)
+    for shard in sorted(set(weight_map.values())):
+        if not os.path.isfile(shard):
+            raise FileNotFoundError(f"there is no {shard}, though {index} names it: download it")
+        headers[shard] = _header(shard)
+    for tensor, shard in weight_map.items():
+        if tensor not in headers[shard]:
+            reason = "but it is not: the two are not of the same checkpoint"
+            raise ValueError(
+                f"{index} says that {tensor} is in {os.path.basename(shard)}, {reason}"
+            )
+    return {tensor: headers[shard][tensor] for tensor, shard in weight_map.items()}
+
+
+def _weight_map(index: str) -> dict[str, str]:
+    """{name: path of its file} of every tensor that an index lists."""
+    folder = os.path.dirname(index)
     try:
-        with open(index, encoding="utf-8") as file:
-            listed = json.load(file)["weight_map"].items()
-        weight_map = {tensor: os.path.basename(shard) for tensor, shard in listed}
+        listed = files.read_json(index, "download it again")["weight_map"].items()
+        return {tensor: os.path.join(folder, os.path.basename(file)) for tensor, file in listed}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         text = f"{index} is not an index of weights ({error!r}): download it again"
         raise ValueError(text) from error
-    headers = {}
-    for name in sorted(set(weight_map.values())):
-        shard = os.path.join(directory, name)
-        if not os.path.isfile(shard):
-            raise FileNotFoundError(f"there is no {shard}, though {index} names it: download it")
-        headers[name] = _header(shard)
-    for tensor, name in weight_map.items():
-        if tensor not in headers[name]:
-            reason = "but it is not: the two are not of the same checkpoint"
-            raise ValueError(f"{index} says that {tensor} is in {name}, {reason}")
-    return {tensor: headers[name][tensor] for tensor, name in weight_map.items()}
 
 
 def _header(path: str) -> dict[str, tuple[str, str, tuple[int, ...]]]:

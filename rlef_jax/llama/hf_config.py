@@ -5,11 +5,11 @@ are subtly wrong are worse than an error. Unknown fields are ignored, and logged
 """
 
 import functools
-import json
 import logging
 import os
 
 from rlef_jax.llama.config import LlamaConfig, RopeScaling
+from rlef_jax.runtime import files
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 
@@ -72,14 +72,7 @@ def read(directory: str | os.PathLike) -> LlamaConfig:
         raise FileNotFoundError(f"there is no directory {directory}: {advice}")
     if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no {path}: a Hugging Face checkpoint has one")
-    try:
-        with open(path, encoding="utf-8") as file:
-            fields = json.load(file)
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): download it again") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"{path} holds a {type(fields).__name__}: it must be a JSON object")
-    return parse(fields, path)
+    return parse(files.read_object(path, "download it again"), path)
 
 
 def parse(fields: dict, where: str) -> LlamaConfig:
@@ -92,8 +85,7 @@ def parse(fields: dict, where: str) -> LlamaConfig:
     _refuse(fields, kind, where)
     unknown = sorted(set(fields) - _READ - _WITHOUT_EFFECT)
     if unknown:
-        text = "%s: unknown fields are ignored: %s"
-        logging.getLogger(__name__).warning(text, where, ", ".join(unknown))
+        warn_once(f"{where}: unknown fields are ignored: {', '.join(unknown)}")
     whole = functools.partial(_number, fields, where, int)
     d_model, n_heads = whole("hidden_size"), whole("num_attention_heads")
     if fields.get("head_dim") is None and d_model % n_heads:
@@ -177,6 +169,12 @@ def token_fields(bos_id: int | None, eos_ids: tuple[int, ...], pad_id: int | Non
     """
     eos = list(eos_ids) if len(eos_ids) > 1 else next(iter(eos_ids), None)
     return {"bos_token_id": bos_id, "eos_token_id": eos, "pad_token_id": pad_id}
+
+
+@functools.cache
+def warn_once(text: str) -> None:
+    """Logs a warning that has not been logged yet: a run reads the same files several times."""
+    logging.getLogger(__name__).warning("%s", text)
 
 
 def _model_type(fields: dict, where: str) -> str:

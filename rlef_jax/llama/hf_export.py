@@ -69,7 +69,7 @@ def save_hf(
         for file, shard in shards.items():
             arrays = {tensor.name: _on_host(leaves[tensor.path], tensor, dtype) for tensor in shard}
             if writes:
-                save_file(arrays, os.path.join(part, file), metadata={"format": "pt"})
+                write_tensors(arrays, os.path.join(part, file))
             del arrays  # before the next shard is fetched
         if writes:
             for name, content in contents.items():
@@ -82,6 +82,14 @@ def save_hf(
         raise
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("save_hf")  # nobody goes on before it is there
+
+
+def write_tensors(arrays: dict[str, np.ndarray], path: str) -> None:
+    """Writes {name: array} as a safetensors file that transformers opens."""
+    with open(path, "wb"):
+        mode = os.stat(path).st_mode  # that of any file: safetensors makes its own for us alone
+    save_file(arrays, path, metadata={"format": "pt"})
+    os.chmod(path, mode)
 
 
 def check_free(directory: str | os.PathLike) -> None:

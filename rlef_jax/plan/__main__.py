@@ -11,6 +11,7 @@ import sys
 import jax
 from absl import app, flags, logging
 from rich.table import Table
+from rich.text import Text
 
 from rlef_jax.config import command
 from rlef_jax.plan import chips, phases
@@ -18,7 +19,7 @@ from rlef_jax.plan.chips import GIB, Chip
 from rlef_jax.plan.phases import Phase
 from rlef_jax.plan.programs import Need, plan
 from rlef_jax.runtime import failures, files, gpu_memory, interrupt
-from rlef_jax.runtime.progress import console
+from rlef_jax.runtime.progress import console, plain, print_anything
 
 NOTES = """\
 arguments, outputs (those that do not take an argument's place), temporary: GiB a chip, from the
@@ -46,7 +47,7 @@ def table(needs: list[Need], chip: Chip) -> Table:
         found.add_row(
             n.name,
             *(_shown(getattr(n, size), GIB) for size in sizes),
-            f"[{color}]{n.total / chip.memory:.0%}",
+            Text(f"{n.total / chip.memory:.0%}", color),
             _shown(n.flops, 1e12, ".3g"),
             _shown(n.useful, 0.01, ".0f"),
             _shown(n.traffic, 1e9),
@@ -91,7 +92,7 @@ def main(config, topology: str, all_lengths: bool, path: str) -> None:
     axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     laid_out = f"{mesh.size} x {chip.name} ({axes})"
     title = f"{config.name}: Llama of {model.n_params:,} parameters on {laid_out}"
-    console().print(title, table(needs, chip), NOTES, sep="\n", highlight=False)
+    console().print(plain(title), table(needs, chip), NOTES, sep="\n", highlight=False)
     console().print(phase_table(found, chip), PHASES, sep="\n", highlight=False)
     if path:
         content = {
@@ -122,6 +123,7 @@ if __name__ == "__main__":
         "all_lengths", False, "every one of batch.lengths, not only the longest"
     )
     _JSON = flags.DEFINE_string("json", "", "a file to write the plan to, as JSON")
+    print_anything()
     with interrupt.listening(raises=True), failures.told():
         app.run(
             lambda _: main(_CONFIG.value, _TOPOLOGY.value, _ALL.value, _JSON.value),

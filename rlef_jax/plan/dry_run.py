@@ -16,6 +16,7 @@ import jax
 from rich import box
 from rich.filesize import decimal
 from rich.table import Table
+from rich.text import Text
 
 import executor
 from rlef_jax import build, llama
@@ -25,7 +26,7 @@ from rlef_jax.llama import LlamaConfig
 from rlef_jax.plan import chips, phases, programs, times
 from rlef_jax.plan.chips import GIB
 from rlef_jax.runtime import failures, interrupt
-from rlef_jax.runtime.progress import console
+from rlef_jax.runtime.progress import console, plain
 from rlef_jax.types import Problem
 
 
@@ -142,7 +143,8 @@ def _say_data(config) -> dict[str, int]:
 def _say_prompt(environment: Environment, problem: Problem) -> None:
     ids = environment.prompt(problem)
     _say("prompt", f"that of {problem.name}, {len(ids):,} tokens, special ones spelled out:")
-    print(textwrap.indent(environment.tokenizer.decode(ids, keep_special=True), "    "))
+    text = environment.tokenizer.decode(ids, keep_special=True)
+    print(textwrap.indent(plain(text), "    "))
 
 
 def _say_devices(model: LlamaConfig, config) -> tuple[list, chips.Chip]:
@@ -208,7 +210,7 @@ def _table(needs: list[programs.Need], chip: chips.Chip) -> Table:
     for need in needs:
         own = need.total - need.resident
         sizes = [f"{size / GIB:.2f}" for size in (own, need.resident, need.total)]
-        share = f"[{'green' if need.fits else 'bold red'}]{need.total / chip.memory:.0%}"
+        share = Text(f"{need.total / chip.memory:.0%}", "green" if need.fits else "bold red")
         table.add_row(need.name, *sizes, share)
     return table
 
@@ -218,4 +220,4 @@ def _say(label: str, text: str) -> None:
     wrapper = textwrap.TextWrapper(
         console().width, break_long_words=False, break_on_hyphens=False, subsequent_indent=" " * 12
     )
-    print(wrapper.fill(f"{label:<12}{text}"), flush=True)
+    print(wrapper.fill(f"{label:<12}{plain(text)}"), flush=True)

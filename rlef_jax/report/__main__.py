@@ -4,6 +4,7 @@ import argparse
 
 from rlef_jax.report import page, terminal, viewer
 from rlef_jax.runtime import failures
+from rlef_jax.runtime.progress import print_anything
 from rlef_jax.runtime.workdir import Workdir
 
 
@@ -48,4 +49,5 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    print_anything()
     main()

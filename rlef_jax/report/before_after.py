@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
+
+from rlef_jax.runtime.progress import console, plain
 
 _WINDOW = 5  # collections over which training curves are averaged
 
@@ -73,7 +74,7 @@ def print_table(before: dict, after: dict, split: str, first: str = "warm start"
     title = f"Held-out problems ({split} split): solved in %, 95 % intervals"
     if any(figures.get("missing") for each in (before, after) for figures in each.values()):
         title += "; rollouts that were lost, and problems too long for the caps, count as unsolved"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=plain(title), title_justify="left")
     columns = ("T", "figure", first, "after RLEF", "gain")
     shown = [0, 1, 2, 3, 4] if before else [0, 1, 3]
     for i in shown:
@@ -86,7 +87,7 @@ def print_table(before: dict, after: dict, split: str, first: str = "warm start"
             cells = (temperature, name.replace("_", " "), percent(old), percent(new), gain)
             table.add_row(*(cells[i] for i in shown))
         table.add_section()
-    Console().print(table)
+    console().print(table)
 
 
 def _names(figures: Mapping) -> list[str]:

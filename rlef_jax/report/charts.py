@@ -220,7 +220,7 @@ def phases(runs: Sequence[Run]) -> Chart:
     """Seconds of every phase so far, a bar for each run."""
     names = {name for run in runs for name in run.phases}
     ordered = [name for name in _PHASES if name in names] + sorted(names - set(_PHASES))
-    places, drawn = [run.name for run in runs], []
+    places, drawn = [traces.as_text(run.name) for run in runs], []
     for i, name in enumerate(ordered):
         spent = [run.phases.get(name, {}).get("seconds", 0) for run in runs]
         bars = traces.bars(name.replace("_", " "), spent, places, COLORS[i % len(COLORS)])

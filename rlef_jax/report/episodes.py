@@ -19,7 +19,9 @@ from rlef_jax.types import Episode, Learnt, Turn
 
 _MAX_CHARS = 2000  # of each text of a public test; a longer one is cut, and marked
 _CUT_MARK = "... (cut)"
-_FENCE = re.compile(r"\s*(```\w*)?\s*")  # nothing, or what stands around a program
+# The fences next to a program, in lists and quotes too.
+_OPENING = re.compile(r"(?:^|\n)[\s>]*(?:`{3,}|~{3,})[^\n]*\n[\s>]*$")
+_CLOSING = re.compile(r"^[\s>]*(?:`{3,}|~{3,})[^\S\n]*(?=\n|$)")
 _PHASES = ("before", "rlef", "after")  # how names of files begin, in the order of time
 _SUFFIX = ".jsonl.gz"
 
@@ -211,14 +213,15 @@ def kinds(record: dict) -> list[str]:
 
 
 def around_program(turn: dict) -> tuple[str, str]:
-    """The text of a response before and after its program, without bare fences.
+    """The text of a response before and after its program, without the fences of the program.
 
-    Without a program, all of it comes before.
+    Without a program, or where it does not stand in the response as it is, all comes before.
     """
-    if not turn["program"]:
-        return turn["response"].strip(), ""
-    before, _, after = turn["response"].partition(turn["program"])
-    return tuple("" if _FENCE.fullmatch(text) else text.strip() for text in (before, after))
+    response, program = turn["response"], turn["program"]
+    if not program or program not in response:
+        return response.strip(), ""
+    before, _, after = response.partition(program)
+    return _OPENING.sub("", before).strip(), _CLOSING.sub("", after).strip()
 
 
 def mean_kl(record: dict) -> float | None:

@@ -43,8 +43,7 @@ def write(workdirs: Sequence[str], out: str) -> None:
         plotly=Markup(get_plotlyjs()),
         written=f"{datetime.datetime.now():%Y-%m-%d %H:%M}",
     )
-    with files.replacing(out, encoding="utf-8") as file:
-        file.write(page)
+    files.write_text(out, page)
 
 
 def _card(found: Sequence[Run], run: Run) -> dict:

@@ -1,7 +1,6 @@
 """Prints episodes in a terminal: how many of each kind, and conversations with code and tests."""
 
 import itertools
-import re
 from collections import Counter
 
 from rich.console import Console, Group
@@ -16,8 +15,6 @@ from rlef_jax.report import episodes
 from rlef_jax.report.diff import Span, diff_lines
 from rlef_jax.runtime import progress
 
-# Characters that would control the terminal, where a model has written them.
-_CONTROL = re.compile(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]")
 _CODE = {"lexer": "python", "theme": "ansi_dark", "background_color": "default", "word_wrap": True}
 _SIGNS = {"-": "red", "+": "green", "…": "dim", " ": ""}
 
@@ -75,7 +72,8 @@ def _summary(counts: dict[str, Counter], kinds: list[str]) -> Table:
     for column in columns:
         table.add_column(column, justify="right")
     for name, counter in counts.items():
-        table.add_row(episodes.title_of(name), *(str(counter[column]) for column in columns))
+        title = _plain(episodes.title_of(name))
+        table.add_row(title, *(str(counter[column]) for column in columns))
     return table
 
 
@@ -111,7 +109,7 @@ def _turn(turn: dict, previous: str | None) -> list:
     program, (before, after) = turn["program"], episodes.around_program(turn)
     parts = [_plain(before, "dim")] if before else []
     if program:
-        parts.append(Syntax(_clean(program.rstrip("\n")), **_CODE))
+        parts.append(Syntax(progress.plain(program.rstrip("\n")), **_CODE))
     if after:
         parts.append(_plain(after, "dim"))
     if previous and program:
@@ -127,7 +125,8 @@ def _turn(turn: dict, previous: str | None) -> list:
 def _changed(sign: str, spans: list[Span]) -> Text:
     line = Text(f"{sign} ", _SIGNS[sign])
     for text, changed in spans:
-        line.append(_clean(text), f"{_SIGNS[sign]} reverse" if changed and len(spans) > 1 else "")
+        marked = changed and len(spans) > 1
+        line.append(progress.plain(text), f"{_SIGNS[sign]} reverse" if marked else "")
     return line
 
 
@@ -157,8 +156,4 @@ def _outcome(record: dict) -> Text:
 
 def _plain(text: str, style: str = "") -> Text:
     """Text without markup, whatever a model wrote."""
-    return Text(_clean(text), style)
-
-
-def _clean(text: str) -> str:
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+    return Text(progress.plain(text), style)

@@ -6,6 +6,7 @@ colours tell the runs apart and dashes the curves.
 """
 
 import dataclasses
+import html
 import math
 from collections.abc import Callable, Sequence
 
@@ -100,7 +101,12 @@ def named(runs: Sequence[Run], run: Run, label: str) -> str:
     """The name of a trace: its label, or with several runs the run's name and the label, if any."""
     if len(runs) == 1:
         return label
-    return f"{run.name}: {label}" if label else run.name
+    return f"{as_text(run.name)}: {label}" if label else as_text(run.name)
+
+
+def as_text(name: str) -> str:
+    """A name that plotly shows as it is: it takes tags for markup."""
+    return html.escape(name, quote=False)
 
 
 def color(runs: Sequence[Run], run: int, curve: int) -> str:

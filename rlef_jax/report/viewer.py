@@ -39,8 +39,7 @@ def write(run: str, out: str) -> None:
     """
     found = fragment(episodes.of_run(run))
     page = render("episodes_page.html", title=os.path.basename(os.path.abspath(run)), viewer=found)
-    with files.replacing(out, encoding="utf-8") as file:
-        file.write(page)
+    files.write_text(out, page)
 
 
 def fragment(found: Iterable[tuple[str, dict]]) -> Markup:

@@ -1,12 +1,15 @@
-"""Replaces files whole, grows and reads files of JSON lines, claims folders and locks them."""
+"""Replaces files whole, reads and grows JSON lines and text, claims folders and locks them."""
 
 import contextlib
 import errno
 import fcntl
+import gzip
+import io
 import json
 import os
 import socket
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 
 Path = str | os.PathLike
@@ -21,13 +24,16 @@ def replacing(path: Path, mode: str = "w", opened: Callable = open, **options) -
     """A file to write in place of `path`, which has the new content once the block ends, and the
     old one if it raises.
 
-    `opened` is `open` or such as `gzip.open`. Missing folders are made. Two processes may replace
-    the same file, as a run and a command that writes its report: the last one counts.
+    `opened` is `open` or such as `gzip.open`. Text is written as UTF-8. Missing folders are made.
+    Two processes may replace the same file, as a run and a command that writes its report: the last
+    one counts.
 
     Raises OSError, naming `path`, where it cannot be written.
     """
     path = os.fspath(path)
     part = f"{path}.{os.getpid()}.part"
+    if "b" not in mode:
+        options = {"encoding": "utf-8", **options}
     with naming(path):
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         try:
@@ -66,20 +72,56 @@ def disk_error(error: BaseException, path: Path | None = None) -> OSError | None
     return None
 
 
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file with text. Half a surrogate pair, which UTF-8 cannot hold, becomes "?"."""
+    with replacing(path, errors="replace") as file:
+        file.write(text)
+
+
 def write_json(path: Path, content) -> None:
     """Replaces a file with JSON."""
     with replacing(path) as file:
         json.dump(content, file, indent=2)
 
 
-def read_json(path: Path):
-    """Raises FileNotFoundError, or ValueError, naming the file, where it is no JSON."""
-    with open(path) as file:
+def read_json(path: Path, advice: str = "restore it, or delete it and run again"):
+    """The content of a file, whether or not it begins with a byte order mark.
+
+    Raises FileNotFoundError, or ValueError, with the file's name and the advice, where it is no
+    JSON.
+    """
+    with open(path, encoding="utf-8-sig") as file:
         try:
             return json.load(file)
-        except ValueError as error:
-            advice = "restore it, or delete it and run again"
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is damaged ({error}): {advice}") from error
+
+
+def read_object(path: Path, advice: str) -> dict:
+    """As `read_json`, and raises ValueError where the file holds anything but an object."""
+    found = read_json(path, advice)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds a {type(found).__name__}: it must be a JSON object")
+    return found
+
+
+def text_lines(file: io.BufferedReader, advice: str) -> Iterator[tuple[int, str]]:
+    """(number, text) of the lines of a file of others, which is open for bytes, gzipped or not.
+
+    Numbers begin at 1. Blank lines are skipped, and so are a byte order mark at the beginning and
+    the end of each line. Raises ValueError, with the number of the line and the advice, for a file
+    that is cut, or is not UTF-8.
+    """
+    number, packed = 0, file.peek(2)[:2] == b"\x1f\x8b"
+    try:
+        for line in gzip.open(file) if packed else file:
+            number += 1
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            if text.strip():
+                yield number, text
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        at = number if isinstance(error, UnicodeDecodeError) else number + 1
+        raise ValueError(f"line {at}, is damaged or not UTF-8 ({error}): {advice}") from error
 
 
 def append_line(file, entry: dict) -> None:
@@ -94,8 +136,8 @@ def read_lines(
 ) -> list:
     """`value` of each entry of a file of JSON lines; nothing where there is no such file.
 
-    A kill may have left half of the last line: it is skipped, and with `repair` cut off the file,
-    so that more can be appended.
+    Blank lines are skipped. A kill may have left half of the last line: it is skipped, and with
+    `repair` cut off the file, so that more can be appended.
 
     Raises ValueError, naming file and line, for a line of which `value` cannot be had.
     """
@@ -109,6 +151,8 @@ def read_lines(
                     file.truncate(whole)
                 break
             whole += len(line)
+            if not line.strip():
+                continue
             try:
                 found.append(value(json.loads(line)))
             except (ValueError, TypeError, KeyError) as error:

@@ -65,7 +65,7 @@ def connect(
     barrier()
     if not leads():
         progress.silence()
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w", errors="replace")
 
 
 def _check_port(coordinator: str) -> None:

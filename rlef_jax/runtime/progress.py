@@ -4,7 +4,9 @@ On a terminal a bar is redrawn; in a log it is a line now and then, with no cont
 """
 
 import contextlib
+import io
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -17,6 +19,8 @@ from tqdm import tqdm
 from rlef_jax.runtime import interrupt
 
 _silent = False
+# Characters that would control a terminal, and halves of surrogate pairs, which no output takes.
+_UNPRINTABLE = re.compile(r"[^\n\t\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]")
 
 
 def silence() -> None:
@@ -127,19 +131,36 @@ def compiling(what: str):
     return taking(f"compiling {what}")
 
 
+def plain(text: str) -> str:
+    """Text of others as it can be printed: nothing in it controls the terminal."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def print_anything() -> None:
+    """Lets stdout take every character; one that its encoding lacks is printed as an escape.
+
+    For commands: paths and data hold such characters, and must not end a run in a traceback.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def console() -> Console:
-    """Where tables go: as wide as the terminal, or wide enough for any table when it is none."""
-    terminal = Console()
-    return terminal if terminal.is_terminal else Console(width=150)
+    """Where tables go: as wide as the terminal, or wide enough for any table when it is none.
+
+    Texts are printed as they are: what stands in brackets or between colons is no markup.
+    """
+    terminal = Console(markup=False, emoji=False)
+    return terminal if terminal.is_terminal else Console(width=150, markup=False, emoji=False)
 
 
 def table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence], left: Collection[str] = ()
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], left: Collection[str] = ()
 ) -> Table:
     """A table to print on `console()`; numbers are aligned right, columns named in `left` left."""
-    found = Table(title=title or None, title_justify="left")
+    found = Table(title=plain(title) or None, title_justify="left")
     for column in columns:
-        found.add_column(column, justify="left" if column in left else "right")
+        found.add_column(plain(column), justify="left" if column in left else "right")
     for row in rows:
-        found.add_row(*row)
+        found.add_row(*map(plain, row))
     return found

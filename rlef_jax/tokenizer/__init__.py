@@ -3,12 +3,14 @@
 No text encodes to a special token, so nothing a program prints can forge a turn boundary.
 """
 
+import codecs
 import os
 import pathlib
 import re
 from collections.abc import Iterable
 from typing import Protocol
 
+from rlef_jax.runtime import files
 from rlef_jax.tokenizer import ranks
 from rlef_jax.tokenizer.bpe import BpeTokenizer, read_spec
 from rlef_jax.tokenizer.spm import (
@@ -77,19 +79,36 @@ def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
 
     Raises:
       FileNotFoundError: when there is nothing at `path`, or no tokenizer in the directory.
-      ValueError: when the file is none of these, or not whole.
+      ValueError: when the file is none of these, or not whole, or a SentencePiece model with tokens
+        in a file beside it.
     """
     path = _file_at(os.fspath(path))
     kind = kind_of(path)
     if kind == "sentencepiece":
-        return SentencePieceTokenizer(path)
+        found = SentencePieceTokenizer(path)
+        _check_added(found)
+        return found
     return BpeTokenizer(path, read_spec(path) if kind == "json" else ranks.read_spec(path))
+
+
+def _check_added(tokenizer: SentencePieceTokenizer) -> None:
+    """Raises ValueError where tokens were added to a model in a file beside it.
+
+    Texts with such words would get other ids than the weights were trained with.
+    """
+    beside = os.path.join(os.path.dirname(tokenizer.path), "added_tokens.json")
+    added = files.read_object(beside, "download it again") if os.path.isfile(beside) else {}
+    new = [token for token, i in added.items() if i not in range(tokenizer.vocab_size)]
+    if new:
+        advice = "transformers makes a tokenizer.json of both, which is read: save_pretrained"
+        named = ", ".join(new[:5]) + (", ..." if len(new) > 5 else "")
+        raise ValueError(f"{beside} adds {named} to {tokenizer.path}: {advice}")
 
 
 def kind_of(path: str) -> str:
     """The kind of a tokenizer's file by its first bytes: json, ranks, or else sentencepiece."""
     with pathlib.Path(path).open("rb") as file:
-        head = file.read(4096)
+        head = file.read(4096).removeprefix(codecs.BOM_UTF8)
     if head.lstrip().startswith(b"{"):
         return "json"
     return "ranks" if re.match(rb"[A-Za-z0-9+/]+=* \d+\r?\n", head) else "sentencepiece"

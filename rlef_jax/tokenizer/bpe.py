@@ -6,16 +6,20 @@ from collections.abc import Iterator
 
 import tokenizers
 
-from rlef_jax.tokenizer.vocabulary import SPACE_MARK, Vocabulary, named_tokens, read_json
+from rlef_jax.runtime import files
+from rlef_jax.tokenizer.vocabulary import LAYOUT_TOKENS, SPACE_MARK, Vocabulary, named_tokens
 
 
 class BpeTokenizer(Vocabulary):
     """A BPE that `tokenizers` runs without its special tokens, so that no text gives one.
 
     `decode(encode(text)) == text` but for tokenizers that lose text by themselves: Qwen2 normalises
-    (NFC), and SmolLM2 leaves out bytes that its vocabulary lacks, those of very rare characters.
-    Where a blank goes before the text, it goes before every text, as in SentencePiece itself; some
-    tokenizer.json add none when the text begins with one.
+    (NFC), SmolLM2 leaves out bytes that its vocabulary lacks, those of very rare characters, and
+    added tokens may strip the blanks around them. Where a blank goes before the text, it goes
+    before every text and nowhere else, as in SentencePiece itself; some tokenizer.json add none
+    when the text begins with one, and one more after each added token.
+
+    Added tokens that are not special are text: they are encoded and decoded like other pieces.
     """
 
     def __init__(self, path: str, spec: dict):
@@ -34,10 +38,11 @@ class BpeTokenizer(Vocabulary):
             reason = "is no byte-level BPE, nor one with byte fallback"
             raise ValueError(f"{path} {reason}: some texts would have no ids")
         to_bytes = marked_piece if marked else byte_level_piece
-        pieces = {i: to_bytes(piece) for piece, i in model["vocab"].items()}
         added = {token["content"]: token["id"] for token in spec.get("added_tokens") or []}
-        pieces |= {i: content.encode() for content, i in added.items()}
-        specials = _specials(spec, added, named_tokens(path))
+        pieces = {i: content.encode() for content, i in added.items()}
+        pieces |= {i: to_bytes(piece) for piece, i in model["vocab"].items()}
+        specials = _specials(spec, named_tokens(path))
+        pieces |= {i: name.encode() for name, i in specials.items()}
         blanks = [_drop_blank(part) for part in parts]
         backend = _without(spec, specials)
         try:
@@ -54,7 +59,7 @@ class BpeTokenizer(Vocabulary):
 
 def read_spec(path: str) -> dict:
     """The content of a `tokenizer.json`; ValueError when it is not whole or not that of a BPE."""
-    spec = read_json(path)
+    spec = files.read_object(path, "download it again")
     model = spec.get("model")
     is_bpe = type(model) is dict and model.get("type", "BPE") == "BPE"
     if not is_bpe or not {"vocab", "merges"} <= model.keys():
@@ -139,32 +144,37 @@ def _drop_blank(part: dict) -> bool:
     return False
 
 
-def _specials(spec: dict, added: dict[str, int], named: dict[str, str]) -> dict[str, int]:
+def _specials(spec: dict, named: dict[str, str]) -> dict[str, int]:
     """{token: id} of the tokens that no text may encode to.
 
-    These are the tokens added to the vocabulary, but for white space, and those with a role. The
-    role of padding does not count: some models pad with an ordinary piece such as "!".
+    These are the added tokens that the file calls special, and those with a role or a place in a
+    chat layout, whatever it calls them. The role of padding does not count: some models pad with an
+    ordinary piece such as "!". White space is never special.
     """
-    vocab = spec["model"]["vocab"]
+    vocab, added = spec["model"]["vocab"], spec.get("added_tokens") or []
     roles = {named.get(role) for role in ("bos_token", "eos_token", "unk_token")}
     roles.add(spec["model"].get("unk_token"))
-    found = {token: i for token, i in added.items() if not token.isspace()}
+    found = {
+        token["content"]: token["id"]
+        for token in added
+        if (token.get("special") or token["content"] in LAYOUT_TOKENS | roles)
+        and not token["content"].isspace()
+    }
     return found | {token: vocab[token] for token in roles if token in vocab}
 
 
 def _without(spec: dict, specials: dict[str, int]) -> dict:
     """The tokenizer without its special tokens, added or in the vocabulary, and their merges.
 
-    Added tokens of white space stay. They are put into the vocabulary so that they keep their ids:
-    `tokenizers` numbers other added tokens from the size of the vocabulary on, whatever the file
-    says.
+    Other added tokens stay. They are put into the vocabulary so that they keep their ids:
+    `tokenizers` numbers added tokens from the size of the vocabulary on, whatever the file says.
     """
     model = {**spec["model"], "unk_token": None}
     if not specials.keys().isdisjoint(model["vocab"]):
         model["vocab"] = {piece: i for piece, i in model["vocab"].items() if piece not in specials}
         model["merges"] = [merge for merge in model["merges"] if not _concerns(merge, specials)]
     kept = [token for token in spec.get("added_tokens") or [] if token["content"] not in specials]
-    model["vocab"] = model["vocab"] | {token["content"]: token["id"] for token in kept}
+    model["vocab"] = {token["content"]: token["id"] for token in kept} | model["vocab"]
     none = dict.fromkeys(("truncation", "padding", "post_processor"))
     return {**spec, "model": model, "added_tokens": kept, **none}
 

@@ -1,11 +1,12 @@
 """Writes a tokenizer's files for transformers: the same ids, and a layout's chat template."""
 
+import codecs
 import json
 import os
 import pathlib
 
 from rlef_jax.tokenizer import SentencePieceTokenizer, Tokenizer, bpe, kind_of, ranks
-from rlef_jax.tokenizer.layouts import LAYOUTS
+from rlef_jax.tokenizer.layouts import LAYOUTS, ChatLayout
 from rlef_jax.tokenizer.vocabulary import SPACE_MARK
 
 # Files that belong to a tokenizer.json and are copied with it.
@@ -21,21 +22,25 @@ _COMPANIONS = (
 )
 
 
-def write_hf(tokenizer: Tokenizer, layout_name: str, directory: str | os.PathLike) -> None:
+def write_hf(
+    tokenizer: Tokenizer, layout_name: str, directory: str | os.PathLike, system: str = ""
+) -> None:
     """Writes what `transformers.AutoTokenizer.from_pretrained(directory)` opens.
 
-    A tokenizer.json and the files that belong to it are copied as they are, and the layout's
-    template is added only where they have none. From a SentencePiece model or Llama 3's ranks a
-    tokenizer.json is made, and the original is copied beside it. It gives the same ids, but for
-    texts with a literal U+2581 and for special tokens spelled out, which `transformers` takes for
-    the tokens.
+    The chat template is the layout's, with the system message `system` if any: what
+    `apply_chat_template` gives is what a policy of this layout was trained on. Templates that the
+    tokenizer had are kept in files of other names, which begin with `source_`.
 
-    Raises:
-      KeyError: when the tokenizer lacks the layout's tokens.
-      ValueError: for a SentencePiece model that is no BPE, or has symbols that no merge makes.
+    A tokenizer.json and the files that belong to it are copied. From a SentencePiece model or Llama
+    3's ranks a tokenizer.json is made, and the original is copied beside it. It gives the same ids,
+    but for texts with a literal U+2581 and for special tokens spelled out, which `transformers`
+    takes for the tokens.
+
+    Raises ValueError where the tokenizer lacks tokens of the layout, the layout takes no system
+    message, and for a SentencePiece model that is no BPE, or has symbols that no merge makes.
     """
+    ChatLayout.make(layout_name, tokenizer, system)  # raises for what does not go together
     layout = LAYOUTS[layout_name]
-    tokenizer.id(layout.eos)
     names = {i: name for name, i in tokenizer.specials.items()}
     pad = names.get(tokenizer.pad_id)
     roles = {"bos_token": layout.bos, "eos_token": layout.eos, "pad_token": pad}
@@ -48,9 +53,14 @@ def write_hf(tokenizer: Tokenizer, layout_name: str, directory: str | os.PathLik
     files = _files(tokenizer)
     if "tokenizer_config.json" not in files:
         files |= {"tokenizer_config.json": _json(made), "special_tokens_map.json": _json(roles)}
-    config = json.loads(files["tokenizer_config.json"])
-    if "chat_template" not in config and files.keys().isdisjoint(_TEMPLATES):
-        files["tokenizer_config.json"] = _json({**config, "chat_template": layout.template})
+    config, template = json.loads(files["tokenizer_config.json"]), layout.template_with(system)
+    for name in _TEMPLATES:
+        if name in files:  # it would come before the one in the configuration
+            files[f"source_{name}"] = files.pop(name)
+    if config.get("chat_template") not in (None, template):
+        files["source_tokenizer_config.json"] = files["tokenizer_config.json"]
+    if config.get("chat_template") != template:
+        files["tokenizer_config.json"] = _json({**config, "chat_template": template})
     os.makedirs(directory, exist_ok=True)
     for name, content in files.items():
         pathlib.Path(directory, name).write_bytes(content)
@@ -62,8 +72,9 @@ def _files(tokenizer: Tokenizer) -> dict[str, bytes]:
     if kind == "json":
         beside = [path.with_name(name) for name in _COMPANIONS]
         found = [file for file in beside if file.is_file()]
-        copied = {file.name: file.read_bytes() for file in found}
-        return {"tokenizer.json": path.read_bytes(), **copied}
+        # without a mark of the byte order, which transformers does not read
+        copied = {file.name: file.read_bytes().removeprefix(codecs.BOM_UTF8) for file in found}
+        return {"tokenizer.json": path.read_bytes().removeprefix(codecs.BOM_UTF8), **copied}
     spec = ranks.read_spec(tokenizer.path) if kind == "ranks" else _sentencepiece_spec(tokenizer)
     return {"tokenizer.json": _json(spec), "tokenizer.model": path.read_bytes()}
 

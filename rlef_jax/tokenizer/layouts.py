@@ -1,6 +1,7 @@
 """Chat layouts: the tokens around messages, as ids and as the same layout in a Jinja template."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 
 from rlef_jax.tokenizer import Tokenizer
@@ -12,8 +13,8 @@ class ChatLayout:
 
     A conversation reads `begin`, then per exchange `user`, the message, `assistant`, the response,
     which ends with one of `stops`, and `between`. Messages are stripped of white space at both
-    ends, as the published templates do, so that no token could have spanned a message and what
-    stands around it.
+    ends, as most published templates do (not ChatML's), so that no token could have spanned a
+    message and what stands around it.
     """
 
     begin: tuple[int, ...]
@@ -196,6 +197,17 @@ class Layout:
     bos: str | None  # the token that begins a text
     eos: str  # the token that ends a turn
     takes_system: bool = False
+
+    def template_with(self, system: str) -> str:
+        """The template that puts a system message, if any, before messages that have none."""
+        if not system.strip():
+            return self.template
+        message = json.dumps(system.strip(), ensure_ascii=False)  # also a string in Jinja
+        return (
+            "{%- if not messages or messages[0]['role'] != 'system' -%}"
+            "{%- set messages = [{'role': 'system', 'content': " + message + "}] + messages -%}"
+            "{%- endif -%}" + self.template
+        )
 
 
 LAYOUTS = {

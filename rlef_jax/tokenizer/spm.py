@@ -107,15 +107,17 @@ def train_sentencepiece(
           texts and merges.
 
     Raises:
-      ValueError: when `special_tokens` lacks `<pad>`, or `vocab_size` does not suit the texts.
+      ValueError: when `special_tokens` lacks `<pad>`, `vocab_size` does not suit the texts, or they
+        are empty. What reading `texts` raises is not caught.
     """
     if PAD not in special_tokens or len(set(special_tokens)) != len(special_tokens):
         listed = tuple(special_tokens)
         raise ValueError(f"special_tokens is {listed}: it must hold {PAD} and no token twice")
-    model = io.BytesIO()
+    # Read here: SentencePiece would take whatever the texts raise for a fault of its own.
+    model, lines = io.BytesIO(), list(_training_lines(texts))
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_training_lines(texts),
+            sentence_iterator=iter(lines),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
@@ -140,7 +142,9 @@ def train_sentencepiece(
         )
     except RuntimeError as error:
         reason = str(error).rpartition("] ")[2]  # after the place in SentencePiece's source
-        text = f"tokenizer.vocab_size is {vocab_size}, which does not suit the texts: {reason}"
+        text = f"no tokenizer can be trained on the texts: {reason}"
+        if "vocab" in reason.lower():
+            text = f"tokenizer.vocab_size is {vocab_size}, which does not suit the texts: {reason}"
         raise ValueError(text) from error
     with files.replacing(model_path, "wb") as file:
         file.write(model.getvalue())

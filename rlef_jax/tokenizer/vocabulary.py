@@ -1,9 +1,10 @@
 """The base of all tokenizers: ids back to text, the special tokens, and the padding id."""
 
 import codecs
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+
+from rlef_jax.runtime import files
 
 # SentencePiece writes a blank as this character; a literal one in a text takes its byte pieces.
 SPACE_MARK = "\u2581"
@@ -16,6 +17,17 @@ _UNKNOWN = "\ufffd".encode()
 # not pad.
 _PADS = ("<pad>", "<unk>", "<|finetune_right_pad_id|>", "<|reserved_special_token_0|>")
 _ENDS = ("</s>", "<|end|>", "<|eot_id|>", "<|im_end|>")
+
+# The tokens of all chat layouts. They are special even in files that call them ordinary: what a
+# program prints must not end a turn.
+LAYOUT_TOKENS = frozenset(
+    {
+        *_ENDS,
+        *("<s>", "<|user|>", "<|assistant|>"),
+        *("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>"),
+        *("<|end_of_text|>", "<|eom_id|>", "<|im_start|>", "<|endoftext|>"),
+    }
+)
 
 
 class Vocabulary:
@@ -115,23 +127,11 @@ def named_tokens(path: str) -> dict[str, str]:
         file = os.path.join(os.path.dirname(path), name)
         if not os.path.isfile(file):
             continue
-        for key, token in read_json(file).items():
+        for key, token in files.read_object(file, "download it again").items():
             token = token.get("content") if isinstance(token, dict) else token
             if key in roles and isinstance(token, str):
                 named[key] = token
     return named
-
-
-def read_json(path: str) -> dict:
-    """The JSON object in a file; ValueError, naming the file, when there is none in it."""
-    with open(path, encoding="utf-8") as file:
-        try:
-            found = json.load(file)
-        except ValueError as error:
-            raise ValueError(f"{path} is not valid JSON, perhaps not whole: {error}") from error
-    if type(found) is not dict:
-        raise ValueError(f"{path} holds no JSON object")
-    return found
 
 
 def _choose_pad(specials: dict[str, int], named: dict[str, str]) -> int:

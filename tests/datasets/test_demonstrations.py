@@ -88,6 +88,24 @@ def test_bad_arguments_are_named(given, turns, settings, words):
         demonstrations.attempts(given, turns, np.random.default_rng(0), **settings)
 
 
+def test_tokenizer_texts_of_functions_are_the_feedback_on_them():
+    def functions(*tests):
+        return Problem("f", "Double x.", tests, tests, ("def f(x): return 2 * x",))
+
+    calls = executor.CallTest("f", (3,), 6), executor.CallTest("f", (4,), 8)
+    asserts = executor.AssertTest("assert f(3) == 6"), executor.AssertTest("assert f(4) == 8")
+    for first, second in (calls, asserts):
+        texts = list(demonstrations.tokenizer_texts([functions(first), functions(second)]))
+        shown = "- Failure: `assert f(3) == 6`:\n`AssertionError: assert f(4) == 8`"
+        assert shown in texts
+        error = "ValueError: max() iterable argument is empty"
+        assert f"- Failure: `assert f(3) == 6`:\n{error}" in texts
+    # kinds may differ from problem to problem, and the tests may be missing
+    mixed = [problem(), functions(calls[0]), problem(), functions(asserts[0]), functions()]
+    texts = list(demonstrations.tokenizer_texts(mixed))
+    assert "- input `1\n2 3` failed:\nExpected output `a` but got `assert f(3) == 6`" in texts
+
+
 def test_tokenizer_texts_cover_statements_programs_and_feedback():
     texts = list(demonstrations.tokenizer_texts([problem(), problem()]))
     assert "Print a." in texts and f"```python\n{RIGHT}\n```" in texts

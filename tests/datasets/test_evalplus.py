@@ -238,7 +238,7 @@ def test_damage_is_told(made_up, tmp_path):
         whole[:2],
     ):
         path.write_bytes(broken)
-        words = r"MbppPlus.jsonl.gz is damaged \(.*\): download it again"
+        words = r"MbppPlus.jsonl.gz, line \d+, is damaged .* \(.*\): download it again"
         with pytest.raises(ValueError, match=words):
             releases.read("mbpp_plus", path)
     text = gzip.decompress(whole)

@@ -417,7 +417,7 @@ def test_a_damaged_record_is_named(tmp_path, line):
 def test_a_truncated_archive_is_named(tmp_path):
     whole = gzip.compress(b'{"name": "p", "solution": "x"}\n' * 1000)
     (tmp_path / "r.jsonl.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="r.jsonl.gz is damaged .*: make it again"):
+    with pytest.raises(ValueError, match=r"r.jsonl.gz, line \d+, is damaged .*: make it again"):
         Recording.read(str(tmp_path / "r.jsonl.gz"))
 
 

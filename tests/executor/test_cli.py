@@ -165,6 +165,11 @@ def test_odd_characters_are_written_in_any_locale(run, monkeypatch):
     assert r"\u20ac" in process.stdout
 
 
+def test_marks_of_the_byte_order_are_no_part_of_program_and_tests(run):
+    process = run(f"\ufeff{ADD_ONE}", f"\ufeff{json.dumps(TWO)}", "--json")
+    assert judged(process)["verdict"] == "OK"
+
+
 @pytest.mark.parametrize(
     "content, message",
     [

@@ -166,13 +166,55 @@ def test_a_tied_checkpoint_has_no_head_and_what_has_no_place_is_one_line_in_the_
     config, params = llama.load_hf(tmp_path / "a")
     assert config.tied_embeddings and "lm_head" not in params and not caplog.records
     assert_holds(params, tensors)
-    names = ("lm_head.weight", "model.layers.0.self_attn.rotary_emb.inv_freq")
-    spare = {name: np.ones((50, 16), np.float32) for name in names}
+    # The embedding once more, as a head, is no other model.
+    spare = {
+        "lm_head.weight": tensors["model.embed_tokens.weight"],
+        "model.layers.0.self_attn.rotary_emb.inv_freq": np.ones((50, 16), np.float32),
+    }
     write_checkpoint(tmp_path / "b", tensors | spare, tie_word_embeddings=True)
-    _, others = llama.load_hf(tmp_path / "b")
+    config, others = llama.load_hf(tmp_path / "b")
+    assert config.tied_embeddings
     jax.tree.map(np.testing.assert_array_equal, params, others)
     (record,) = caplog.records
-    assert record.getMessage().endswith("not part of the model: " + ", ".join(spare))
+    assert record.getMessage().endswith(
+        "of the model: model.layers.0.self_attn.rotary_emb.inv_freq"
+    )
+
+
+@pytest.mark.parametrize("shards", [1, 5])
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_a_head_that_differs_from_the_embedding_is_used_whatever_the_flag_says(
+    caplog, monkeypatch, tmp_path, shards, dtype
+):
+    monkeypatch.setattr(hf, "_ROWS", 7)  # so that the difference lies in a later part
+    tensors = checkpoint_tensors(dtype, tied=True)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+    write_checkpoint(tmp_path / "a", tensors, shards, tie_word_embeddings=True)
+    assert llama.read_config(tmp_path / "a").tied_embeddings
+    tensors["lm_head.weight"][49, 15] += 1
+    write_checkpoint(tmp_path / "b", tensors, shards, tie_word_embeddings=True)
+    config, params = llama.load_hf(tmp_path / "b")
+    assert config == PLAIN and llama.read_config(tmp_path / "b") == PLAIN
+    assert_holds(params, tensors)
+    (record,) = caplog.records  # once, though the directory was read twice
+    assert record.getMessage().startswith(f"{tmp_path / 'b'}: tie_word_embeddings is true, but ")
+    # What is exported is the same model: both tensors, and not tied.
+    llama.save_hf(config, params, tmp_path / "out", "float32")
+    assert (
+        json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
+    )
+    assert_holds(llama.load_hf(tmp_path / "out")[1], tensors)
+
+
+def test_a_tied_config_is_read_without_weights_and_with_some_of_them(tmp_path):
+    tensors = checkpoint_tensors(tied=True) | {"lm_head.weight": np.ones((50, 16), np.float32)}
+    write_checkpoint(tmp_path, tensors, 20, tie_word_embeddings=True)
+    assert not llama.read_config(tmp_path).tied_embeddings
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    (tmp_path / index["weight_map"]["lm_head.weight"]).unlink()
+    assert llama.read_config(tmp_path).tied_embeddings
+    (tmp_path / "model.safetensors.index.json").unlink()
+    assert llama.read_config(tmp_path).tied_embeddings
 
 
 @pytest.fixture
@@ -281,6 +323,20 @@ class TestDamage:
         (tmp_path / "pytorch_model-00001-of-00002.bin").touch()
         torch = "holds pytorch_model.bin but no safetensors: convert it with .*save_pretrained"
         self.refused(tmp_path, torch, FileNotFoundError)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_exported_files_have_the_mode_of_any_other(umask, random_params, tmp_path):
+    before = os.umask(umask)
+    try:
+        beside = lambda folder: open(os.path.join(folder, "other"), "w").close()
+        params = random_params(PLAIN)
+        llama.save_hf(PLAIN, params, tmp_path / "out", max_shard_bytes=5000, beside=beside)
+    finally:
+        os.umask(before)
+    files = list((tmp_path / "out").iterdir())
+    assert len([file for file in files if file.suffix == ".safetensors"]) > 1
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o666 & ~umask}
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

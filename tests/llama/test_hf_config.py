@@ -222,9 +222,17 @@ def test_unknown_fields_are_one_line_in_the_log_and_known_ones_none(caplog):
     ]
 
 
+def test_unknown_fields_are_told_once_for_each_file(caplog, tmp_path):
+    for name in ("a", "b"):
+        for _ in range(3):
+            hf_config.parse(TINY | {"odd": 1, "odder": None}, f"{tmp_path}/{name}")
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [f"{tmp_path}/{x}: unknown fields are ignored: odd, odder" for x in "ab"]
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [("{", "is not JSON"), ("[1]", "holds a list"), ("\xff\xfe", "is not JSON")],
+    [("{", "is damaged"), ("[1]", "holds a list"), ("\xff\xfe", "is damaged")],
 )
 def test_a_config_that_is_no_config(content, reason, tmp_path):
     (tmp_path / "config.json").write_bytes(content.encode("latin-1"))

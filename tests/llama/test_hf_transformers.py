@@ -1,6 +1,7 @@
 """Checkpoints of transformers in, ours out, and the same numbers for every supported shape."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -173,6 +174,26 @@ def test_logits_and_greedy_continuations_are_those_of_transformers(case):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
     assert_same_logits(config, params, None, tokens_BT, logits_BTV)
     np.testing.assert_array_equal(our_continuation(config, params, None, tokens_BT), said_BN)
+
+
+def test_a_head_beside_tied_embeddings_is_used_as_transformers_uses_it(tmp_path):
+    make(CASES["tied embeddings"] | dict(tie_word_embeddings=False), tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tie_word_embeddings": True}))
+    reference = open_reference(tmp_path)
+    embedding, head = (
+        reference.get_parameter(f"{x}.weight") for x in ("model.embed_tokens", "lm_head")
+    )
+    assert not torch.equal(embedding, head)  # since transformers 5
+    tokens_BT = tokens_of(reference.config.vocab_size)
+    config, params = llama.load_hf(tmp_path)
+    assert not config.tied_embeddings
+    logits_BTV = reference_logits(reference, tokens_BT)
+    assert_same_logits(config, params, None, tokens_BT, logits_BTV)
+    llama.save_hf(config, params, tmp_path / "out", "float32")
+    np.testing.assert_array_equal(
+        reference_logits(open_reference(tmp_path / "out"), tokens_BT), logits_BTV
+    )
 
 
 def test_logits_on_eight_devices(case, mesh_of):

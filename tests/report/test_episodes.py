@@ -178,6 +178,36 @@ def test_a_damaged_file_is_named(play, tiny_tokenizer, tmp_path, damage):
         list(episodes.read_episodes(str(path)))
 
 
+@pytest.mark.parametrize(
+    "response, program, expected",
+    {
+        "fences alone": ("```python\nP\n```", "P\n", ("", "")),
+        "words behind": ("```python\nP\n```\n\nDone `x`.", "P\n", ("", "Done `x`.")),
+        "words before": ("So:\n```\nP\n```", "P\n", ("So:", "")),
+        "on both sides": ("So:\n\n~~~py x=1\nP\n~~~ \nDone.", "P\n", ("So:", "Done.")),
+        "in a list": ("1. So:\n\n   ```py\n   P\n   ```\n2. Done.", "P\n", ("1. So:", "2. Done.")),
+        "quoted": ("> ```py\n> P\n> ```\nDone.", "P\n", ("", "Done.")),
+        "a longer fence": ("````\nP\n````\n", "P\n", ("", "")),
+        "never closed": ("Well:\n```python\nP", "P", ("Well:", "")),
+        "another block behind": (
+            "```py\nP\n```\nand\n```\n2\n```",
+            "P\n",
+            ("", "and\n```\n2\n```"),
+        ),
+        "without a fence": ("a P b", "P", ("a", "b")),
+        "not as it stands": (
+            "1. ```py\n   P\n   Q\n   ```",
+            "P\nQ\n",
+            ("1. ```py\n   P\n   Q\n   ```", ""),
+        ),
+        "no program": (" text ``` ", None, ("text ```", "")),
+    }.values(),
+)
+def test_no_fence_of_the_program_is_shown_beside_it(response, program, expected):
+    turn = {"response": response, "program": program}
+    assert episodes.around_program(turn) == expected
+
+
 # ---- a run's files
 
 

@@ -105,6 +105,16 @@ def test_half_a_line_is_skipped_and_cut_off_on_demand(tmp_path):
     assert files.read_lines(path, lambda entry: entry["a"]) == [1, 2, 4]
 
 
+def test_blank_lines_and_a_mark_of_the_byte_order_change_nothing(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}\n\n  \r\n{"a": 2}\r\n\n{"a": ')
+    assert files.read_lines(path) == [{"a": 1}, {"a": 2}]
+    assert files.read_lines(path, repair=True) == [{"a": 1}, {"a": 2}]
+    with open(path, "a") as file:
+        files.append_line(file, {"a": 3})
+    assert files.read_lines(path) == [{"a": 1}, {"a": 2}, {"a": 3}]
+
+
 @pytest.mark.parametrize("line", ["no json", "[1]", '{"b": 1}', "3"])
 def test_a_damaged_line_is_named(tmp_path, line):
     (tmp_path / "a.jsonl").write_text(f'{{"a": 1}}\n{line}\n')

@@ -95,11 +95,11 @@ def byte_level(folder):
     return folder
 
 
-OWN = ["nothing", "configuration", "template in it", "template beside it"]
+OWN = ["nothing", "configuration", "template in it", "several in it", "template beside it"]
 
 
 @pytest.mark.parametrize("own", OWN)
-def test_files_of_others_are_copied_and_a_template_is_added_only_where_there_is_none(tmp_path, own):
+def test_files_of_others_are_copied_but_the_template_is_the_layouts(tmp_path, own):
     source, target = byte_level(tmp_path / "source"), tmp_path / "target"
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -109,6 +109,9 @@ def test_files_of_others_are_copied_and_a_template_is_added_only_where_there_is_
     if own != "nothing":
         if own == "template in it":
             config["chat_template"] = "{{ messages[0]['content'] }}"
+        if own == "several in it":
+            texts = {"default": "{{ messages[0]['content'] }}", "tool_use": "{{ tools }}"}
+            config["chat_template"] = [{"name": k, "template": v} for k, v in texts.items()]
         (source / "tokenizer_config.json").write_text(json.dumps(config))
     if own == "template beside it":
         (source / "chat_template.jinja").write_text("{{ messages[0]['content'] }}!")
@@ -117,20 +120,48 @@ def test_files_of_others_are_copied_and_a_template_is_added_only_where_there_is_
     for name in ("tokenizer.json", "merges.txt"):
         assert copied[name] == (source / name).read_bytes()
     assert "README.md" not in copied
-    if own.startswith("template"):
-        assert copied["tokenizer_config.json"] == (source / "tokenizer_config.json").read_bytes()
+    kept = {name.removeprefix("source_") for name in copied if name.startswith("source_")}
+    assert kept == (
+        {"tokenizer_config.json"}
+        if own.endswith("in it")
+        else {"chat_template.jinja"}
+        if own == "template beside it"
+        else set()
+    )
+    for name in kept:
+        assert copied[f"source_{name}"] == (source / name).read_bytes()
     opened = transformers.AutoTokenizer.from_pretrained(target)
     assert opened.eos_token == "<|im_end|>"
     assert (opened.model_max_length == 77) == (own != "nothing")
     messages = [{"role": "user", "content": "hi"}]
     said = opened.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    expected = {"template in it": "hi", "template beside it": "hi!"}
-    assert said == expected.get(own, "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n")
+    assert said == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_an_export_of_an_export_is_the_same_files(tmp_path):
+    source, first, second = (tmp_path / name for name in ("source", "first", "second"))
+    write_hf(tokenizer.load_tokenizer(byte_level(source)), "chatml", first, "Be brief.")
+    write_hf(tokenizer.load_tokenizer(first), "chatml", second, "Be brief.")
+    assert [path.name for path in first.iterdir()] == [path.name for path in second.iterdir()]
+    for path in first.iterdir():
+        assert path.read_bytes() == (second / path.name).read_bytes()
+
+
+def test_a_byte_order_mark_does_not_keep_transformers_from_opening_the_copy(tmp_path):
+    source = byte_level(tmp_path / "source")
+    (source / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>"}')
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (source / name).write_bytes(b"\xef\xbb\xbf" + (source / name).read_bytes())
+    write_hf(tokenizer.load_tokenizer(source), "chatml", tmp_path / "target")
+    opened = transformers.AutoTokenizer.from_pretrained(tmp_path / "target")
+    assert opened.eos_token == "<|im_end|>" and opened.encode("print")
 
 
 def test_what_cannot_be_exported_is_refused_by_name(tmp_path, tiny_tokenizer):
-    with pytest.raises(KeyError, match="no special token '<|eot_id|>'"):
+    with pytest.raises(ValueError, match="no special token '<|eot_id|>'"):
         write_hf(tiny_tokenizer, "llama3", tmp_path / "out")
+    with pytest.raises(ValueError, match="the layout 'mini' takes no system message"):
+        write_hf(tiny_tokenizer, "mini", tmp_path / "out", "Be brief.")
     unigram = trained(tmp_path, "unigram", 283)
     with pytest.raises(ValueError, match="unigram.model is a unigram model"):
         write_hf(unigram, "llama2", tmp_path / "out")

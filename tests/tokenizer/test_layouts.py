@@ -193,25 +193,38 @@ def test_chatml_is_the_rendered_template_as_transformers_encodes_it(
         assert stream(layout, chatml, turns) == chatml_reference(as_messages(turns, system))
 
 
+# The first would end a string of Jinja, and be read as escapes.
+SYSTEMS = [
+    "'\\n' \"{{ 1 }}\" \t{% raw %} é🙂 \\u00e9\r\nbye",
+    " You write Python.\nOnly code.\n",
+    "",
+]
+
+
 @pytest.mark.parametrize(
     "name", ["mini", "chatml", *(pytest.param(name, marks=real) for name in ("llama2", "llama3"))]
 )
 def test_an_exported_template_renders_the_layout(name, request, tmp_path, tiny_tokenizer):
     transformers = pytest.importorskip("transformers")
     ours = tiny_tokenizer if name == "mini" else request.getfixturevalue(name)
-    write_hf(ours, name, tmp_path)
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     after = " " if name == "llama2" else ""
-    for system in ("", "Only code.") if name in ("llama3", "chatml") else ("",):
-        layout = ChatLayout.make(name, ours, system)
-        for said in CONVERSATIONS[:2]:
-            loose = [f"\n {text}\n" if k % 2 == 0 else text for k, text in enumerate(said)]
-            messages = as_messages(loose, system)
-            render = functools.partial(theirs.apply_chat_template, return_dict=False)
-            expected = stream(layout, ours, said, after)
-            assert render(messages, add_generation_prompt=True) == expected
-            answered = [*expected, *ours.encode("ok" + after), layout.end, *layout.between]
-            assert render([*messages, {"role": "assistant", "content": "ok"}]) == answered
+    systems = SYSTEMS if LAYOUTS[name].takes_system else [""]
+    write_hf(ours, name, tmp_path, systems[0])
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for trained_on in systems:
+        if trained_on != systems[0]:  # not written again, which takes seconds for Llama 3
+            theirs.chat_template = LAYOUTS[name].template_with(trained_on)
+        render = functools.partial(theirs.apply_chat_template, return_dict=False)
+        # Without a system message of its own, a conversation has the one that was trained on.
+        for system in ("", "Only code.") if LAYOUTS[name].takes_system else ("",):
+            layout = ChatLayout.make(name, ours, system or trained_on)
+            for said in CONVERSATIONS[:2]:
+                loose = [f"\n {text}\n" if k % 2 == 0 else text for k, text in enumerate(said)]
+                messages = as_messages(loose, system)
+                expected = stream(layout, ours, said, after)
+                assert render(messages, add_generation_prompt=True) == expected
+                answered = [*expected, *ours.encode("ok" + after), layout.end, *layout.between]
+                assert render([*messages, {"role": "assistant", "content": "ok"}]) == answered
     if name in ("mini", "llama2"):
         with pytest.raises(Exception, match="takes no system message"):
             render(as_messages(["x"], "Only code."))
@@ -253,6 +266,25 @@ def test_llama_2_takes_no_system_message(llama2):
 
 def test_no_token_that_ends_a_turn_of_a_layout_pads():
     assert {layout.eos for layout in LAYOUTS.values()} == set(vocabulary._ENDS)
+
+
+def test_every_token_of_a_layout_is_among_those_that_are_always_special():
+    class Asked(dict):
+        """Special tokens of which each that is asked for is there."""
+
+        def __contains__(self, name):
+            return bool(asked.append(name)) or True
+
+    class Everything:
+        specials = Asked()
+        encode = staticmethod(lambda text: [])
+        id = staticmethod(lambda name: asked.append(name) or 0)
+
+    asked = []
+    for layout in LAYOUTS.values():
+        layout.ids(Everything(), "" if not layout.takes_system else "x")
+        asked += [layout.eos, *([layout.bos] if layout.bos else [])]
+    assert set(asked) == vocabulary.LAYOUT_TOKENS
 
 
 def test_layout_puts_control_tokens_around_messages():

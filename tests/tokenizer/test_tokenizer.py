@@ -1,6 +1,8 @@
 """SentencePiece: exact round trips, special tokens that no text can forge, stable, compact ids."""
 
 import io
+import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -168,6 +170,51 @@ def test_numbers_of_a_list_are_one_token_each(tok, number):
     assert pieces(f"{number}\n3 {number} 5")[-2:] == [f" {number}", " 5"]
     assert len(tok.encode(f"{number}")) == 1
     assert pieces(f"3 , {number} - 5") == ["3", " ,", f" {number}", " -", " 5"]
+
+
+def test_what_the_texts_raise_is_no_fault_of_the_vocabulary(tmp_path):
+    def texts():
+        yield "some text"
+        raise AttributeError("no attribute 'input'")
+
+    with pytest.raises(AttributeError, match="no attribute 'input'"):
+        tokenizer.train_sentencepiece(texts(), tmp_path / "m.model")
+    with pytest.raises(ValueError, match="no tokenizer can be trained on the texts: ") as error:
+        tokenizer.train_sentencepiece(["", ""], tmp_path / "m.model")
+    assert "vocab_size" not in str(error.value)
+    assert not (tmp_path / "m.model").exists()
+
+
+CALLS = tuple(executor.CallTest("double", (n,), 2 * n) for n in (3, 40))
+ASSERTS = tuple(executor.AssertTest(f"assert double({n}) == {2 * n}") for n in (3, 40))
+
+
+@pytest.mark.parametrize("tests", [CALLS, ASSERTS], ids=["calls", "asserts"])
+def test_a_tokenizer_is_trained_on_problems_of_functions(tmp_path, tests):
+    programs = ("def double(x):\n    return 2 * x",), ("def double(x):\n    return x",)
+    functions = [Problem(str(n), "Double x.", tests, tests, *programs) for n in range(12)]
+    path = tmp_path / "m.model"
+    tokenizer.train_sentencepiece(demonstrations.tokenizer_texts(functions), path, vocab_size=340)
+    tok = tokenizer.load_tokenizer(path)
+    # As the feedback on such a test reads: the trained pieces make it short.
+    verdict = executor.TestResult(executor.Verdict.WRONG_ANSWER, 0.0, "assert 3 == 6")
+    judged = executor.Result(verdict.verdict, (verdict,) * 2, 0.0)
+    words = executor.feedback(judged, tests, executor.HUMANEVAL)
+    assert len(tok.encode("- Failure: `assert double(3) == 6`:\n`AssertionError: assert ")) < 30
+    assert tok.decode(tok.encode(words)) == words
+
+
+def test_tokens_in_a_file_beside_a_model_are_refused(tmp_path, infill):
+    (tmp_path / "tokenizer.model").write_bytes(pathlib.Path(infill.path).read_bytes())
+    beside = tmp_path / "added_tokens.json"
+    beside.write_text(json.dumps({"<s>": infill.id("<s>")}))
+    assert tokenizer.load_tokenizer(tmp_path).specials == infill.specials
+    beside.write_text(json.dumps({"<|im_start|>": infill.vocab_size, "numpy": 999}))
+    message = (
+        r"added_tokens.json adds <\|im_start\|>, numpy to .*tokenizer.model: transformers makes"
+    )
+    with pytest.raises(ValueError, match=message):
+        tokenizer.load_tokenizer(tmp_path)
 
 
 def test_errors_name_what_is_wrong(tmp_path):

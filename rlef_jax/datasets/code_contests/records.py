@@ -154,9 +154,10 @@ def _texts(values: list, column: str) -> list[str]:
 
 
 def _text(value, column: str) -> str:
+    """The text; half a surrogate pair, which JSON can hold and a record cannot, becomes "?"."""
     if not isinstance(value, str):
         raise ValueError(f"{column} is {_short(value)}, not a text")
-    return value
+    return value.encode("utf-8", "replace").decode()
 
 
 def _number(value, column: str) -> int:

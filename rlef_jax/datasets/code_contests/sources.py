@@ -4,15 +4,14 @@ They are parquet files (the copy on Hugging Face), or JSON lines with the same c
 gzipped. Few rows are in memory at a time.
 """
 
-import gzip
 import json
 import os
 import pathlib
 import re
-import zlib
 from collections.abc import Iterator, Mapping
 
 from rlef_jax.datasets.code_contests import records
+from rlef_jax.runtime import files
 
 SPLITS = ("train", "valid", "test")
 _NAME = re.compile(
@@ -67,7 +66,7 @@ def place_of(path: pathlib.Path) -> tuple[int, int, str]:
 
 
 def read(path: pathlib.Path) -> Iterator[tuple[dict, int]]:
-    """(record, bytes of the file read so far) for each row.
+    """(record, bytes of the file read so far) for each row; blank lines are none.
 
     Raises ValueError, naming file and row (from 1), for a wrong row and a damaged or cut file.
     """
@@ -79,7 +78,7 @@ def read(path: pathlib.Path) -> Iterator[tuple[dict, int]]:
             row += 1
         if row == 1:
             raise ValueError("there is none")
-    except (ValueError, OSError, EOFError, zlib.error) as error:
+    except (ValueError, OSError) as error:
         raise ValueError(f"{path}, row {row}: {error}") from error
 
 
@@ -103,7 +102,7 @@ def _parquet(path: pathlib.Path) -> Iterator[tuple[Mapping, int]]:
 
 def _jsonl(path: pathlib.Path) -> Iterator[tuple[Mapping, int]]:
     with open(path, "rb") as raw:
-        for line in gzip.open(raw) if path.suffix == ".gz" else raw:
+        for _, line in files.text_lines(raw, "download it again"):
             columns = json.loads(line)
             if not isinstance(columns, dict):
                 raise ValueError("the line is not a JSON object")

@@ -66,7 +66,7 @@ class Index:
 
     @classmethod
     def read(cls, path: pathlib.Path) -> "Index":
-        (source, size), *entries = map(json.loads, path.read_text().splitlines())
+        (source, size), *entries = map(json.loads, path.read_text(encoding="utf-8").splitlines())
         return cls(source, size, [Entry(*entry) for entry in entries])
 
 

@@ -1,10 +1,10 @@
 """Reads the files that EvalPlus publishes, a JSON object a task, and knows their releases."""
 
-import gzip
 import json
 import os
 import pathlib
-import zlib
+
+from rlef_jax.runtime import files
 
 _FILES = {"humaneval_plus": "HumanEvalPlus", "mbpp_plus": "MbppPlus"}
 # {(tasks, base inputs, plus inputs): release}, the newest first. A file that was cut off has the
@@ -35,7 +35,7 @@ def read(name: str, source: str | os.PathLike) -> tuple[str, list[dict]]:
       ValueError: for a file that is damaged, of another layout, or not one of `RELEASES`.
     """
     path = _find(name, pathlib.Path(source).expanduser())
-    tasks = [_task(path, number, line) for number, line in enumerate(_lines(path), start=1)]
+    tasks = _tasks(path)
     counts = (
         len(tasks),
         sum(len(task["base_input"]) for task in tasks),
@@ -63,17 +63,16 @@ def _find(name: str, source: pathlib.Path) -> pathlib.Path:
     )
 
 
-def _lines(path: pathlib.Path) -> list[str]:
+def _tasks(path: pathlib.Path) -> list[dict]:
     try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode()
-    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}): download it again") from error
-    return [line for line in text.split("\n") if line.strip()]
+        with open(path, "rb") as file:
+            lines = files.text_lines(file, "download it again")
+            return [_task(line, f"line {number},") for number, line in lines]
+    except ValueError as error:
+        raise ValueError(f"{path}, {error}") from error
 
 
-def _task(path: pathlib.Path, number: int, line: str) -> dict:
-    where = f"{path}, line {number},"
+def _task(line: str, where: str) -> dict:
     try:
         task = json.loads(line)
     except ValueError as error:
