@@ -2,8 +2,8 @@
 
 import os
 
+from rlef_jax.runtime import files
 from rlef_jax.tokenizer import Tokenizer, load_tokenizer
-from rlef_jax.tokenizer.vocabulary import read_json
 
 # Two tokenizers that were trained apart do not give the same ids for all of this.
 _PROBE = (
@@ -26,7 +26,7 @@ def check(tokenizer: Tokenizer, directory: str | os.PathLike) -> None:
     The tokenizer in the directory tells, or, without one, the end of sequence in its config.json;
     in any case the size of the vocabulary. Too many ids are left to those who know the model.
     """
-    fields = read_json(os.path.join(directory, "config.json"))
+    fields = files.read_object(os.path.join(directory, "config.json"), "download it again")
     size, ends = fields.get("vocab_size"), fields.get("eos_token_id")
     ends = ends if isinstance(ends, list) else [ends]
     reason = ""
