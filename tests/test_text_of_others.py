@@ -164,7 +164,7 @@ def figures():
     rate = {"rate": 0.5, "low": 0.25, "high": 0.75}
     rates = {"pass@1": dict.fromkeys(("over_problems", "over_samples", "clustered"), rate)}
     rates["pass@1"]["single_turn"] = None
-    return {"0.2": {"1@3": rate}}, {
+    return {"0.2": {"1@3": rate, "solved_by_turn_3": rate}}, {
         "rollouts": 8,
         "dropped": 0,
         "left_out": 0,

@@ -3,7 +3,9 @@
 import base64
 import functools
 import itertools
+import json
 import pathlib
+import shutil
 
 import pytest
 import sentencepiece
@@ -308,9 +310,17 @@ def test_a_run_takes_the_configured_tokenizer_before_the_models_and_trains_none(
 ):
     from rlef_jax import build
 
-    config = default()
-    config.model.hf_dir = str(pathlib.Path(chatml.path).parent)
-    assert build.tokenizer(config, str(tmp_path), []).specials == chatml.specials
+    config, (weights, mine, workdir) = default(), (tmp_path / name for name in "abc")
+    for folder in (weights, mine):
+        shutil.copytree(pathlib.Path(chatml.path).parent, folder)
+    (weights / "config.json").write_text(json.dumps({"vocab_size": chatml.vocab_size}))
+    workdir.mkdir()
+    config.model.hf_dir = str(weights)
+    found = build.tokenizer(config, str(workdir), [])
+    assert found.specials == chatml.specials and str(found.path).startswith(str(weights))
+    config.tokenizer.path = str(mine)
+    assert str(build.tokenizer(config, str(workdir), []).path).startswith(str(mine))
     config.tokenizer.path = tiny_tokenizer.path
-    assert build.tokenizer(config, str(tmp_path), []).specials == tiny_tokenizer.specials
-    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="is not the tokenizer of the model in"):
+        build.tokenizer(config, str(workdir), [])
+    assert not list(workdir.iterdir())
