@@ -28,6 +28,7 @@ from rlef_jax.runtime import files
 from rlef_jax.runtime.progress import progress
 from rlef_jax.types import Problem
 
+_BUSY = "wait for its end, or choose another --out"
 _AT_ONCE = 64  # programs that run on extra inputs at the same time
 # Settings of eval that may change when an evaluation is continued.
 _FREE = ("temperatures", "resamples", "rollouts", "every", "valid_rollouts", "split")
@@ -150,34 +151,47 @@ def run(
         if player.counts_left_out and len(problems) < len(everything):
             left_out = sorted({each.name for each in everything} - {each.name for each in problems})
         planned = [starts_of(player, problems, setting.rollouts) for setting in settings]
-        another = "wait for its end, or choose another --out"
-        held.enter_context(files.locked(os.path.join(out, "lock"), another))
+        held.enter_context(files.locked(os.path.join(out, "lock"), _BUSY))
         for setting in settings:
             claim(setting, f"{source} {player.version}".strip(), split)
         figures = {setting.name: {} for setting in settings}
         for setting, starts in zip(settings, planned):
-            rules = setting.config.eval.turn_limit, setting.config.eval.resamples
-            rules += (setting.environment.feedback != "none",)
             for temperature in sorted({metric.temperature for metric in metrics}):
                 outcomes, dropped = complete(setting, player, starts, temperature)
                 if cluster:
                     outcomes = with_outputs(setting, pool, problems, outcomes, temperature)
                 chosen = [metric for metric in metrics if metric.temperature == temperature]
-                missing = collections.Counter(dict.fromkeys(left_out, setting.rollouts))
-                missing.update(each.name for id, _, each in starts if id not in outcomes)
-                judged = list(outcomes.values())
-                found = solve_rates.evaluation_figures(judged, chosen, *rules, missing)
+                found = figures_of(setting, chosen, starts, outcomes, left_out)
                 found |= {"dropped": dropped, "left_out": len(everything) - len(problems)}
                 figures[setting.name][f"{temperature:g}"] = found
             files.write_json(os.path.join(setting.out, "summary.json"), figures[setting.name])
     tables.show(f"{source} on {config.data.name}:{split}", figures)
+    written = "summary.json, results_T*.jsonl"
     if len(settings) > 1:
         files.write_json(os.path.join(out, "grid.json"), figures)
-        each = "for each setting a directory with its summary.json and results_T*.jsonl"
-        print(f"written to {out}: grid.json, and {each}")
-    else:
-        print(f"written to {out}: summary.json, results_T*.jsonl")
+        written = f"grid.json, and for each setting a directory with its {written}"
+    print(f"written to {out}: {written}")
     return figures
+
+
+def figures_of(
+    setting: Setting,
+    metrics: Sequence[Metric],
+    starts: Sequence[tuple[int, int, Problem]],
+    outcomes: dict[int, Outcome],
+    left_out: Sequence[str],
+) -> dict:
+    """The figures of a setting at a temperature; rollouts without an outcome count as unsolved.
+
+    So do those of the problems `left_out`, by name, which are too long for the caps.
+    """
+    rules, ends_when_passed = setting.config.eval, setting.environment.feedback != "none"
+    missing = collections.Counter(dict.fromkeys(left_out, setting.rollouts))
+    missing.update(each.name for id, _, each in starts if id not in outcomes)
+    judged = list(outcomes.values())
+    return solve_rates.evaluation_figures(
+        judged, metrics, rules.turn_limit, rules.resamples, ends_when_passed, missing
+    )
 
 
 def starts_of(player, problems: Sequence[Problem], wanted: int) -> list[tuple[int, int, Problem]]:
